@@ -1,0 +1,158 @@
+"""What is installed: the wheel's content and metadata, and the environment that `make` builds around it"""
+import os, subprocess, sys, time, zipfile
+from collections import namedtuple
+from configparser import ConfigParser
+from email import message_from_bytes
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import curriculum_gen
+from tools import environment
+
+
+@pytest.fixture(scope="module")
+def settings(root):
+    parser = ConfigParser(interpolation=None)
+    parser.read(root/"settings.ini")
+    return {name: value.split("\n")[1:] for name, value in parser["DEFAULT"].items()}
+
+
+@pytest.fixture
+def wheel(project_copy) -> zipfile.ZipFile:
+    "The wheel, built in a copy of the project and without a network"
+    folder = project_copy
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder/"dist", folder]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    return zipfile.ZipFile(next((folder/"dist").glob("*.whl")))
+
+
+def test_the_wheel_holds_the_package_its_data_its_reports_and_nothing_else(root, wheel):
+    content = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = {f"curriculum_gen/{path.name}" for path in (root/"curriculum_gen").glob("*.py")}
+    expected |= {f"curriculum_gen/embedded/{path.name}" for path in (root/"curriculum_gen"/"embedded").glob("*")}
+    expected |= {f"curriculum_gen/notebooks/{path.name}" for path in (root/"nbs"/"reports").glob("*.ipynb")}
+    assert content == expected
+    if (root/"nbs"/"reports").exists(): assert "curriculum_gen/notebooks/regime.ipynb" in content
+
+
+def test_the_wheel_says_what_settings_ini_says(wheel, settings):
+    information = {name.split("/", 1)[1]: wheel.read(name) for name in wheel.namelist() if ".dist-info/" in name}
+    metadata = message_from_bytes(information["METADATA"])
+    assert metadata["Version"] == curriculum_gen.__version__
+    assert metadata["License-Expression"] == "Apache-2.0" and "licenses/LICENSE" in information
+    def required(marker): return {line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist") if ("extra" in line) == marker}
+    assert {normal(r) for r in required(False)} == {normal(r) for r in settings["requirements"]}
+    assert {normal(r) for r in required(True)} == {normal(r) for r in settings["dev_requirements"]}
+    points = information["entry_points.txt"].decode()
+    for line in [*settings["console_scripts"], "curriculum_gen = curriculum_gen._modidx:d"]: assert line in points
+
+
+def normal(requirement):
+    "Name and bounds, without regard to their order and spelling"
+    parsed = Requirement(requirement)
+    return canonicalize_name(parsed.name), str(parsed.specifier)
+
+
+def test_every_command_is_installed_beside_the_interpreter(settings):
+    wanted = dict(line.split(" = ") for line in settings["console_scripts"])
+    installed = {point.name: point.value for point in entry_points(group="console_scripts") if point.value.startswith("curriculum_gen.")}
+    if not installed: pytest.skip("the package is not installed here, only imported: `make test` installs it")
+    assert installed == wanted
+    assert all((Path(sys.executable).parent/name).exists() for name in wanted)
+    assert EntryPoint("curriculum_gen", "curriculum_gen._modidx:d", "nbdev") in entry_points(group="nbdev")
+
+
+def test_every_requirement_has_a_pin_that_fits(root, settings):
+    pins = [Requirement(line) for line in (root/"constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    for requirement in map(Requirement, settings["requirements"] + settings["dev_requirements"]):
+        assert pinned.get(canonicalize_name(requirement.name)) in requirement.specifier, f"{requirement}: no pin in constraints.txt fits"
+
+
+# The environment. Pins that need nothing from a registry make its steps quick enough to test: a real one takes minutes and 6 GB.
+
+@pytest.fixture
+def no_pins(tmp_path):
+    path = tmp_path/"constraints.txt"
+    path.write_text("# nothing to install\n")
+    return path
+
+
+@pytest.fixture
+def base(tmp_path, no_pins):
+    folder = tmp_path/"environments"/environment.base_key(no_pins)
+    folder.parent.mkdir()
+    return folder
+
+
+def test_a_base_is_made_once_and_again_only_when_it_was_broken_off(base, no_pins, capsys):
+    base.mkdir()
+    (base/"half").write_text("an earlier make was killed here")
+    environment.make_base(base, no_pins)
+    assert not (base/"half").exists() and "broken off" in capsys.readouterr().out
+    made = (base/"complete").stat().st_mtime_ns
+    environment.make_base(base, no_pins)
+    assert (base/"complete").stat().st_mtime_ns == made and capsys.readouterr().out == ""
+
+
+def test_two_makes_at_once_make_one_base(base, no_pins, root):
+    program = ("import sys; from pathlib import Path; from tools import environment as e\n"
+               "base, pins = map(Path, sys.argv[1:])\n"
+               "with e.locked(base.parent/'lock'): e.make_base(base, pins)")
+    makes = [subprocess.Popen([sys.executable, "-c", program, base, no_pins], cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [make.communicate(timeout=120)[0] for make in makes]
+    assert [make.returncode for make in makes] == [0, 0]
+    assert sum("installed in" in text for text in said) == 1 and sum("waiting" in text for text in said) == 1
+
+
+def test_the_lock_outlives_a_killed_make_while_its_step_still_writes(tmp_path, root):
+    program = ("import sys; from pathlib import Path; from tools import environment as e\n"
+               "folder = Path(sys.argv[1])\n"
+               "with e.locked(folder/'lock'): e.run(['sleep', '3'], folder/'log')")
+    make = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=root)
+    while not (tmp_path/"log").exists(): time.sleep(0.02)
+    time.sleep(0.5)
+    make.kill(); make.wait()
+    started = time.monotonic()
+    with environment.locked(tmp_path/"lock"): assert time.monotonic() - started > 1
+
+
+def test_only_pins_and_the_python_release_decide_which_base(no_pins):
+    key = environment.base_key(no_pins)
+    no_pins.write_text("# another comment\n")
+    assert environment.base_key(no_pins) == key
+    no_pins.write_text("seaborn==0.13.2\n")
+    assert environment.base_key(no_pins) != key
+
+
+def test_a_registry_that_does_not_answer_is_told_in_one_line(base, no_pins, monkeypatch):
+    no_pins.write_text("curriculum-gen-needs-this==1\n")
+    for name, value in {"CONFIG_FILE": "/dev/null", "INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": "1", "FIND_LINKS": "", "EXTRA_INDEX_URL": ""}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    with pytest.raises(environment.Problem, match="registry does not answer") as told: environment.make_base(base, no_pins)
+    assert "\n" not in str(told.value) and not environment.is_complete(base, base.name)
+
+
+def test_a_full_disk_is_told_before_anything_is_written(base, no_pins, monkeypatch):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free=3e9))
+    with pytest.raises(environment.Problem, match="3.0 GB free and 8 are needed"): environment.make_base(base, no_pins)
+    assert not base.exists()
+
+
+def test_a_foreign_folder_is_not_deleted(tmp_path, base):
+    (tmp_path/".venv").mkdir()
+    (tmp_path/".venv"/"mine").write_text("keep")
+    with pytest.raises(environment.Problem, match="not made by this project"): environment.make_clone(tmp_path/".venv", base)
+    assert (tmp_path/".venv"/"mine").exists()
+
+
+def test_an_unwritable_place_is_told_in_one_line_with_exit_code_2(root, tmp_path):
+    (tmp_path/"file").write_text("")
+    told = subprocess.run([sys.executable, root/"tools"/"environment.py"], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "CURRICULUM_GEN_ENVIRONMENTS": str(tmp_path/"file")})
+    assert told.returncode == 2 and len(told.stderr.splitlines()) == 1 and "CURRICULUM_GEN_ENVIRONMENTS" in told.stderr
