@@ -6,12 +6,12 @@ from email import message_from_bytes
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-import pytest
+import nbformat, pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import curriculum_gen
-from tools import environment
+from tools import environment, readme
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,19 @@ def test_every_requirement_has_a_pin_that_fits(root, settings):
     pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
     for requirement in map(Requirement, settings["requirements"] + settings["dev_requirements"]):
         assert pinned.get(canonicalize_name(requirement.name)) in requirement.specifier, f"{requirement}: no pin in constraints.txt fits"
+
+
+def test_the_readme_is_the_index_as_seen_from_the_top():
+    table = nbformat.v4.new_output("display_data", {"text/html": "<div>\n<style scoped>\n td {}\n</style>\n<table><tr><td>3</td></tr></table></div>"})
+    picture = nbformat.v4.new_output("display_data", {"image/png": "aGk="})
+    cells = [nbformat.v4.new_markdown_cell("# name\n\n> what it is\n\n[records](00_records.ipynb) [licence](../LICENSE) [web](https://example.com) [below](#below)"),
+             nbformat.v4.new_code_cell("#| hide\nsecret = 1"), nbformat.v4.new_code_cell("#| eval: false\nshown()", outputs=[table, picture])]
+    text, images = readme.readme(nbformat.v4.new_notebook(cells=cells))
+    assert text.startswith("# name\n\n> what it is\n\n[records](nbs/00_records.ipynb) [licence](LICENSE) [web](https://example.com) [below](#below)\n")
+    assert "shown()" in text and "<td>3</td>" in text
+    assert not [word for word in ("secret", "#|", "style") if word in text]
+    [(name, content)] = images.items()
+    assert name.startswith("nbs/index_files/") and f"({name})" in text and content == b"hi"
 
 
 # The environment. Pins that need nothing from a registry make its steps quick enough to test: a real one takes minutes and 6 GB.
