@@ -60,8 +60,8 @@ def phase_at(
 @dataclass(frozen=True, kw_only=True)
 class Stage(Record):
     "A phase before the number of steps is known: stages divide a run into equal parts"
-    name: str
-    grounding_weight: float
+    name: str                 # unique within a regime
+    grounding_weight: float   # factor on the grounding term, at least 0
 
 # %% ../nbs/01_curriculum.ipynb #9bf3a07a
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Regime:
     grounding_target: str           # "judge": the class the judge saw; "requested": the class that was asked for
 
     def __post_init__(self):
-        if self.grounding_target not in ("judge", "requested"): raise unknown_name("grounding target", self.grounding_target, ("judge", "requested"))
+        if self.grounding_target not in ("judge", "requested"): raise unknown_name("grounding target", self.grounding_target, among=("judge", "requested"))
 
     def phases(self, total_steps: int) -> tuple[Phase, ...]:
         "The stages as phases of a run of `total_steps` steps; boundary k of n stages lies at k * total_steps // n"
@@ -106,7 +106,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType({regime.name: regime for regime
 
 def regime_named(name: str) -> Regime:
     "The regime of this name; `InputError` suggests the nearest one"
-    if name not in REGIMES: raise unknown_name("regime", name, REGIMES)
+    if name not in REGIMES: raise unknown_name("regime", name, among=REGIMES)
     return REGIMES[name]
 
 # %% ../nbs/01_curriculum.ipynb #9e262f1e
@@ -145,7 +145,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for pr
 
 def profile_named(name: str) -> Profile:
     "The profile of this name; `InputError` suggests the nearest one"
-    if name not in PROFILES: raise unknown_name("profile", name, PROFILES)
+    if name not in PROFILES: raise unknown_name("profile", name, among=PROFILES)
     return PROFILES[name]
 
 # %% ../nbs/01_curriculum.ipynb #ecd5b02e
@@ -192,7 +192,7 @@ class RunConfig(Record):
     def __post_init__(self):
         regime_named(self.regime); profile_named(self.profile); checkpoint_steps(self.total_steps, self.checkpoint_interval)
         for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices: raise unknown_name(field.replace("_", " "), getattr(self, field), choices)
+            if getattr(self, field) not in choices: raise unknown_name(field.replace("_", " "), getattr(self, field), among=choices)
         for field, least in _LEAST.items():
             if getattr(self, field) < least: raise InputError(f"{field.replace('_', ' ')} is {getattr(self, field)}: it must be at least {least}")
         if not self.learning_rate > 0: raise InputError(f"learning rate is {self.learning_rate}: it must be above 0")
@@ -219,7 +219,7 @@ def run_config(
     p = profile_named(profile)
     fields = {f.name for f in dataclasses.fields(RunConfig)}
     for name in changes:
-        if name not in fields: raise unknown_name("parameter", name, fields)
+        if name not in fields: raise unknown_name("parameter", name, among=fields)
     given = {name: value for name, value in changes.items() if value is not None}
     return RunConfig.from_dict(dict(profile=p.name, total_steps=p.total_steps, checkpoint_interval=p.checkpoint_interval,
                                     judge_training=p.judge_training) | given)

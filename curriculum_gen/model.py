@@ -4,19 +4,24 @@
 
 # %% auto #0
 __all__ = ['LATENT_SIZE', 'VALUE_SIZE', 'CLASSES', 'WIDTHS', 'Widths', 'widths_named', 'UpsampledConvolution', 'Generator',
-           'Witness', 'check_images', 'weights_sha256', 'seeded']
+           'Witness', 'check_images', 'weights_sha256', 'seeded', 'save_weights', 'load_tensors', 'load_weights',
+           'torch_threads']
 
 # %% ../nbs/04_model.ipynb #e4f9beb7
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .records import InputError, unknown_name
+from .records import InputError, disk_error, unknown_name, write_atomic
 
 # %% ../nbs/04_model.ipynb #25242e73
 LATENT_SIZE = 64    # dimensions of a latent
@@ -39,7 +44,7 @@ WIDTHS = MappingProxyType({
 
 def widths_named(name: str) -> Widths:
     "The preset of this name; `InputError` suggests the nearest one"
-    if name not in WIDTHS: raise unknown_name("widths", name, WIDTHS)
+    if name not in WIDTHS: raise unknown_name("widths", name, among=WIDTHS)
     return WIDTHS[name]
 
 # %% ../nbs/04_model.ipynb #16f62fc3
@@ -141,3 +146,37 @@ def seeded(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+# %% ../nbs/04_model.ipynb #7c3bc1e8
+def save_weights(network: nn.Module, path: str | Path) -> Path:
+    "Write a network's state dict as safetensors, atomically"
+    return write_atomic(path, save({name: entry.detach().cpu().contiguous() for name, entry in network.state_dict().items()}))
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    "The tensors of a safetensors file; `InputError` when it is missing or damaged"
+    try: return load(Path(path).read_bytes())
+    except FileNotFoundError: raise InputError(f"{path}: not found") from None
+    except OSError as error: raise disk_error(error, path) from error
+    except SafetensorError as error: raise InputError(f"{path}: damaged ({error})") from None
+
+# %% ../nbs/04_model.ipynb #199b532e
+def load_weights(
+    network: nn.Module,   # changed in place
+    path: str | Path,
+) -> nn.Module:           # the same network
+    "Read a state dict into a network; `InputError` when the file is damaged or holds another network"
+    try: network.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: not the weights of this {type(network).__name__} ({str(error).splitlines()[-1].strip()})") from None
+    return network
+
+# %% ../nbs/04_model.ipynb #5422703f
+@contextmanager
+def torch_threads(
+    count: int,   # threads torch may use on the CPU, at least 1
+) -> Iterator[None]:
+    "Run a block at a fixed number of threads"
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try: yield
+    finally: torch.set_num_threads(before)

@@ -21,10 +21,11 @@ class InputError(Exception):
 def unknown_name(
     kind: str,              # what is being named, such as "regime"
     name: str,              # the name that was given
-    names: Iterable[str],   # the names that exist
+    *,
+    among: Iterable[str],   # the names that exist
 ) -> InputError:            # to be raised; suggests the nearest name, or lists all of them when none is near
     "The error for a name that does not exist"
-    names = [str(n) for n in names]
+    names = [str(n) for n in among]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
     return InputError(f"unknown {kind} {str(name)!r}: {hint}")
@@ -103,7 +104,7 @@ class Record:
         "The record with these fields; `InputError` for an unknown or missing one"
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for name in values:
-            if name not in fields: raise unknown_name(f"field of {cls.__name__}", name, fields)
+            if name not in fields: raise unknown_name(f"field of {cls.__name__}", name, among=fields)
         missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
         if missing: raise InputError(f"{cls.__name__}: {', '.join(missing)} missing")
         return cls(**{n: float(v) if fields[n].type is float else tuple(v) if isinstance(v, list) else v for n, v in values.items()})
