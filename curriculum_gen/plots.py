@@ -211,8 +211,7 @@ def plot_confusions(
     "Confusion matrices of a run as a strip over its checkpoints"
     rows = sorted(rows, key=lambda row: row["step"])
     if len({(row["regime"], row["seed"]) for row in rows}) != 1: raise ValueError("confusions: rows of exactly one regime and seed are needed")
-    lines = math.ceil(len(rows)/6)
-    columns = max(4, math.ceil(len(rows)/lines))   # four at least, so that few panels do not become huge
+    lines = math.ceil(len(rows)/6); columns = max(4, math.ceil(len(rows)/lines))   # four at least, so that few panels do not become huge
     figure, axes = plt.subplots(lines, columns, figsize=(7, 0.9 + lines*(0.5 + 5.6/columns)), sharex=True, sharey=True, squeeze=False)
     for ax, row in zip(axes.flat, rows):
         image = ax.imshow(100*np.array(row["confusion"])/row["n_per_class"], cmap="Greys", vmin=0, vmax=100)
