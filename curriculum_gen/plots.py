@@ -193,14 +193,15 @@ def plot_samples(
     if checkpoints != len(steps): raise ValueError(f"samples hold {checkpoints} checkpoints, but there are {len(steps)} steps")
     tiles = shown.transpose(0, 3, 1, 2, 4).reshape(checkpoints*height, classes, latents*width)
     sheet = np.pad(tiles, [(0, 0), (0, 0), (0, 8)]).reshape(checkpoints*height, -1)[:, :-8]                # 8 pixels between classes
-    figure, ax = plt.subplots(figsize=(7, 0.95 + 6.4*sheet.shape[0]/sheet.shape[1]))
+    inches = min(6.4/sheet.shape[1], 0.36/height)                                                       # a pixel; images of 0.36 inches at most
+    figure, ax = plt.subplots(figsize=(max(4.5, 0.6 + inches*sheet.shape[1]), 0.95 + inches*sheet.shape[0]))
     ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
     ax.set_xticks(np.arange(classes)*(latents*width + 8) + latents*width/2 - 0.5, range(classes))
     ax.set_yticks((np.arange(checkpoints) + 0.5)*height - 0.5, [f"{step:,}" for step in steps])
     ax.set(xlabel="class asked for", ylabel="completed optimiser steps"); ax.xaxis.set_label_position("top")
     ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
     _say(figure, title="What does the generator draw for each class?",
-         caption=f"n = {latents} images a class and checkpoint, of one run: the same {latents} latents everywhere. Black is full ink, white is none.")
+         caption=f"n = {latents} image{'s'*(latents > 1)} a class and checkpoint, of one run; the same latents everywhere. Dark is ink.")
     return figure
 
 # %% ../nbs/12_plots.ipynb #706ac1e3
@@ -211,7 +212,8 @@ def plot_confusions(
     "Confusion matrices of a run as a strip over its checkpoints"
     rows = sorted(rows, key=lambda row: row["step"])
     if len({(row["regime"], row["seed"]) for row in rows}) != 1: raise ValueError("confusions: rows of exactly one regime and seed are needed")
-    lines = math.ceil(len(rows)/6); columns = max(4, math.ceil(len(rows)/lines))   # four at least, so that few panels do not become huge
+    lines = math.ceil(len(rows)/6)
+    columns = max(4, math.ceil(len(rows)/lines))   # four at least, so that few panels do not become huge
     figure, axes = plt.subplots(lines, columns, figsize=(7, 0.9 + lines*(0.5 + 5.6/columns)), sharex=True, sharey=True, squeeze=False)
     for ax, row in zip(axes.flat, rows):
         image = ax.imshow(100*np.array(row["confusion"])/row["n_per_class"], cmap="Greys", vmin=0, vmax=100)
@@ -271,27 +273,30 @@ def _terms(ax: Axes, history: pd.DataFrame, terms: Mapping[str, str], *, window:
 def hash_table(
     rows: Sequence[dict],        # checkpoints: regime, seed, step, weights_sha256
     regimes: tuple[str, str],    # the two to compare
-) -> pd.DataFrame:               # a row for each seed and step both have: the first 12 digits of each hash, and whether the whole hashes are equal
+) -> pd.DataFrame:               # seed, step (those both have), a column a regime: first 12 digits of its hash; equal: whether whole hashes are
     "Fingerprints of the weights of two regimes side by side"
     columns = [pd.DataFrame([row for row in rows if row["regime"] == name], columns=["seed", "step", "weights_sha256"])
                .set_index(["seed", "step"]).weights_sha256.rename(name) for name in regimes]
     table = pd.concat(columns, axis=1, join="inner").sort_index()
-    return table.apply(lambda hashes: hashes.str[:12]).assign(equal=table[regimes[0]] == table[regimes[1]])
+    return table.apply(lambda hashes: hashes.str[:12]).assign(equal=table[regimes[0]] == table[regimes[1]]).reset_index()
 
 # %% ../nbs/12_plots.ipynb #655b9de2
 @_printed
 def plot_same_weights(
-    tables: Mapping[str, pd.DataFrame],   # what is compared -> its `hash_table`
-    phases: Sequence[dict],               # of the curriculum whose boundaries may make a difference
-) -> Figure:                              # one panel a table
+    rows: Sequence[dict],                # checkpoints: regime, seed, step, weights_sha256
+    phases: Sequence[dict],              # of the curriculum whose boundaries may make a difference
+    *,
+    pairs: Sequence[tuple[str, str]],    # regimes to compare; named by what the second one's label says after its comma
+) -> Figure:                             # one panel a pair
     "Where two regimes have equal weights, by seed and step"
-    figure, axes = plt.subplots(1, len(tables), figsize=(7, 2.2), sharex=True, sharey=True, squeeze=False)
-    for ax, (name, table) in zip(axes.flat, tables.items()):
-        for equal, points in table.reset_index().groupby("equal"):
+    figure, axes = plt.subplots(1, len(pairs), figsize=(7, 2.2), sharex=True, sharey=True, squeeze=False)
+    for ax, pair in zip(axes.flat, pairs):
+        table, name = hash_table(rows, pair), regime_style(pair[1])["label"].split(", ")[-1]
+        for equal, points in table.groupby("equal"):
             ax.plot(points.step, points.seed, "s" if equal else "x", color="#00568C", markersize=3.5, clip_on=False)
         _shade_phases(ax, phases)
         ax.set_title(f"{name}: equal at {table.equal.sum()} of {len(table)} checkpoints", pad=24)
-        ax.set(xlabel="completed optimiser steps", ylabel="seed" if ax is axes[0, 0] else "", yticks=table.index.unique("seed")); ax.margins(y=0.2)
+        ax.set(xlabel="completed optimiser steps", ylabel="seed" if ax is axes[0, 0] else "", yticks=table.seed.unique()); ax.margins(y=0.2)
     _say(figure, title="Do the two curricula train the same network?", caption="Weights of the generator, compared bit for bit by SHA-256.",
          key=[Line2D([], [], color="0.2", marker=marker, linestyle="none", label=label) for marker, label in ("s equal".split(), "x different".split())])
     return figure
