@@ -188,7 +188,7 @@ def _ways_by_score(
     return ways[2**len(confusion) - 1]
 
 # %% ../nbs/02_statistics.ipynb #e2133596
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ChanceTest:
     "An exact test of one score against all ways of permuting the requested classes"
     score: int                             # images judged to be the class asked for
@@ -221,7 +221,7 @@ def chance_test(
     confusion = check_confusion(confusion)
     if len(confusion) > 12: raise InputError(f"confusion: {len(confusion)} classes; the exact test counts all permutations of at most 12")
     ways = _ways_by_score(confusion)
-    return ChanceTest(int(np.trace(confusion)), int(confusion.sum()), ways / ways.sum())
+    return ChanceTest(score=int(np.trace(confusion)), images=int(confusion.sum()), null=ways / ways.sum())
 
 # %% ../nbs/02_statistics.ipynb #8f2a1f90
 def pooled_chance_test(
@@ -230,7 +230,7 @@ def pooled_chance_test(
     "The chance test for several independent networks together, each permuted on its own"
     if not len(confusions): raise InputError("pooled chance test: no confusions; give one for each seed")
     tests = [chance_test(confusion) for confusion in confusions]
-    return ChanceTest(sum(t.score for t in tests), sum(t.images for t in tests), reduce(np.convolve, [t.null for t in tests]))
+    return ChanceTest(score=sum(t.score for t in tests), images=sum(t.images for t in tests), null=reduce(np.convolve, [t.null for t in tests]))
 
 # %% ../nbs/02_statistics.ipynb #c41866a8
 CHANCE_ALPHA = 0.005   # level of the verdict ABOVE-CHANCE, over all checkpoints that are judged together
