@@ -20,10 +20,10 @@ from .study import run_folders, run_path, write_seed_table
 
 # %% ../nbs/14_batches.ipynb #55f2f198
 def study_jobs(
-    out: Path,
+    out: Path,                      # the study's folder
     configs: Iterable[RunConfig],
     *,
-    images_per_class: int,
+    images_per_class: int,          # of the quality test, at least 1
 ) -> list[Job]:
     "The report jobs of a study's runs"
     jobs = []
@@ -107,10 +107,10 @@ def execute_all(
 
 # %% ../nbs/14_batches.ipynb #a4427dc4
 def run_study(
-    out: str | Path,
+    out: str | Path,                               # the study's folder; made when missing
     *,
     profile: str = "quick",                        # a name in `PROFILES`
-    regimes: Iterable[str] = tuple(REGIMES),
+    regimes: Iterable[str] = tuple(REGIMES),       # names in `REGIMES`
     seeds: Iterable[int] | None = None,            # None: the profile's
     jobs: int | None = None,                       # reports at a time; None: the cores divided by the threads of a run
     images_per_class: int | None = None,           # None: the profile's
@@ -160,7 +160,7 @@ def _find_data(name: str, folder: str | Path | None, say: Callable[[str], None])
 
 # %% ../nbs/14_batches.ipynb #8261b98d
 def write_index(
-    out: str | Path,
+    out: str | Path,   # the study's folder
     table: dict,       # from `write_seed_table`
 ) -> Path:
     "Write `index.html`, which links every report of a study"

@@ -56,7 +56,7 @@ def checkpoint_row(
     generator: nn.Module,                # in eval mode
     judges: dict[str, CertifiedJudge],   # "first" and "second"
     *,
-    images_per_class: int,
+    images_per_class: int,               # at least 1; ten times as many images in all
 ) -> dict:                               # JSON values: counts, accuracies in 0..1, p of the exact permutation test, fingerprints
     "The quality test of one checkpoint"
     images = generate(generator, evaluation_latents(images_per_class))
@@ -72,7 +72,7 @@ SAMPLE_LATENTS = 3   # latents a class whose images are kept
 def evaluate_run(
     folder: str | Path,             # a run folder with at least one checkpoint
     *,
-    images_per_class: int = 100,
+    images_per_class: int = 100,    # at least 1
     progress: bool = False,         # show a bar with time left
 ) -> list[dict]:                    # a row a checkpoint, ascending in step
     "Score every planned checkpoint of a run; `InputError` when there is none or a judge is not the certified one"

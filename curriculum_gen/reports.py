@@ -31,7 +31,7 @@ def prepare_run(
     config: RunConfig,
     *,
     images_per_class: int | None = None,   # None: the profile's
-    progress: bool = False,
+    progress: bool = False,                # show bars while it trains and scores
 ) -> RunFolder:
     "A trained and evaluated run"
     run, images = RunFolder(folder), images_per_class or profile_named(config.profile).images_per_class
@@ -95,8 +95,8 @@ class Job:
 
 # %% ../nbs/13_reports.ipynb #7ff386ef
 def check_parameters(
-    notebook: Path,
-    parameters: dict,
+    notebook: Path,     # with a cell tagged `parameters`
+    parameters: dict,   # values by name
 ) -> None:
     "Refuse parameters a notebook does not have, and a notebook without a cell tagged `parameters`"
     known = papermill.inspect_notebook(str(notebook))
@@ -179,7 +179,7 @@ def write_page(
     notebook: Path,   # executed
     page: Path,       # HTML, written atomically
     *,
-    title: str,
+    title: str,       # of the browser's tab
 ) -> None:
     "The text and outputs of an executed notebook as one self-contained HTML file"
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)

@@ -40,7 +40,7 @@ def _pooled_row(rows: list[dict]) -> dict:
 
 # %% ../nbs/09_study.ipynb #1b4791c4
 def equal_weights(
-    rows: Iterable[dict],
+    rows: Iterable[dict],            # of evaluations
     regimes: tuple[str, str],        # two names in `REGIMES`
 ) -> dict[tuple[int, int], bool]:    # (seed, step) that both have -> whether the generators are equal, parameters and buffers
     "Where two regimes have the same generator"

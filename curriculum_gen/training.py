@@ -28,7 +28,7 @@ from .objectives import alignment_loss, generator_loss, grounding_loss, witness_
 from .records import InputError, RunFolder, StepRecord, disk_error, read_history, read_json, sha256, stream_seed, write_atomic, write_json
 
 # %% ../nbs/07_training.ipynb #6cb748d0
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     "The inputs of one training step"
     real_images: Tensor   # [B, 1, 28, 28] float32 in [-1, 1]
@@ -36,24 +36,30 @@ class Batch:
     latents: Tensor       # [B, 64] float32, standard normal
     labels: Tensor        # [B] int64, requested classes, uniform on 0..9
 
-def data_position(config: RunConfig, images: int, completed_steps: int) -> tuple[int, int]:
-    "Epoch and batch within it, both from 0, that a step reads; an incomplete last batch is left out"
+def data_position(
+    config: RunConfig,
+    *,
+    images: int,            # in the split that is trained on
+    completed_steps: int,   # before the step
+) -> tuple[int, int]:       # epoch, and batch within it, both from 0
+    "Where in the data a step reads; an epoch's incomplete last batch is left out"
     return divmod(completed_steps, images//config.batch_size)
 
 # %% ../nbs/07_training.ipynb #6ce5ba8c
 def training_batch(
     config: RunConfig,
     split: Split,            # the images that generator and witness may see
+    *,
     completed_steps: int,    # optimiser steps completed before this one
 ) -> Batch:
     "The inputs of one step, determined by the seed and the step"
     def stream(name: str) -> torch.Generator: return torch.Generator().manual_seed(stream_seed(config.seed, name))
-    epoch, batch = data_position(config, len(split.images), completed_steps)
+    epoch, batch = data_position(config, images=len(split), completed_steps=completed_steps)
     rows = torch.randperm(len(split.images), generator=stream(f"data order, epoch {epoch}"))[batch*config.batch_size:(batch + 1)*config.batch_size]
     draws = stream(f"latents and labels, step {completed_steps}")
-    tensors = (normalise(split.images[rows]), split.labels[rows], torch.randn(config.batch_size, LATENT_SIZE, generator=draws),
-               torch.randint(CLASSES, (config.batch_size,), generator=draws))
-    return Batch(*(t.to(config.device) for t in tensors))
+    tensors = {"real_images": normalise(split.images[rows]), "real_labels": split.labels[rows],
+               "latents": torch.randn(config.batch_size, LATENT_SIZE, generator=draws), "labels": torch.randint(CLASSES, (config.batch_size,), generator=draws)}
+    return Batch(**{name: tensor.to(config.device) for name, tensor in tensors.items()})
 
 # %% ../nbs/07_training.ipynb #df81db41
 class Learner:
@@ -69,8 +75,8 @@ class Learner:
 def training_step(
     learner: Learner,    # updated in place
     batch: Batch,
-    config: RunConfig,
     *,
+    config: RunConfig,
     judge: nn.Module,    # frozen, in eval mode
 ) -> StepRecord:
     "One update of the generator and one of the witness"
@@ -98,8 +104,8 @@ def training_step(
 def take_steps(
     learner: Learner,    # updated in place
     config: RunConfig,
-    split: Split,
     *,
+    split: Split,        # the images that generator and witness may see
     judge: nn.Module,    # frozen, in eval mode
     stop_step: int,      # completed steps to reach
 ) -> Iterator[StepRecord]:
@@ -108,7 +114,7 @@ def take_steps(
     while learner.completed_steps < stop_step:
         with torch_threads(config.threads), torch.random.fork_rng(devices=devices):
             torch.manual_seed(stream_seed(config.seed, f"dropout, step {learner.completed_steps}"))
-            record = training_step(learner, training_batch(config, split, learner.completed_steps), config, judge=judge)
+            record = training_step(learner, training_batch(config, split, completed_steps=learner.completed_steps), config=config, judge=judge)
         yield record
 
 # %% ../nbs/07_training.ipynb #884721bb
@@ -124,9 +130,15 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 # %% ../nbs/07_training.ipynb #b99e1024
-def checkpoint_record(learner: Learner, config: RunConfig, *, images: int, judge_sha256: str) -> dict:
-    "What a checkpoint says of itself; `images` is the size of the split it trains on"
-    epoch, batch = data_position(config, images, learner.completed_steps)
+def checkpoint_record(
+    learner: Learner,
+    config: RunConfig,
+    *,
+    images: int,         # in the split that is trained on
+    judge_sha256: str,   # of the judge that training listens to
+) -> dict:               # JSON values
+    "What a checkpoint says of itself"
+    epoch, batch = data_position(config, images=images, completed_steps=learner.completed_steps)
     phase = phase_at(config.phases, max(0, learner.completed_steps - 1))
     return {"step": learner.completed_steps, "phase": phase.name, "weights_sha256": weights_sha256(learner.generator), "judge_sha256": judge_sha256,
             "config_key": config.key, "data_position": {"epoch": epoch, "batch": batch},
@@ -158,7 +170,7 @@ def save_checkpoint(
 
 # %% ../nbs/07_training.ipynb #16b993fa
 def load_checkpoint(
-    folder: Path,
+    folder: Path,         # of one checkpoint
     config: RunConfig,
 ) -> Learner:
     "The learner of a checkpoint; `InputError` when a file is missing, damaged, or not the one that was written"
@@ -216,9 +228,9 @@ def deferred_interrupt() -> Iterator[list]:
 def run_judges(
     run: RunFolder,
     config: RunConfig,
-    dataset: Dataset,
     *,
-    progress: bool = False,
+    dataset: Dataset,
+    progress: bool = False,       # show a bar when they have to be trained
 ) -> dict[str, CertifiedJudge]:   # "first" and "second"
     "The judges of a run: those saved in its folder, else from the cache or newly trained, and then saved there"
     judges = {}
@@ -247,8 +259,8 @@ def train(
         if finished(run, config): return run
         dataset = dataset or load_dataset(config.dataset)
         _check_data(run, dataset)
-        judges = run_judges(run, config, dataset, progress=progress)
-        _train_on(run, config, dataset.half_a, judge=judges["first"], progress=progress)
+        judges = run_judges(run, config, dataset=dataset, progress=progress)
+        _train_on(run, config, split=dataset.half_a, judge=judges["first"], progress=progress)
     return run
 
 def finished(run: RunFolder, config: RunConfig) -> bool:
@@ -262,7 +274,7 @@ def _check_data(run: RunFolder, dataset: Dataset) -> None:
         raise InputError(f"{run.path}: was begun on {theirs['source']}, and the data at hand are {ours['source']}: provide the former or choose another folder")
 
 # %% ../nbs/07_training.ipynb #42404f9c
-def _train_on(run: RunFolder, config: RunConfig, split: Split, *, judge: CertifiedJudge, progress: bool) -> None:
+def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: CertifiedJudge, progress: bool) -> None:
     planned, there = checkpoint_steps(config.total_steps, config.checkpoint_interval), run.steps()
     for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
     learner = load_checkpoint(run.checkpoint(there[-1]), config) if there else Learner(config)
@@ -278,7 +290,7 @@ def _train_on(run: RunFolder, config: RunConfig, split: Split, *, judge: Certifi
     if not there: checkpoint()
     with (open(run.history, "a", buffering=1) as file, deferred_interrupt() as asked,
           tqdm(total=config.total_steps, initial=learner.completed_steps, desc=f"{config.regime} seed {config.seed}", unit=" steps", disable=not progress) as bar):
-        for record in take_steps(learner, config, split, judge=judge.network, stop_step=config.total_steps):
+        for record in take_steps(learner, config, split=split, judge=judge.network, stop_step=config.total_steps):
             try: file.write(json.dumps(record.to_dict()) + "\n")
             except OSError as error: raise disk_error(error, run.history) from error
             if record.step in planned or asked: checkpoint()
