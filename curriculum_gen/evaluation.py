@@ -86,7 +86,7 @@ def evaluate_run(
     rows, samples, generator = [], [], Generator(config.widths).to(config.device, memory_format=torch.channels_last).eval()
     with torch_threads(config.threads):
         for step in tqdm(steps, desc=f"scoring {config.regime} seed {config.seed}", unit=" checkpoints", disable=not progress):
-            load_weights(generator, run.checkpoint(step)/"generator.safetensors")
+            _load_generator(generator, run.checkpoint(step))
             scores = known.get((step, weights_sha256(generator))) or checkpoint_row(generator, judges, images_per_class=images_per_class)
             rows.append({"regime": config.regime, "seed": config.seed, "step": step} | scores)
             samples.append(_as_pixels(generate(generator, evaluation_latents(SAMPLE_LATENTS))))
@@ -95,6 +95,11 @@ def evaluate_run(
     return rows
 
 # %% ../nbs/08_evaluation.ipynb #9c5f9380
+def _load_generator(generator: Generator, checkpoint: Path) -> None:
+    load_weights(generator, checkpoint/"generator.safetensors")
+    if weights_sha256(generator) != read_json(checkpoint/"record.json").get("weights_sha256"):
+        raise InputError(f"{checkpoint}: damaged, its weights are not those of its record; delete the folder and run cgen-train again")
+
 def _as_pixels(images: Tensor) -> np.ndarray:   # [10, k, 1, 28, 28] in [-1, 1] -> uint8 [10, k, 28, 28]
     return ((images[:, :, 0] + 1)*127.5).round().to(torch.uint8).numpy()
 

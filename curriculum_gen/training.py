@@ -175,6 +175,7 @@ def load_checkpoint(
 ) -> Learner:
     "The learner of a checkpoint; `InputError` when a file is missing, damaged, or not the one that was written"
     record, learner = read_json(folder/"record.json"), Learner(config)
+    if not {"step", "files", "random_streams"} <= set(record): raise InputError(f"{folder/'record.json'}: damaged; delete the folder {folder.name} to go on from the checkpoint before it")
     for name, expected in record["files"].items():
         if not (folder/name).exists() or sha256(folder/name) != expected:
             raise InputError(f"{folder/name}: missing or damaged; delete the folder {folder.name} to go on from the checkpoint before it")
@@ -264,8 +265,13 @@ def train(
     return run
 
 def finished(run: RunFolder, config: RunConfig) -> bool:
-    "Whether every planned checkpoint is there"
-    return set(checkpoint_steps(config.total_steps, config.checkpoint_interval)) <= set(run.steps())
+    "Whether every planned checkpoint and every line of the history is there"
+    return set(checkpoint_steps(config.total_steps, config.checkpoint_interval)) <= set(run.steps()) and len(read_history(run.history)) == config.total_steps
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with open(path, "a") as file: file.write(line)
+    except OSError as error: raise disk_error(error, path) from error
 
 def _check_data(run: RunFolder, dataset: Dataset) -> None:
     ours = {"fingerprint": dataset.fingerprint, **dataset.source.to_dict()}
@@ -275,11 +281,13 @@ def _check_data(run: RunFolder, dataset: Dataset) -> None:
 
 # %% ../nbs/07_training.ipynb #42404f9c
 def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: CertifiedJudge, progress: bool) -> None:
-    planned, there = checkpoint_steps(config.total_steps, config.checkpoint_interval), run.steps()
     for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
+    planned, history = checkpoint_steps(config.total_steps, config.checkpoint_interval), read_history(run.history)
+    missing = min(set(planned) - set(run.steps()), default=config.total_steps + 1)
+    there = [step for step in run.steps() if step < missing and step <= len(history)]   # a power cut can cost the last lines of the history: their steps are run again
     learner = load_checkpoint(run.checkpoint(there[-1]), config) if there else Learner(config)
-    history = read_history(run.history, up_to=learner.completed_steps)
-    write_atomic(run.history, "".join(json.dumps(r.to_dict()) + "\n" for r in history))
+    write_atomic(run.history, "".join(json.dumps(r.to_dict()) + "\n" for r in history[:learner.completed_steps]))
 
     def checkpoint() -> None:
         save_checkpoint(run.checkpoint(learner.completed_steps), learner,
@@ -288,11 +296,10 @@ def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: Certifi
             if step < learner.completed_steps and step not in planned: shutil.rmtree(run.checkpoint(step))
 
     if not there: checkpoint()
-    with (open(run.history, "a", buffering=1) as file, deferred_interrupt() as asked,
-          tqdm(total=config.total_steps, initial=learner.completed_steps, desc=f"{config.regime} seed {config.seed}", unit=" steps", disable=not progress) as bar):
+    with (deferred_interrupt() as asked, tqdm(total=config.total_steps, initial=learner.completed_steps, desc=f"{config.regime} seed {config.seed}", unit=" steps",
+                                              disable=not progress) as bar):
         for record in take_steps(learner, config, split=split, judge=judge.network, stop_step=config.total_steps):
-            try: file.write(json.dumps(record.to_dict()) + "\n")
-            except OSError as error: raise disk_error(error, run.history) from error
+            _append(run.history, json.dumps(record.to_dict()) + "\n")
             if record.step in planned or asked: checkpoint()
             bar.update()
             bar.set_postfix_str(f"{record.phase} w={record.grounding_weight:g}, alignment {record.alignment:.3f}, grounding {record.grounding:.2f}, "
