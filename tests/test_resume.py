@@ -242,7 +242,7 @@ def test_a_damaged_record_is_named(half_way, text, capfd):
 @pytest.mark.parametrize("damage", [lambda run: run.history.write_bytes(run.history.read_bytes()[:700]), lambda run: run.history.unlink(),
                                     lambda run: shutil.rmtree(run.checkpoint(5))], ids=["lines of the history", "the history", "a checkpoint in the middle"])
 def test_what_a_finished_run_has_lost_is_made_again(unbroken, tmp_path, damage):
-    "Only files are synced to the disk when a checkpoint is written, so a power cut may cost what was written before it"
+    "The lines of the history are not forced to the disk one by one, so a power cut can cost the last of them"
     run = RunFolder(shutil.copytree(unbroken.path, tmp_path/"run"))
     damage(run)
     assert commands.train([str(run.path), *RUN]) == 0

@@ -25,7 +25,8 @@ COMMAND = """#!/bin/sh
 ' '''
 import sys
 from importlib.metadata import EntryPoint
-sys.exit(EntryPoint({name!r}, {value!r}, "console_scripts").load()())
+if __name__ == "__main__":   # multiprocessing imports this file once more in its children
+    sys.exit(EntryPoint({name!r}, {value!r}, "console_scripts").load()())
 """
 
 
