@@ -129,9 +129,18 @@ class StepRecord(Record):
 
 # %% ../nbs/00_records.ipynb #f7684668
 class Verdict(StrEnum):
-    "What may be said of a checkpoint's class accuracy"
-    AT_CHANCE = "AT-CHANCE"         # indistinguishable from ignoring the requested class; no direction can be stated
-    ABOVE_CHANCE = "ABOVE-CHANCE"   # Holm-adjusted p of the label-permutation test is at most 0.005
+    "What may be said of a checkpoint, or of one checkpoint beside another"
+    INVALID = "INVALID"               # an instrument is not what it was certified to be; nothing is computed from it
+    AT_CHANCE = "AT-CHANCE"           # indistinguishable from ignoring the requested class; no direction can be stated
+    COLLAPSED = "COLLAPSED"           # images real in kind, but hardly any variety within a class
+    GAMED = "GAMED"                   # the judge that training listened to is satisfied, and nobody else is
+    SUSPECT = "SUSPECT"               # that judge sees clearly more than the rest of the panel does
+    REGRESSED = "REGRESSED"           # worse than the reference, over seeds and judges
+    MEASURED_DROP = "MEASURED-DROP"   # these runs are worse than the reference; too few seeds to speak of the regime
+    LEARNED = "LEARNED"               # high accuracy that the panel and a student trained on the images confirm
+    ABOVE_CHANCE = "ABOVE-CHANCE"     # the requested class matters; no more was shown
+    NOT_WORSE = "NOT-WORSE"           # a comparison: a drop beyond the margin is excluded
+    INCONCLUSIVE = "INCONCLUSIVE"     # a comparison: neither a drop nor its absence was shown
 
 # %% ../nbs/00_records.ipynb #40b8fe9f
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def prepare(cell):
 def readme(notebook):
     "Text of the README, and its images by path"
     cells = [prepare(cell) for cell in notebook.cells]
-    notebook = nbformat.from_dict({**notebook, "cells": [cell for cell in cells if cell]})
+    notebook = nbformat.from_dict({**notebook, "cells": [cell for cell in cells if cell], "metadata": {"language_info": {"name": "python"}}})
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": IMAGES, "unique_key": "index"})
     text = re.sub(r"<style.*?</style>\n?", "", text, flags=re.DOTALL)
     text = re.sub(r"[ \t]+\n", "\n", text)
