@@ -94,9 +94,13 @@ class Dataset:
     train: Split         # in the order of the published files
     test: Split          # for the certificates of the judges
     source: DataSource   # goes into every result
-    half_a = property(lambda self: Split(self.train.images[0::2], self.train.labels[0::2]), doc="Even positions: generator, witness, first judge")
-    half_b = property(lambda self: Split(self.train.images[1::2], self.train.labels[1::2]), doc="Odd positions: second judge")
-    fingerprint = property(lambda self: self.source.fingerprint, doc="SHA-256 over the name and the files' MD5")
+    half_a = property(lambda self: self._pairs(0), doc="Positions 0, 1, 4, 5, 8, ...: generator, witness, first judge")
+    half_b = property(lambda self: self._pairs(1), doc="Positions 2, 3, 6, 7, 10, ...: all other judges, and whatever is compared with real images")
+    fingerprint = property(lambda self: sha256(f"{self.source.fingerprint}, halves by pairs"), doc="SHA-256 over the name, the files' MD5 and the split")
+
+    def _pairs(self, remainder: int) -> Split:
+        rows = torch.arange(len(self.train))//2 % 2 == remainder
+        return Split(self.train.images[rows], self.train.labels[rows])
 
 # %% ../nbs/07_data.ipynb #cab1d367
 def normalise(
