@@ -136,11 +136,12 @@ class Profile:
     seeds: tuple[int, ...]       # one independent training run each
     judge_training: str          # "full": the judges learn from their whole half of the training data; "brief": from 4,000 images of it
     images_per_class: int        # generated images a class in the quality test
+    student_images: int          # generated images a class that a student learns from
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (
-    Profile(name="tiny", total_steps=12, checkpoint_interval=6, seeds=(0, 1), judge_training="brief", images_per_class=20),
-    Profile(name="quick", total_steps=300, checkpoint_interval=60, seeds=(0, 1, 2), judge_training="full", images_per_class=100),
-    Profile(name="report", total_steps=10_000, checkpoint_interval=500, seeds=(0, 1, 2, 3, 4, 5), judge_training="full", images_per_class=100),
+    Profile(name="tiny", total_steps=12, checkpoint_interval=6, seeds=(0, 1), judge_training="brief", images_per_class=20, student_images=50),
+    Profile(name="quick", total_steps=300, checkpoint_interval=60, seeds=(0, 1, 2), judge_training="full", images_per_class=100, student_images=1000),
+    Profile(name="report", total_steps=10_000, checkpoint_interval=500, seeds=(0, 1, 2, 3, 4, 5), judge_training="full", images_per_class=100, student_images=1000),
 )})
 
 def profile_named(name: str) -> Profile:
@@ -201,6 +202,11 @@ class RunConfig(Record):
     def phases(self) -> tuple[Phase, ...]:
         "The phases of this run"
         return REGIMES[self.regime].phases(self.total_steps)
+
+    @property
+    def reference_step(self) -> int:
+        "The step that later checkpoints are compared with: the last phase boundary; in a run of one phase, a third of it"
+        return self.phases[-1].start_step or self.total_steps // 3
 
     @property
     def key(self) -> str:
