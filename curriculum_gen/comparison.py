@@ -131,7 +131,7 @@ GATES = {"G0": "instruments", "G1": "above chance", "G2": "measurement", "G3": "
 class Instruments(Record):
     "Facts about judges and networks, of all seeds and both checkpoints, on which every number rests"
     judges_certified: bool           # every judge has a certificate, and its weights are those of the certificate
-    output_reached: bool             # the loss's gradient reaches the generator's output layer
+    output_reached: bool | None = None   # the loss's gradient reaches the generator's output layer; None: nobody watched
     frozen_unchanged: bool           # modules declared frozen are unchanged, buffers included
     with_batch_statistics: tuple[float, float] | None = None   # mean accuracy of A and B with BatchNorm on batch statistics, 0..1; None: not measured
 
@@ -139,7 +139,7 @@ class Instruments(Record):
         "What makes the numbers void; empty when nothing does"
         told = {"a judge has no valid certificate": self.judges_certified, "no gradient reaches the generator's output": self.output_reached,
                 "a module declared frozen has changed": self.frozen_unchanged}
-        return tuple(fault for fault, fine in told.items() if not fine)
+        return tuple(fault for fault, fine in told.items() if fine is False)
 
     def note(self, before: float, after: float) -> str:
         "What batch statistics would change of the accuracies (0..1) of A and B; empty when at most 5 points or not measured"
@@ -167,7 +167,7 @@ class RegressionVerdict(Record):
     upper: float                      # G2: 99 % upper bound of the mean difference of these networks
     sign_flip_p: float                # G3: exact, one-sided
     second_judge: float               # G4: mean difference on the second judge
-    student: float                    # G4: mean difference of the student score
+    student: float | None             # G4: mean difference of the student score; None: not measured
     lower: float                      # for NOT-WORSE: 95 % lower bound of the mean difference over runs
     note: str                         # what batch statistics would change; may be empty
 
@@ -179,7 +179,7 @@ class RegressionVerdict(Record):
         found = ("; ".join(self.faults) or "valid", f"A {self.accuracy_before:.1%}, p = {self.p_chance:.2g}",
                  f"{self.lost} lost, {self.gained} gained of {self.pairs}; McNemar p = {self.mcnemar_p:.2g}; upper bound {_points(self.upper)}",
                  f"{_points(self.difference)} over {len(self.differences)} seeds, sign-flip p = {self.sign_flip_p:.2g}",
-                 f"second judge {_points(self.second_judge)}, student {_points(self.student)}")
+                 f"second judge {_points(self.second_judge)}, student {'not measured' if self.student is None else _points(self.student)}")
         return pd.DataFrame({"asks": GATES.values(), "found": found, "held": ["yes" if h else "no" for h in self.held]}, index=pd.Index(GATES, name="gate"))
 
     def _repr_markdown_(self) -> str:
@@ -214,17 +214,17 @@ def regression_verdict(
     *,
     confusions: Sequence[np.ndarray],    # of A, one [classes, classes] table of counts a seed
     second_judge: Sequence[float],       # B - A in accuracy by the second judge, one a seed, -1..1
-    student: Sequence[float],            # B - A in the student score, one a seed, -1..1
+    student: Sequence[float] | None,     # B - A in the student score, one a seed, -1..1; None: not measured, so that G4 does not hold
     instruments: Instruments,            # facts about judges and networks
 ) -> RegressionVerdict:
     "Is checkpoint B worse than checkpoint A? Gates G0 to G4 in their order"
     before, after = np.asarray(correct_before), np.asarray(correct_after)
-    _check_pair(before, after, confusions, [second_judge, student])
+    _check_pair(before, after, confusions, [second_judge] if student is None else [second_judge, student])
     measured, differences = paired_difference(before, after), after.mean((1, 2)) - before.mean((1, 2))
     p_chance, p_flip, lower = pooled_chance_test(confusions).p, sign_flip_p(differences), run_lower_bound(differences, measured)
-    others = float(np.mean(second_judge)), float(np.mean(student))
+    others = float(np.mean(second_judge)), None if student is None else float(np.mean(student))
     held = (not instruments.faults(), p_chance <= CHANCE_ALPHA, measured.upper < -MARGIN and measured.mcnemar_p <= MEASUREMENT_ALPHA,
-            p_flip <= RUN_ALPHA, all(other < 0 and other <= AGREEMENT * measured.difference for other in others))
+            p_flip <= RUN_ALPHA, all(other is not None and other < 0 and other <= AGREEMENT * measured.difference for other in others))
     return RegressionVerdict(
         verdict=_decided(held, len(before), lower), stopped_by=next((gate for gate, holds in zip(GATES, held) if not holds), None), held=held,
         differences=tuple(differences.tolist()), accuracy_before=float(before.mean()), accuracy_after=float(after.mean()), faults=instruments.faults(),

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['CUT_OFFS', 'WITHOUT_GRADIENT', 'Evidence', 'Gap', 'panel_gap', 'CutOffs', 'Judgement', 'checkpoint_verdict',
-           'stuck_meters']
+           'stuck_meters', 'compare_cards']
 
 # %% ../nbs/06_verdicts.ipynb #f4ef9d39
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 
+import numpy as np
 from scipy import stats
 
+from .comparison import Instruments, RegressionVerdict, regression_verdict
 from .records import InputError, Record, Verdict
 from .statistics import CHANCE_ALPHA
 
@@ -41,7 +43,9 @@ class Evidence(Record):
         if "first" not in self.correct or len(self.correct) < 2: raise InputError(f"evidence: judges {', '.join(self.correct)}; the first and at least one other are needed")
         if self.correct.keys() != self.real_correct.keys(): raise InputError("evidence: the judges of generated and of real images differ")
 
-    def accuracy(self, judge: str) -> float: return self.correct[judge]/self.images
+    def accuracy(self, judge: str) -> float:
+        "Share of the generated images that a judge assigns to the class asked for, 0..1"
+        return self.correct[judge]/self.images
 
     @property
     def student_ratio(self) -> float | None:
@@ -142,13 +146,33 @@ def checkpoint_verdict(
 def stuck_meters(
     rows: Iterable[dict],         # of evaluations: regime, seed, step, confusion, weights_sha256
     *,
-    least_steps: int = 3,         # common steps, the untrained step 0 left out, from which equality is no accident
+    least_steps: int = 3,         # common steps from which equality is no accident
 ) -> list[tuple[str, str]]:       # pairs of runs, as "regime seed N"
-    "Runs with different weights and the same counts at every step"
+    "Runs with different weights and the same counts at every step at which the class asked for matters"
     series: dict[str, dict[int, dict]] = {}
     for row in rows:
-        if row["step"] > 0: series.setdefault(f"{row['regime']} seed {row['seed']}", {})[row["step"]] = row
+        if any(counts != row["confusion"][0] for counts in row["confusion"]): series.setdefault(f"{row['regime']} seed {row['seed']}", {})[row["step"]] = row
     def stuck(a: dict[int, dict], b: dict[int, dict]) -> bool:
         common = a.keys() & b.keys()
         return len(common) >= least_steps and all(a[s]["weights_sha256"] != b[s]["weights_sha256"] and a[s]["confusion"] == b[s]["confusion"] for s in common)
     return [(one, other) for one, other in combinations(series, 2) if stuck(series[one], series[other])]
+
+# %% ../nbs/06_verdicts.ipynb #e651b41a
+def compare_cards(
+    before: Sequence[dict],               # cards of the reference checkpoint, one a seed
+    after: Sequence[dict],                # cards of the later checkpoint, the same seeds
+    *,
+    judged_before: Sequence[np.ndarray],  # [10, n] a seed: the first judge's classes, row i asked for class i
+    judged_after: Sequence[np.ndarray],   # the same of the later checkpoint, from the same latents
+) -> RegressionVerdict:
+    "Is the later checkpoint worse than the reference?"
+    asked = np.arange(len(judged_before[0]))[:, None]
+    both = list(zip(before, after))
+    student = [_student_accuracy(b) - _student_accuracy(a) for a, b in both] if all(card["student"] for card in (*before, *after)) else None
+    batch = [[card["accuracy_batch_statistics"] for card in cards] for cards in (before, after)]
+    instruments = Instruments(judges_certified=True, frozen_unchanged=len({card["judge_sha256"] for card in (*before, *after)}) == 1,
+                              with_batch_statistics=tuple(float(np.mean(b)) for b in batch) if all(a is not None for b in batch for a in b) else None)
+    return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked, confusions=[np.array(card["confusion"]) for card in before],
+                              second_judge=[b["accuracy_second_judge"] - a["accuracy_second_judge"] for a, b in both], student=student, instruments=instruments)
+
+def _student_accuracy(card: dict) -> float: return card["student"]["correct"]/card["student"]["images"]
