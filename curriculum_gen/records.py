@@ -154,6 +154,7 @@ class RunFolder:
     history = property(lambda self: self.path/"history.jsonl")
     checkpoints = property(lambda self: self.path/"checkpoints")
     evaluation = property(lambda self: self.path/"evaluation.json")
+    judged = property(lambda self: self.path/"judged.npz")
     samples = property(lambda self: self.path/"samples.npz")
     report = property(lambda self: self.path/"report.ipynb")
     page = property(lambda self: self.path/"report.html")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'data_position', 'training_batch', 'Learner', 'training_step', 'take_steps', 'checkpoint_record',
-           'save_checkpoint', 'load_checkpoint', 'claim_folder', 'disk_bytes', 'deferred_interrupt', 'run_judges',
+           'save_checkpoint', 'load_checkpoint', 'claim_folder', 'disk_bytes', 'deferred_interrupt', 'run_judge',
            'train', 'finished']
 
 # %% ../nbs/12_training.ipynb #015476f4
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from . import __version__
 from .curriculum import RunConfig, checkpoint_steps, differences, phase_at, regime_named
 from .data import Dataset, Split, load_dataset, normalise
-from .judge import JUDGES, CertifiedJudge, certified_judge, judge_recipe, load_judge
+from .judge import CertifiedJudge, certified_judge, judge_recipe, load_judge
 from .model import CLASSES, LATENT_SIZE, Generator, Witness, load_tensors, load_weights, save_weights, seeded, torch_threads, weights_sha256
 from .objectives import alignment_loss, generator_loss, grounding_loss, witness_losses
 from .records import InputError, RunFolder, StepRecord, disk_error, read_history, read_json, sha256, stream_seed, write_atomic, write_json
@@ -207,10 +207,10 @@ def claim_folder(
     if not run.config.exists(): write_json(run.config, config.to_dict())
 
 def disk_bytes(config: RunConfig) -> int:
-    "Bytes a whole run takes: weights and two Adam moments of both networks in every checkpoint, and the history"
+    "Bytes a whole run takes: weights and two Adam moments of both networks in every checkpoint, the history and the judges"
     networks = Generator(config.widths), Witness(config.widths)
     weights = sum(t.numel()*t.element_size() for n in networks for t in n.state_dict().values())
-    return len(checkpoint_steps(config.total_steps, config.checkpoint_interval))*3*weights + 400*config.total_steps
+    return len(checkpoint_steps(config.total_steps, config.checkpoint_interval))*3*weights + 400*config.total_steps + 12_000_000   # the panel
 
 # %% ../nbs/12_training.ipynb #0f28ab98
 @contextlib.contextmanager
@@ -226,22 +226,19 @@ def deferred_interrupt() -> Iterator[list]:
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/12_training.ipynb #1b7321b2
-def run_judges(
+def run_judge(
     run: RunFolder,
     config: RunConfig,
     *,
     dataset: Dataset,
-    progress: bool = False,       # show a bar when they have to be trained
-) -> dict[str, CertifiedJudge]:   # "first" and "second"
-    "The judges of a run: those saved in its folder, else from the cache or newly trained, and then saved there"
-    judges = {}
-    for name in JUDGES:
-        if not (run.judges/f"{name}.json").exists():
-            with tqdm(desc=f"training the {name} judge", unit=" steps", disable=not progress, leave=False) as bar:
-                def show(step: int, total: int, bar: tqdm = bar) -> None: bar.total = total; bar.update()
-                certified_judge(judge_recipe(name, config), dataset, device=config.device, progress=show).save(run.judges)
-        judges[name] = load_judge(run.judges, name, device=config.device)
-    return judges
+    progress: bool = False,   # show a bar when it has to be trained
+) -> CertifiedJudge:          # the first of the panel
+    "The judge a run listens to: the one saved in its folder, else from the cache or newly trained, and then saved there"
+    if not (run.judges/"first.json").exists():
+        with tqdm(desc="training the judge", unit=" steps", disable=not progress, leave=False) as bar:
+            def show(step: int, total: int) -> None: bar.total = total; bar.update()
+            certified_judge(judge_recipe("first", config), dataset, device=config.device, progress=show).save(run.judges)
+    return load_judge(run.judges, "first", device=config.device)
 
 # %% ../nbs/12_training.ipynb #e73569ba
 def train(
@@ -260,8 +257,8 @@ def train(
         if finished(run, config): return run
         dataset = dataset or load_dataset(config.dataset)
         _check_data(run, dataset)
-        judges = run_judges(run, config, dataset=dataset, progress=progress)
-        _train_on(run, config, split=dataset.half_a, judge=judges["first"], progress=progress)
+        judge = run_judge(run, config, dataset=dataset, progress=progress)
+        _train_on(run, config, split=dataset.half_a, judge=judge, progress=progress)
     return run
 
 def finished(run: RunFolder, config: RunConfig) -> bool:

@@ -77,8 +77,8 @@ def panel_gap(evidence: Evidence) -> Gap:
 @dataclass(frozen=True, kw_only=True)
 class CutOffs(Record):
     "Where the rules draw their lines; all are shares in 0..1"
-    collapsed_precision: float = 0.8       # COLLAPSED: precision at least this share of real's,
-    collapsed_coverage: float = 0.2        # and coverage within classes under this share of real's
+    collapsed_precision: float = 0.5       # COLLAPSED: precision at least this share of real's,
+    collapsed_coverage: float = 0.4        # and coverage within classes under this share of real's
     gamed_accuracy: float = 0.5            # GAMED: first judge at least this,
     gamed_student_ratio: float = 0.5       # and a student score under this share of real's,
     gamed_neither: float = 0.3             # or neither of the judges without a gradient above this
