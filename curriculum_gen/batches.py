@@ -49,27 +49,34 @@ def prepare_judges(
     *,
     progress: bool = False,   # a bar with time left
 ) -> None:
-    "Have both judges of a configuration in the cache, trained side by side when they are not"
-    command = "import json, sys; from curriculum_gen.batches import _judge_process; _judge_process(json.loads(sys.argv[1]), sys.argv[2])"
-    processes = [subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name],
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) for name in ("first", "second")]
-    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar:
-        totals: dict[str, int] = {}
-        def follow(process: subprocess.Popen, name: str) -> None:
-            for line in process.stdout:   # "step total"
-                _, totals[name] = map(int, line.split())
-                bar.total = sum(totals.values()); bar.update()
-        followers = [threading.Thread(target=follow, args=pair) for pair in zip(processes, ("first", "second"))]
+    "Have the panel of a configuration in the cache, trained side by side where it is not"
+    totals: dict[str, int] = {}
+    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar, ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//config.threads)) as pool:
+        def show(name: str, total: int) -> None:
+            totals[name] = total
+            bar.total = sum(totals.values()); bar.update()
+        stop = threading.Event()
+        waiting = [pool.submit(_judge_process, config, name, show=show, stop=stop) for name in ("noise", "first", "second", "hog_svm", "neighbours")]   # the longest first
         try:
-            for thread in followers: thread.start()
-            for thread in followers: thread.join()
-        finally:
-            for process in processes:
-                if process.poll() is None: process.kill()
-    for process in processes:
-        if process.wait(): raise InputError(f"a judge could not be trained: {process.stderr.read().strip().splitlines()[-1]}")
+            for future in waiting: future.result()
+        except BaseException:
+            stop.set()
+            for future in waiting: future.cancel()
+            raise
 
-def _judge_process(config: dict, name: str) -> None:
+def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], None], stop: threading.Event) -> None:
+    command = "import json, sys; from curriculum_gen.batches import _train_judge; _train_judge(json.loads(sys.argv[1]), sys.argv[2])"
+    with subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+        try:
+            for line in process.stdout:   # "step total"
+                if stop.is_set(): break
+                show(name, int(line.split()[1]))
+        finally:
+            if stop.is_set() or sys.exc_info()[0]: process.kill()
+        told = process.stderr.read().strip().splitlines()
+    if process.returncode and not stop.is_set(): raise InputError(f"the {name} judge could not be trained: {told[-1] if told else f'exit code {process.returncode}'}")
+
+def _train_judge(config: dict, name: str) -> None:
     from curriculum_gen.data import load_dataset
     from curriculum_gen.judge import certified_judge, judge_recipe
     config = RunConfig.from_dict(config)
@@ -171,12 +178,14 @@ def write_index(
         place = folder.relative_to(out).as_posix()
         links = f'<a href="{place}/report.html">report</a>, <a href="{place}/report.ipynb">notebook</a>, <a href="{place}/run.json">run.json</a>'
         rows.append(f"<tr><td>{last['regime']}</td><td>{last['seed']}</td><td>{last['step']:,}</td><td>{last['accuracy']:.1%} of {10*last['n_per_class']:,}</td>"
-                    f"<td>{last['accuracy_second_judge']:.1%}</td><td>{last['verdict']}</td><td>{status}</td><td>{links}</td></tr>")
-    body = (f"<h1>Is it the regime, is it the stopping, is there a regression?</h1><blockquote><p>{html.escape(table['answer']).replace(chr(10), '</p><p>')}</p></blockquote>"
+                    f"<td>{last['accuracy_second_judge']:.1%}</td><td>{_student(last)}</td><td>{last['verdict']}</td><td>{status}</td><td>{links}</td></tr>")
+    body = (f"<h1>Is it the regime, is it the stopping, is there a regression?</h1><main><blockquote><p>{html.escape(table['answer']).replace(chr(10), '</p><p>')}</p></blockquote>"
             f'<p><a href="seed_table.html"><b>The study report</b></a>: all figures, and the verdict step by step. '
             f'<a href="seed_table.ipynb">Its notebook</a>, <a href="seed_table.json">seed_table.json</a>, <a href="run.json">run.json</a>.</p>'
             f"<p>Data: {html.escape(table['data_source'])}, {table['data']['train_images']:,} training and {table['data']['test_images']:,} test images. "
             f"Profile {table['profile']}, widths {table['widths']}, threads a run: {table['threads']}.</p><h2>Runs at their last step</h2>"
-            "<table><thead><tr><th>regime</th><th>seed</th><th>step</th><th>judge accuracy</th><th>second judge</th><th>verdict</th><th>status</th><th></th></tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>")
+            "<table><thead><tr><th>regime</th><th>seed</th><th>step</th><th>judge accuracy</th><th>second judge</th><th>student</th><th>verdict</th><th>status</th><th></th></tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table></main>")
     return write_atomic(out/"index.html", PAGE.format(title="Study", body=body))
+
+def _student(row: dict) -> str: return f"{row['student']['correct']/row['student']['images']:.1%}" if row["student"] else ""

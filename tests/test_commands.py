@@ -14,7 +14,7 @@ from curriculum_gen.curriculum import PROFILES, REGIMES, run_config
 from curriculum_gen.records import RunFolder, read_json
 from curriculum_gen.training import train
 
-COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch"]
+COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-bench"]
 TRAIN = "--regime full_curriculum --profile tiny"
 FRESH, MINE = "FRESH", "MINE"   # in an argument list: a folder that does not exist yet, and a folder with a finished tiny run
 
@@ -106,6 +106,19 @@ def test_the_example_of_data_works(helps, tmp_path):
     assert process.returncode == 0 and re.search(r"fashion_mnist: [\d,]+ training and [\d,]+ test images", output), error
 
 
+def test_a_generator_of_ones_own_gets_a_card_and_a_report(tmp_path, monkeypatch, capsys):
+    "Noise that ignores the class, from a module in the current folder; the brief panel, so that it takes seconds"
+    from curriculum_gen import evaluation
+    real = evaluation.evaluate_generator
+    monkeypatch.setattr(evaluation, "evaluate_generator", lambda generator, **options: real(generator, **options | {"judge_training": "brief", "student_images": 20, "progress": False}))
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("import torch\ndef noise(latents, labels): return torch.tanh(latents[:, :49].reshape(-1, 1, 7, 7).repeat_interleave(4, 2).repeat_interleave(4, 3))\n")
+    assert call("cgen-evaluate", ["--generator", "mine:noise", "--images-per-class", "20", "--out", "noise"]) == 0
+    card = read_json("noise/card.json")
+    assert card["verdict"] == "AT-CHANCE" and card["generator"] == "mine:noise" and set(card["panel"]) == set(card["judges"])
+    assert "AT-CHANCE" in capsys.readouterr().out and "AT-CHANCE" in Path("noise/report.html").read_text()
+
+
 def test_the_example_of_batch_asks_for_what_it_says(helps, monkeypatch, tmp_path, capsys):
     "Such a study is carried out in test_reports"
     asked = []
@@ -154,7 +167,24 @@ MISTAKES = {   # command line -> what the line must say
     f"cgen-evaluate {MINE} --images-per-class 0": "at least 1",
     f"cgen-evaluate {MINE} --images-per-class many": "--images-per-class",
     f"cgen-evaluate {MINE} --image-per-class 3": "did you mean '--images-per-class'",
-    "cgen-evaluate": "folder",
+    "cgen-evaluate": "run folder or --generator",
+    f"cgen-evaluate {MINE} --generator mine:generator": "either a run folder or --generator",
+    f"cgen-evaluate {MINE} --dataset mnist": "--generator",
+    "cgen-evaluate --generator mine": "module:function",
+    "cgen-evaluate --generator no_such_module:generator": "no_such_module",
+    "cgen-evaluate --generator os.path:joyn": "did you mean 'join'",
+    "cgen-evaluate --generator os.path:sep": "no function",
+    "cgen-evaluate --generator os.path:join --dataset minst": "did you mean 'mnist'",
+    "cgen-gate": "runs",
+    f"cgen-gate {FRESH}": "neither a run folder nor a study",
+    f"cgen-gate {MINE}": "cgen-evaluate",
+    f"cgen-gate {MINE} --require LERNED": "did you mean 'LEARNED'",
+    f"cgen-gate {MINE} --strikt": "did you mean '--strict'",
+    "cgen-bench": "what",
+    "cgen-bench control": "did you mean 'controls'",
+    "cgen-bench controls --runs 0": "runs is 0",
+    "cgen-bench controls --jobs 0": "jobs is 0",
+    "cgen-bench controls --first-seed -1": "first seed is -1",
     f"cgen-batch --out {FRESH} --regimes full_curriculum phase1_onyl": "did you mean 'phase1_only'",
     f"cgen-batch --out {FRESH} --profile tini": "did you mean 'tiny'",
     f"cgen-batch --out {FRESH} --profile tiny --seeds 0:a": "0:a",
@@ -217,6 +247,17 @@ def test_a_batch_needs_space_for_all_its_runs(tmp_path, monkeypatch, capfd):
     assert call("cgen-batch", ["--out", tmp_path/"study", "--profile", "tiny", "--seeds", "0"]) == 2
     [words] = capfd.readouterr().err.splitlines()
     assert "100 MB are free" in words
+
+
+# ---- the gate
+
+def test_the_gate_stops_what_learned_nothing_and_an_exchanged_judge(mine, capfd):
+    assert call("cgen-evaluate", [mine.path, "--images-per-class", "20"]) == 0
+    assert [call("cgen-gate", [mine.path, *options]) for options in ((), ("--require", "AT-CHANCE"), ("--require", "LEARNED", "--strict"))] == [1, 0, 1]
+    assert "AT-CHANCE falls short of ABOVE-CHANCE" in capfd.readouterr().out
+    flip(mine.judges/"second.safetensors")
+    assert call("cgen-gate", [mine.path, "--require", "AT-CHANCE"]) == 1
+    assert "INVALID" in capfd.readouterr().out
 
 
 # ---- damage

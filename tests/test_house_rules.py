@@ -17,9 +17,9 @@ from tools import readme
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "curriculum_gen"
 CELLS, EXPORTED_LINES, LINES_IN_A_CELL, POSITIONAL = 60, 250, 25, 2
-WITHOUT_TORCH = {"records", "curriculum", "statistics", "plots"}
+WITHOUT_TORCH = {"records", "curriculum", "statistics", "comparison", "regime_comparison", "sequential", "verdicts", "study", "plots", "cards", "preregistration"}
 ONLY_CALLER = {"papermill": {"reports"}}          # imported package -> the modules that may import it
-STRANGERS = {"evaluation": {"training"}}          # module -> modules it must not know: an instrument must not know how the thing it measures was made
+STRANGERS = {name: {"training"} for name in ("realism", "student", "evaluation", "gate")}          # module -> modules it must not know: an instrument must not know how the thing it measures was made
 VOCABULARY = {"images", "labels", "latents", "logits", "step", "seed"} | {"name", "path", "device"}   # explained once in index.ipynb, or by themselves
 FINISHED = (ROOT/"nbs"/"24_commands.ipynb").exists()   # the last notebook to be written; what only a finished project can hold is asked from then on
 
