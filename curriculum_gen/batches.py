@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .cards import JUDGE_NAMES
 from .curriculum import REGIMES, RunConfig, profile_named, run_config
 from .records import InputError, RunFolder, read_json, sha256, write_atomic
 from .reports import PAGE, Job, execute, report_notebook
@@ -51,30 +52,26 @@ def prepare_judges(
 ) -> None:
     "Have the panel of a configuration in the cache, trained side by side where it is not"
     totals: dict[str, int] = {}
+    running: list[subprocess.Popen] = []
     with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar, ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//config.threads)) as pool:
         def show(name: str, total: int) -> None:
             totals[name] = total
             bar.total = sum(totals.values()); bar.update()
-        stop = threading.Event()
-        waiting = [pool.submit(_judge_process, config, name, show=show, stop=stop) for name in ("noise", "first", "second", "hog_svm", "neighbours")]   # the longest first
+        waiting = [pool.submit(_judge_process, config, name, show=show, running=running) for name in ("noise", "second", "first", "hog_svm", "neighbours")]   # the longest first
         try:
             for future in waiting: future.result()
         except BaseException:
-            stop.set()
             for future in waiting: future.cancel()
+            for process in running: process.kill()
             raise
 
-def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], None], stop: threading.Event) -> None:
+def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], None], running: list[subprocess.Popen]) -> None:
     command = "import json, sys; from curriculum_gen.batches import _train_judge; _train_judge(json.loads(sys.argv[1]), sys.argv[2])"
     with subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
-        try:
-            for line in process.stdout:   # "step total"
-                if stop.is_set(): break
-                show(name, int(line.split()[1]))
-        finally:
-            if stop.is_set() or sys.exc_info()[0]: process.kill()
+        running.append(process)
+        for line in process.stdout: show(name, int(line.split()[1]))   # "step total"
         told = process.stderr.read().strip().splitlines()
-    if process.returncode and not stop.is_set(): raise InputError(f"the {name} judge could not be trained: {told[-1] if told else f'exit code {process.returncode}'}")
+    if process.returncode: raise InputError(f"the {name} judge could not be trained: {told[-1] if told else f'exit code {process.returncode}'}")
 
 def _train_judge(config: dict, name: str) -> None:
     from curriculum_gen.data import load_dataset
@@ -138,7 +135,7 @@ def run_study(
     outcomes = []
     if work:
         _find_data(configs[0].dataset, data_folder, say)
-        prepare_judges(configs[0], progress=progress)
+        if not all((RunFolder(job.report.parent).judges/f"{name}.json").exists() for job, _ in work for name in JUDGE_NAMES): prepare_judges(configs[0], progress=progress)
         outcomes = execute_all(work, jobs or max(1, (os.cpu_count() or 1)//configs[0].threads), timeout_seconds=timeout_seconds, say=say, progress=progress)
     return outcomes + report_study(out, timeout_seconds=timeout_seconds)
 
@@ -172,20 +169,29 @@ def write_index(
 ) -> Path:
     "Write `index.html`, which links every report of a study"
     out, rows = Path(out), []
-    for folder in run_folders(out):
-        run, last = RunFolder(folder), read_json(RunFolder(folder).evaluation)["rows"][-1]
-        status = read_json(run.status)["status"] if run.status.exists() else "no report"
-        place = folder.relative_to(out).as_posix()
-        links = f'<a href="{place}/report.html">report</a>, <a href="{place}/report.ipynb">notebook</a>, <a href="{place}/run.json">run.json</a>'
-        rows.append(f"<tr><td>{last['regime']}</td><td>{last['seed']}</td><td>{last['step']:,}</td><td>{last['accuracy']:.1%} of {10*last['n_per_class']:,}</td>"
-                    f"<td>{last['accuracy_second_judge']:.1%}</td><td>{_student(last)}</td><td>{last['verdict']}</td><td>{status}</td><td>{links}</td></tr>")
+    for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
+        run = RunFolder(folder)
+        status = read_json(run.status) if run.status.exists() else {"status": "no report", "error": ""}
+        config = RunConfig.from_dict(read_json(run.config))
+        rows.append(f"<tr><td>{config.regime}</td><td>{config.seed}</td>{_last_cells(run)}<td>{status['status']}</td><td>{_links(run, out)}{html.escape(status['error'])}</td></tr>")
     body = (f"<h1>Is it the regime, is it the stopping, is there a regression?</h1><main><blockquote><p>{html.escape(table['answer']).replace(chr(10), '</p><p>')}</p></blockquote>"
             f'<p><a href="seed_table.html"><b>The study report</b></a>: all figures, and the verdict step by step. '
             f'<a href="seed_table.ipynb">Its notebook</a>, <a href="seed_table.json">seed_table.json</a>, <a href="run.json">run.json</a>.</p>'
             f"<p>Data: {html.escape(table['data_source'])}, {table['data']['train_images']:,} training and {table['data']['test_images']:,} test images. "
             f"Profile {table['profile']}, widths {table['widths']}, threads a run: {table['threads']}.</p><h2>Runs at their last step</h2>"
-            "<table><thead><tr><th>regime</th><th>seed</th><th>step</th><th>judge accuracy</th><th>second judge</th><th>student</th><th>verdict</th><th>status</th><th></th></tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table></main>")
+            "<div class='output_html'><table><thead><tr><th>regime</th><th>seed</th><th>step</th><th>judge accuracy</th><th>second judge</th><th>student</th><th>verdict</th><th>status</th><th></th></tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table></div></main>")
     return write_atomic(out/"index.html", PAGE.format(title="Study", body=body))
 
-def _student(row: dict) -> str: return f"{row['student']['correct']/row['student']['images']:.1%}" if row["student"] else ""
+def _last_cells(run: RunFolder) -> str:
+    "The last checkpoint's cells; dashes where nothing was scored"
+    if not run.evaluation.exists(): return "<td>–</td>"*5
+    last = read_json(run.evaluation)["rows"][-1]
+    student = f"{last['student']['correct']/last['student']['images']:.1%}" if last["student"] else ""
+    return (f"<td>{last['step']:,}</td><td>{last['accuracy']:.1%} of {10*last['n_per_class']:,}</td><td>{last['accuracy_second_judge']:.1%}</td>"
+            f"<td>{student}</td><td>{last['verdict']}</td>")
+
+def _links(run: RunFolder, out: Path) -> str:
+    "Links to what a run has"
+    there = [(name, path) for name, path in (("report", run.page), ("notebook", run.report), ("run.json", run.status)) if path.exists()]
+    return ", ".join(f'<a href="{path.relative_to(out).as_posix()}">{name}</a>' for name, path in there) + " "

@@ -7,7 +7,9 @@ __all__ = ['PAGE', 'prepare_run', 'example_study', 'example_card', 'report_noteb
            'write_page', 'outside_references', 'report_card']
 
 # %% ../nbs/21_reports.ipynb #9cf1001d
-import html, json, os, re, signal, subprocess, sys, threading, warnings
+import html, json, os, re, subprocess, sys, threading, warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,8 @@ from time import monotonic, sleep
 
 import nbformat
 import papermill
-from filelock import FileLock
+import psutil
+from filelock import FileLock, Timeout
 from nbconvert import HTMLExporter
 from platformdirs import user_cache_dir
 
@@ -117,10 +120,25 @@ def execute(
     timeout_seconds: float = 24*3600,            # total; then the job is ended and called "timeout"
     cancelled: threading.Event | None = None,    # set by another thread to end the job early
 ) -> dict:                                       # what `run.json` holds
-    "Execute a report, make its page, and record how it ended: ok, failed, timeout or cancelled"
+    "Execute a report, make its page, and record how it ended: ok, failed, timeout or cancelled; what another process just executed is not executed again"
     check_parameters(job.notebook, job.parameters)
-    started, partial, log = monotonic(), job.report.with_name(f".{job.report.name}"), job.report.with_suffix(".log")
     job.report.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(job, cancelled) as waited: return read_json(job.status) if waited and job.is_done() else _execute(job, timeout_seconds=timeout_seconds, cancelled=cancelled)
+
+@contextmanager
+def _turn(job: Job, cancelled: threading.Event | None) -> Iterator[bool]:
+    "One process at a time executes a report; whoever comes second waits, and gives whether it had to"
+    lock, waited = FileLock(job.report.with_name(f".{job.report.stem}.lock")), False
+    while True:
+        try: lock.acquire(timeout=0.2)
+        except Timeout: waited = True
+        else: break
+        if cancelled is not None and cancelled.is_set(): break
+    try: yield waited
+    finally: lock.release()
+
+def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | None) -> dict:
+    started, partial, log = monotonic(), job.report.with_name(f".{job.report.name}"), job.report.with_suffix(".log")
     for attempt in (1, 2):
         status = _papermill(job, partial, log=log, deadline=started + timeout_seconds, cancelled=cancelled)
         if status != "failed" or "Kernel died before replying" not in log.read_text(errors="replace"): break   # only a failed start is tried again
@@ -137,8 +155,21 @@ def execute(
 _RECORDED = "torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib"
 
 # %% ../nbs/21_reports.ipynb #898710d6
+# papermill in a process that ends, with everything it has started, when whoever started it is gone
+_WATCHED = """
+import os, threading, time
+import psutil
+from papermill.cli import papermill
+def watch(parent):
+    while os.getppid() == parent: time.sleep(0.5)
+    for child in psutil.Process().children(recursive=True): child.kill()
+    os._exit(1)
+threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+papermill()
+"""
+
 def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled: threading.Event | None) -> str:
-    command = [sys.executable, "-m", "papermill", str(job.notebook), str(partial), "-k", "python3", "--no-progress-bar", "-y", json.dumps(job.parameters)]
+    command = [sys.executable, "-c", _WATCHED, str(job.notebook), str(partial), "-k", "python3", "--no-progress-bar", "-y", json.dumps(job.parameters)]
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -150,9 +181,13 @@ def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled
                 sleep(0.1)
             return "ok" if process.returncode == 0 else "failed"
         finally:
-            if process.poll() is None:   # its kernel watches it and ends within seconds
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            if process.poll() is None: _end(process)
+
+def _end(process: subprocess.Popen) -> None:
+    "Kill a process, its kernel and whatever that has started: each has a session of its own, so killing a group would miss some"
+    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        with suppress(psutil.NoSuchProcess): member.kill()
+    process.wait()
 
 def _last_error(log: Path) -> str:
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")).splitlines() if line.strip()]

@@ -195,7 +195,6 @@ def test_nothing_of_an_ended_job_goes_on(ended):
     assert gone(ended.papermill, ended.kernel)
 
 
-@pytest.mark.xfail(strict=True, reason="a kernel has a session of its own, so ending papermill's group misses what the kernel started")
 def test_what_the_kernel_of_an_ended_job_had_started_is_ended_too(ended):
     try: assert gone(ended.child)
     finally:
