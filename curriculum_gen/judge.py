@@ -233,22 +233,22 @@ def _descend(judge: nn.Module, recipe: JudgeRecipe, *, images: Tensor, labels: T
 # Least accuracy and largest share of the predictions on one class, by data set, kind of data ("whole" files or the embedded "subset"), training and widths.
 # Fixed from results/judge_pilot.json by the rule below.
 LIMITS = {
-    ("mnist", "whole", "full", "small"): {"first": (0.971, 0.130), "second": (0.974, 0.127), "noise": (0.976, 0.129)},
-    ("mnist", "whole", "full", "any"): {"neighbours": (0.961, 0.131), "hog_svm": (0.967, 0.129)},
-    ("mnist", "whole", "brief", "small"): {"first": (0.930, 0.131), "second": (0.953, 0.131), "noise": (0.955, 0.131)},
-    ("mnist", "whole", "brief", "any"): {"neighbours": (0.928, 0.136), "hog_svm": (0.953, 0.130)},
-    ("mnist", "subset", "full", "small"): {"first": (0.936, 0.146), "second": (0.955, 0.144), "noise": (0.952, 0.144)},
-    ("mnist", "subset", "full", "any"): {"neighbours": (0.888, 0.154), "hog_svm": (0.930, 0.145)},
-    ("mnist", "subset", "brief", "small"): {"first": (0.913, 0.150), "second": (0.937, 0.148), "noise": (0.932, 0.145)},
-    ("mnist", "subset", "brief", "any"): {"neighbours": (0.888, 0.154), "hog_svm": (0.930, 0.145)},
-    ("fashion_mnist", "whole", "full", "small"): {"first": (0.842, 0.150), "second": (0.858, 0.125), "noise": (0.826, 0.129)},
-    ("fashion_mnist", "whole", "full", "any"): {"neighbours": (0.832, 0.125), "hog_svm": (0.859, 0.125)},
-    ("fashion_mnist", "whole", "brief", "small"): {"first": (0.760, 0.155), "second": (0.804, 0.134), "noise": (0.761, 0.133)},
-    ("fashion_mnist", "whole", "brief", "any"): {"neighbours": (0.789, 0.125), "hog_svm": (0.833, 0.125)},
-    ("fashion_mnist", "subset", "full", "small"): {"first": (0.823, 0.139), "second": (0.819, 0.176), "noise": (0.796, 0.143)},
-    ("fashion_mnist", "subset", "full", "any"): {"neighbours": (0.782, 0.139), "hog_svm": (0.827, 0.142)},
-    ("fashion_mnist", "subset", "brief", "small"): {"first": (0.750, 0.176), "second": (0.800, 0.143), "noise": (0.749, 0.140)},
-    ("fashion_mnist", "subset", "brief", "any"): {"neighbours": (0.782, 0.139), "hog_svm": (0.827, 0.142)},
+    ("mnist", "whole", "full", "small"): {"first": (0.971, 0.132), "second": (0.974, 0.132), "noise": (0.976, 0.132)},
+    ("mnist", "whole", "full", "any"): {"neighbours": (0.960, 0.132), "hog_svm": (0.967, 0.132)},
+    ("mnist", "whole", "brief", "small"): {"first": (0.930, 0.136), "second": (0.953, 0.136), "noise": (0.955, 0.136)},
+    ("mnist", "whole", "brief", "any"): {"neighbours": (0.928, 0.136), "hog_svm": (0.953, 0.136)},
+    ("mnist", "subset", "full", "small"): {"first": (0.936, 0.158), "second": (0.952, 0.158), "noise": (0.952, 0.158)},
+    ("mnist", "subset", "full", "any"): {"neighbours": (0.888, 0.158), "hog_svm": (0.930, 0.158)},
+    ("mnist", "subset", "brief", "small"): {"first": (0.903, 0.158), "second": (0.937, 0.158), "noise": (0.932, 0.158)},
+    ("mnist", "subset", "brief", "any"): {"neighbours": (0.888, 0.158), "hog_svm": (0.930, 0.158)},
+    ("fashion_mnist", "whole", "full", "small"): {"first": (0.842, 0.150), "second": (0.846, 0.150), "noise": (0.819, 0.150)},
+    ("fashion_mnist", "whole", "full", "any"): {"neighbours": (0.832, 0.150), "hog_svm": (0.858, 0.150)},
+    ("fashion_mnist", "whole", "brief", "small"): {"first": (0.760, 0.155), "second": (0.804, 0.155), "noise": (0.761, 0.155)},
+    ("fashion_mnist", "whole", "brief", "any"): {"neighbours": (0.789, 0.155), "hog_svm": (0.833, 0.155)},
+    ("fashion_mnist", "subset", "full", "small"): {"first": (0.823, 0.176), "second": (0.819, 0.176), "noise": (0.796, 0.176)},
+    ("fashion_mnist", "subset", "full", "any"): {"neighbours": (0.782, 0.176), "hog_svm": (0.827, 0.176)},
+    ("fashion_mnist", "subset", "brief", "small"): {"first": (0.750, 0.176), "second": (0.799, 0.176), "noise": (0.749, 0.176)},
+    ("fashion_mnist", "subset", "brief", "any"): {"neighbours": (0.782, 0.176), "hog_svm": (0.827, 0.176)},
 }
 
 def limits_of(
