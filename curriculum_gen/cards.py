@@ -27,7 +27,7 @@ def card_table(
     "The four parts of a checkpoint's quality in numbers"
     n = 10*row["n_per_class"]
     found = [_share("conditioning", JUDGE_NAMES[name], (np.trace(entry["confusion"]), n), (judges[name]["correct"], judges[name]["images"])) for name, entry in row["panel"].items()]
-    if s := row["student"]: found.append(_share("student score", f"of {10*s['images_per_class']:,} images", (s["correct"], s["images"]), (s["real_correct"], s["images"])))
+    if s := row["student"]: found.append(_share("student score", f"of {10*s['images_per_class']:,}\nimages", (s["correct"], s["images"]), (s["real_correct"], s["images"])))
     made, real = row["realism"]["generated"], row["realism"]["real"]
     m = 10*made["images_per_class"]
     def share(part: str, measure: str, key: str) -> dict: return _share(part, measure, (sum(made[key]), m), (sum(real[key]), m))
@@ -60,7 +60,7 @@ def plot_card(
 ) -> Figure:                          # four panels: conditioning, student score, realism, diversity
     "A checkpoint's four parts of quality beside those of real images"
     table, color = card_table(row, judges), regime_style(row.get("regime", "generator"))["color"]
-    figure, axes = plt.subplots(1, 4, figsize=(9.2, 2.9), width_ratios=(1.25, 0.75, 1, 1.5))
+    figure, axes = plt.subplots(1, 4, figsize=(7.8, 2.8), width_ratios=(1.2, 0.8, 1, 1.5))
     for ax, part in zip(axes, ("conditioning", "student score", "realism")): _dots(ax, table[(table.part == part) & (table.measure != "KID")], title=part, color=color)
     _coverage(axes[3], row["realism"], color=color)
     kid = table[table.measure == "KID"].iloc[0]
@@ -83,7 +83,7 @@ def _coverage(ax: Axes, realism: dict, *, color: str) -> None:
     shares = [100*np.array(side["covered"])/side["images_per_class"] for side in (made, real)]
     ax.bar(range(10), shares[0], color=color, width=0.7)
     ax.plot(range(10), shares[1], clip_on=False, **_REAL)
-    ax.set(title=f"diversity: coverage (n = {made['images_per_class']} a class)", xticks=range(10), xlabel="class asked for", ylabel="real neighbourhoods\nreached (%)", ylim=(0, 100))
+    ax.set(title=f"coverage (n = {made['images_per_class']} a class)", xticks=range(10), xlabel="class asked for", ylabel="real neighbourhoods\nreached (%)", ylim=(0, 100))
 
 # %% ../nbs/19_cards.ipynb #8b80f543
 @_printed
@@ -112,7 +112,7 @@ def plot_misleading_accuracy(
     stations = [*JUDGE_NAMES.values(), "student score", "precision", "coverage"]
     def line(row: dict, column: str) -> list[float]:
         table = card_table(row, judges).set_index("measure")
-        return [100*table.loc[name, column] for name in [*JUDGE_NAMES.values(), f"of {10*row['student']['images_per_class']:,} images", "precision", "coverage within classes"]]
+        return [100*table.loc[name, column] for name in [*JUDGE_NAMES.values(), f"of {10*row['student']['images_per_class']:,}\nimages", "precision", "coverage within classes"]]
     ax.plot(line(rows[0], "real"), color="0.35", linewidth=1.2, marker="o", markerfacecolor="white", zorder=4, label="real images")
     for name in dict.fromkeys(row["regime"] for row in rows):
         style = regime_style(name)

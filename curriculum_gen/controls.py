@@ -33,12 +33,22 @@ def _drawn(split: Split, n: int, rng: torch.Generator) -> Tensor:
     rows = [torch.nonzero(split.labels == c)[:, 0] for c in range(CLASSES)]
     return torch.stack([normalise(split.images[r[torch.randperm(len(r), generator=rng)[:n]]]) for r in rows])
 
-def real_test_images(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def real_test_images(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "Real images of the first half of the test set"
     test = instruments.dataset.test
     return _drawn(Split(images=test.images[:len(test)//2], labels=test.labels[:len(test)//2]), n, rng)
 
-def honest_sampler(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def honest_sampler(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "Training images under small random rotations (10 degrees), shifts (2 pixels) and scalings (10 %)"
     images = _drawn(instruments.dataset.half_a, n, rng).flatten(0, 1)
     angle, right, down, scale = torch.rand(4, len(images), generator=rng)*2 - 1
@@ -46,22 +56,42 @@ def honest_sampler(instruments: InstrumentSet, n: int, *, rng: torch.Generator) 
                                interpolation=transforms.InterpolationMode.BILINEAR, fill=[-1.0]) for image, a, x, y, s in zip(images, angle, right, down, scale)]
     return torch.stack(moved).unflatten(0, (CLASSES, n))
 
-def one_memorised_image(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def one_memorised_image(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "One training image for each class, over and over"
     return _drawn(instruments.dataset.half_a, 1, rng).expand(CLASSES, n, 1, 28, 28).contiguous()
 
-def constant_class(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def constant_class(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "Different training images of one class, the same whatever is asked"
     chosen = int(torch.randint(CLASSES, (1,), generator=rng))
     return _drawn(instruments.dataset.half_a, n, rng)[chosen:chosen + 1].expand(CLASSES, n, 1, 28, 28).contiguous()
 
-def permuted_labels(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def permuted_labels(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "Real training images, their labels shuffled"
     images = _drawn(instruments.dataset.half_a, n, rng).flatten(0, 1)
     return images[torch.randperm(len(images), generator=rng)].unflatten(0, (CLASSES, n))
 
 # %% ../nbs/23_controls.ipynb #a1b37b23
-def optimised_noise(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def optimised_noise(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "Uniform noise, changed pixel by pixel until the first judge sees the class asked for"
     judge, made = instruments.judges["first"].network, []
     for c in range(CLASSES):
@@ -73,7 +103,12 @@ def optimised_noise(instruments: InstrumentSet, n: int, *, rng: torch.Generator)
         made.append(images)
     return torch.stack(made)
 
-def trained_through_first_judge(instruments: InstrumentSet, n: int, *, rng: torch.Generator) -> Tensor:
+def trained_through_first_judge(
+    instruments: InstrumentSet,
+    n: int,                  # images a class, at least 1
+    *,
+    rng: torch.Generator,    # of every draw
+) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
     "Images of a generator whose only loss is the first judge's cross-entropy, after 150 steps"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
@@ -92,10 +127,10 @@ class Control:
     images: Callable[..., Tensor]     # (instruments, n, rng=) -> [10, n, 1, 28, 28]
     expected: tuple[str, ...]         # verdicts
     student_images: int               # a class
-    test_rows: slice = slice(None)    # of the test images, for the student
+    second_half: bool = False         # the student is tested on the second half of the test images only
 
 CONTROLS: Mapping[str, Control] = {
-    "real test images": Control(images=real_test_images, expected=("LEARNED",), student_images=400, test_rows=slice(5000, 10_000)),
+    "real test images": Control(images=real_test_images, expected=("LEARNED",), student_images=400, second_half=True),
     "honest sampler": Control(images=honest_sampler, expected=("LEARNED",), student_images=1000),
     "optimised noise": Control(images=optimised_noise, expected=("GAMED",), student_images=200),
     "trained through the first judge": Control(images=trained_through_first_judge, expected=("GAMED", "SUSPECT"), student_images=1000),
@@ -114,7 +149,7 @@ def run_control(
     control, rng = CONTROLS[name], torch.Generator().manual_seed(stream_seed(seed, f"control {name}"))
     chosen = dataclasses.replace(instruments, student_images=control.student_images)
     with torch_threads(instruments.threads): images = control.images(chosen, max(chosen.images_per_class, control.student_images), rng=rng)
-    card, _ = score_images(images, chosen, test_rows=control.test_rows)
+    card, _ = score_images(images, chosen, test_rows=slice(len(chosen.dataset.test)//2 if control.second_half else 0, None))
     row = judged_rows([card], {judge: j.certificate for judge, j in instruments.judges.items()})[0]
     right = row["verdict"] in control.expected and (control.expected != ("LEARNED",) or bool(row["trusted"]))
     return {"control": name, "seed": seed, "verdict": row["verdict"], "right": right, "trusted": row["trusted"], "reasons": row["reasons"], "n_per_class": row["n_per_class"],
@@ -133,7 +168,7 @@ def bench_controls(
     jobs: int = 1,                       # processes
     images_per_class: int = 200,         # of the quality test
     judge_training: str = "full",        # "full" or "brief"
-    controls: Sequence[str] = tuple(CONTROLS),
+    controls: Sequence[str] = tuple(CONTROLS),   # names in `CONTROLS`
     progress: bool = False,              # show a bar with time left
 ) -> dict:                               # rows: control, expected, runs, right, got (verdict -> count); and every single run
     "Run the controls and count how often their verdict is the true one"

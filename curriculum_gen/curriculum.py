@@ -140,7 +140,7 @@ class Profile:
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (
     Profile(name="tiny", total_steps=12, checkpoint_interval=6, seeds=(0, 1), judge_training="brief", images_per_class=20, student_images=50),
-    Profile(name="quick", total_steps=300, checkpoint_interval=60, seeds=(0, 1, 2), judge_training="full", images_per_class=100, student_images=1000),
+    Profile(name="quick", total_steps=240, checkpoint_interval=80, seeds=(0, 1, 2), judge_training="full", images_per_class=100, student_images=1000),
     Profile(name="report", total_steps=10_000, checkpoint_interval=500, seeds=(0, 1, 2, 3, 4, 5), judge_training="full", images_per_class=100, student_images=1000),
 )})
 
@@ -182,8 +182,8 @@ class RunConfig(Record):
     profile: str = "quick"         # the profile it started from
     dataset: str = "mnist"         # "mnist" or "fashion_mnist"
     widths: str = "small"          # "small" or "paper": channel counts of all networks
-    total_steps: int = 300         # T, optimiser steps
-    checkpoint_interval: int = 60  # optimiser steps; divides T
+    total_steps: int = 240         # T, optimiser steps
+    checkpoint_interval: int = 80  # optimiser steps; divides T
     judge_training: str = "full"   # "full" or "brief"
     batch_size: int = 64           # real images, and generated images, a step
     learning_rate: float = 2e-4    # of both Adam optimisers (betas 0.5 and 0.999)

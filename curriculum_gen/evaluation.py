@@ -264,10 +264,10 @@ def _score_checkpoints(run: RunFolder, config: RunConfig, steps: list[int], *, i
     for step in tqdm(steps, desc=f"scoring {config.regime} seed {config.seed}", unit=" checkpoints", disable=not progress):
         record = _load_generator(generator, run.checkpoint(step))
         if record["judge_sha256"] != instruments.judges["first"].sha256: raise InputError(f"{run.checkpoint(step)}: training listened to another first judge than the one in {run.judges}; delete the run folder and train again")
-        initial = copy.deepcopy(generator.output[0].weight) if initial is None else initial
+        initial = generator.output[0].weight.detach().clone() if initial is None else initial
         wants_student = step in (config.reference_step, config.total_steps)
         card, judged = known.get((step, weights_sha256(generator), wants_student)) or score_generator(generator, instruments, student=wants_student)
-        change = float((generator.output[0].weight - initial).abs().max())
+        change = float((generator.output[0].weight.detach() - initial).abs().max())
         series.cards.append({"regime": config.regime, "seed": config.seed, "step": step} | card | {"output_change": change})
         series.judged.append(judged)
         with torch_threads(config.threads): series.samples.append(_as_pixels(generate(generator, evaluation_latents(SAMPLE_LATENTS))))

@@ -206,7 +206,7 @@ h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ font-size: 1.25rem; margin-
 img {{ width: min(100%, 54rem); height: auto; }} a {{ color: #0b5cad; }} code {{ background: #f2f2f2; padding: 0 .25em; border-radius: 3px; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }}
 th, td {{ white-space: nowrap; padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; }} th:first-child, td:first-child {{ text-align: left; }}
-thead th {{ border-bottom: 2px solid #888; }} blockquote {{ margin: 1rem 0; padding: .6rem 1.1rem; background: #f4f7fb; border-left: 4px solid #0b5cad; }}
+thead th {{ white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888; }} blockquote {{ margin: 1rem 0; padding: .6rem 1.1rem; background: #f4f7fb; border-left: 4px solid #0b5cad; }}
 .jp-RenderedHTMLCommon, .output_html, .jp-OutputArea-output {{ overflow-x: auto; }} pre {{ white-space: pre-wrap; }} .anchor-link {{ display: none; }}
 h1 + blockquote {{ margin: -.4rem 0 1.4rem; padding: 0; background: none; border: 0; color: #555; font-size: 1.05rem; }}
 blockquote p:first-child {{ margin-top: 0; }} blockquote p:last-child {{ margin-bottom: 0; }}
