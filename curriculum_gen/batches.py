@@ -65,6 +65,7 @@ def prepare_judges(
             for process in running: process.kill()
             raise
 
+# %% ../nbs/22_batches.ipynb #ec078b93
 def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], None], running: list[subprocess.Popen]) -> None:
     command = "import json, sys; from curriculum_gen.batches import _train_judge; _train_judge(json.loads(sys.argv[1]), sys.argv[2])"
     with subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) as process:

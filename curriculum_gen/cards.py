@@ -70,6 +70,7 @@ def plot_card(
          key=[Line2D([], [], color=color, marker="o", label="generated"), Line2D([], [], label="real images in its place", **_REAL)])
     return figure
 
+# %% ../nbs/19_cards.ipynb #e7a35e90
 def _dots(ax: Axes, table: pd.DataFrame, *, title: str, color: str) -> None:
     places = np.arange(len(table))
     ax.hlines(places, 100*table.low, 100*table.high, color=color, linewidth=2)

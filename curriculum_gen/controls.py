@@ -175,7 +175,7 @@ def bench_controls(
     out, lines = Path(out), Path(out).with_suffix(".partial.jsonl")
     config = run_config("quick", regime="phase1_only", seed=0, judge_training=judge_training)
     dataset = load_dataset("mnist", report=lambda line: None)
-    certified_panel(config, dataset, progress=progress)   # trained once, before the processes ask for it
+    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar: certified_panel(config, dataset, progress=lambda *_: bar.update())   # before the processes ask for them
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     todo = [(name, seed) for seed in range(first_seed, first_seed + runs) for name in controls if (name, seed) not in {(r["control"], r["seed"]) for r in done}]
     work = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_one)(name, seed, judge_training, images_per_class) for name, seed in todo)
@@ -188,6 +188,7 @@ def bench_controls(
     lines.unlink(missing_ok=True)
     return result
 
+# %% ../nbs/23_controls.ipynb #77802e19
 def _counted(name: str, runs: list[dict]) -> dict:
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs), "right": sum(r["right"] for r in runs),
             "got": {verdict: sum(r["verdict"] == verdict for r in runs) for verdict in dict.fromkeys(r["verdict"] for r in runs)}}

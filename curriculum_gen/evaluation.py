@@ -273,6 +273,7 @@ def _score_checkpoints(run: RunFolder, config: RunConfig, steps: list[int], *, i
         with torch_threads(config.threads): series.samples.append(_as_pixels(generate(generator, evaluation_latents(SAMPLE_LATENTS))))
     return series
 
+# %% ../nbs/15_evaluation.ipynb #e16b81fe
 def _run_panel(run: RunFolder, config: RunConfig, dataset: Dataset) -> dict[str, CertifiedJudge]:
     "The panel of a run: the judges saved in its folder, those missing from the cache or newly trained, and then saved there"
     for name in PANEL:

@@ -137,6 +137,7 @@ def _turn(job: Job, cancelled: threading.Event | None) -> Iterator[bool]:
     try: yield waited
     finally: lock.release()
 
+# %% ../nbs/21_reports.ipynb #898710d6
 def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | None) -> dict:
     started, partial, log = monotonic(), job.report.with_name(f".{job.report.name}"), job.report.with_suffix(".log")
     for attempt in (1, 2):
@@ -154,7 +155,7 @@ def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | N
 
 _RECORDED = "torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib"
 
-# %% ../nbs/21_reports.ipynb #898710d6
+# %% ../nbs/21_reports.ipynb #8101578e
 # papermill in a process that ends, with everything it has started, when whoever started it is gone
 _WATCHED = """
 import os, threading, time
@@ -168,6 +169,7 @@ threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 papermill()
 """
 
+# %% ../nbs/21_reports.ipynb #49efd0d9
 def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled: threading.Event | None) -> str:
     command = [sys.executable, "-c", _WATCHED, str(job.notebook), str(partial), "-k", "python3", "--no-progress-bar", "-y", json.dumps(job.parameters)]
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -183,6 +185,7 @@ def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled
         finally:
             if process.poll() is None: _end(process)
 
+# %% ../nbs/21_reports.ipynb #e8a5cae5
 def _end(process: subprocess.Popen) -> None:
     "Kill a process, its kernel and whatever that has started: each has a session of its own, so killing a group would miss some"
     for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
