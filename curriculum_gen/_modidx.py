@@ -113,6 +113,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'curriculum_gen.controls.real_test_images': ( 'controls.html#real_test_images',
                                                                                        'curriculum_gen/controls.py'),
                                          'curriculum_gen.controls.run_control': ('controls.html#run_control', 'curriculum_gen/controls.py'),
+                                         'curriculum_gen.controls.said': ('controls.html#said', 'curriculum_gen/controls.py'),
                                          'curriculum_gen.controls.trained_through_first_judge': ( 'controls.html#trained_through_first_judge',
                                                                                                   'curriculum_gen/controls.py')},
             'curriculum_gen.curriculum': { 'curriculum_gen.curriculum.Phase': ('curriculum.html#phase', 'curriculum_gen/curriculum.py'),

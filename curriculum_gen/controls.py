@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'real_test_images', 'honest_sampler', 'one_memorised_image', 'constant_class', 'permuted_labels',
-           'optimised_noise', 'trained_through_first_judge', 'Control', 'run_control', 'bench_controls']
+           'optimised_noise', 'trained_through_first_judge', 'Control', 'run_control', 'said', 'bench_controls']
 
 # %% ../nbs/23_controls.ipynb #f71f6450
 import dataclasses, json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from .data import Split, load_dataset, normalise
 from .evaluation import InstrumentSet, evaluation_latents, generate, instrument_set, judged_rows, score_images
 from .model import CLASSES, LATENT_SIZE, Generator, torch_threads
 from .panel import certified_panel
-from .records import InputError, read_json, stream_seed, unknown_name, write_atomic, write_json
+from .records import Verdict, read_json, stream_seed, unknown_name, write_atomic, write_json
 
 # %% ../nbs/23_controls.ipynb #3bd87a06
 def _drawn(split: Split, n: int, rng: torch.Generator) -> Tensor:
@@ -123,15 +124,15 @@ def trained_through_first_judge(
 # %% ../nbs/23_controls.ipynb #53cd1180
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    "A source of images and the verdicts that are true of it"
+    "A source of images and what is true of it"
     images: Callable[..., Tensor]     # (instruments, n, rng=) -> [10, n, 1, 28, 28]
-    expected: tuple[str, ...]         # verdicts
+    expected: tuple[str, ...]         # verdicts, or TRUSTED
     student_images: int               # a class
     second_half: bool = False         # the student is tested on the second half of the test images only
 
 CONTROLS: Mapping[str, Control] = {
-    "real test images": Control(images=real_test_images, expected=("LEARNED",), student_images=400, second_half=True),
-    "honest sampler": Control(images=honest_sampler, expected=("LEARNED",), student_images=1000),
+    "real test images": Control(images=real_test_images, expected=("TRUSTED",), student_images=400, second_half=True),
+    "honest sampler": Control(images=honest_sampler, expected=("TRUSTED",), student_images=1000),
     "optimised noise": Control(images=optimised_noise, expected=("GAMED",), student_images=200),
     "trained through the first judge": Control(images=trained_through_first_judge, expected=("GAMED", "SUSPECT"), student_images=1000),
     "constant class": Control(images=constant_class, expected=("AT-CHANCE",), student_images=200),
@@ -143,7 +144,7 @@ def run_control(
     seed: int,                    # at least 0; other seeds for pilots than for studies
     *,
     instruments: InstrumentSet,
-) -> dict:                        # control, seed, verdict, whether it is right, trusted, reasons, and the numbers behind them
+) -> dict:                        # control, seed, verdict, trusted, reasons, and the numbers behind them
     "One control through the scoring that every checkpoint goes through"
     if name not in CONTROLS: raise unknown_name("control", name, among=CONTROLS)
     control, rng = CONTROLS[name], torch.Generator().manual_seed(stream_seed(seed, f"control {name}"))
@@ -151,13 +152,19 @@ def run_control(
     with torch_threads(instruments.threads): images = control.images(chosen, max(chosen.images_per_class, control.student_images), rng=rng)
     card, _ = score_images(images, chosen, test_rows=slice(len(chosen.dataset.test)//2 if control.second_half else 0, None))
     row = judged_rows([card], {judge: j.certificate for judge, j in instruments.judges.items()})[0]
-    right = row["verdict"] in control.expected and (control.expected != ("LEARNED",) or bool(row["trusted"]))
-    return {"control": name, "seed": seed, "verdict": row["verdict"], "right": right, "trusted": row["trusted"], "reasons": row["reasons"], "n_per_class": row["n_per_class"],
+    return {"control": name, "seed": seed, "verdict": row["verdict"], "trusted": row["trusted"], "reasons": row["reasons"], "n_per_class": row["n_per_class"],
             "accuracies": {judge: entry["accuracy"] for judge, entry in row["panel"].items()}, "student": row["student"], **_shares(row["realism"])}
 
 def _shares(realism: dict) -> dict:
     return {f"{side}_{name}": sum(realism[side][key])/(CLASSES*realism[side]["images_per_class"])
             for side in ("generated", "real") for name, key in (("precision", "precise"), ("coverage", "covered"), ("memorised", "near_training"))}
+
+# %% ../nbs/23_controls.ipynb #218bbe3d
+def said(
+    run: dict,   # from `run_control`
+) -> str:        # TRUSTED, or the verdict
+    "What came of a control in one word"
+    return "TRUSTED" if run["trusted"] and run["verdict"] in (Verdict.LEARNED, Verdict.ABOVE_CHANCE) else run["verdict"]
 
 # %% ../nbs/23_controls.ipynb #2c43bd9e
 def bench_controls(
@@ -190,8 +197,8 @@ def bench_controls(
 
 # %% ../nbs/23_controls.ipynb #77802e19
 def _counted(name: str, runs: list[dict]) -> dict:
-    return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs), "right": sum(r["right"] for r in runs),
-            "got": {verdict: sum(r["verdict"] == verdict for r in runs) for verdict in dict.fromkeys(r["verdict"] for r in runs)}}
+    got = Counter(said(run) for run in runs)
+    return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs), "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
 
 _PREPARED: dict[tuple[str, int], InstrumentSet] = {}   # of this process: what every control is held against
 
