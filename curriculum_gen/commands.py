@@ -123,6 +123,7 @@ def train(args: Sequence[str] | None = None) -> int:
         config = run_config(given.profile, regime=given.regime, seed=given.seed, device=device_named(given.device), **_changes(given))
         from curriculum_gen.data import load_dataset
         from curriculum_gen.training import claim_folder, train as train_run
+        if given.data and not Path(given.data).is_dir(): raise InputError(f"{given.data}: no such folder; give the one that holds the data set's files")
         claim_folder(RunFolder(given.folder), config)
         run = train_run(config, given.folder, dataset=load_dataset(config.dataset, folder=given.data), progress=True)
         print(f"{run.path}: {config.total_steps:,} steps, {len(run.steps())} checkpoints; next: cgen-evaluate {run.path}")
@@ -200,6 +201,7 @@ def batch(args: Sequence[str] | None = None) -> int:
         given = parser.parse_args(args)
         for name, value in (("jobs", given.jobs), ("images per class", given.images_per_class)):
             if value is not None and value < 1: raise InputError(f"{name} is {value}: it must be at least 1")
+        if not given.timeout_minutes > 0: raise InputError(f"timeout minutes is {given.timeout_minutes:g}: it must be above 0")
         from curriculum_gen.batches import run_study
         seeds = [seed for text in given.seeds for seed in seed_list(text)] if given.seeds else None
         outcomes = run_study(given.out, profile=given.profile, regimes=list(dict.fromkeys(given.regimes)), seeds=seeds, jobs=given.jobs, images_per_class=given.images_per_class,
@@ -214,7 +216,7 @@ def batch(args: Sequence[str] | None = None) -> int:
 def gate(args: Sequence[str] | None = None) -> int:
     "`cgen-gate`: pass or stop evaluated runs"
     def work() -> int:
-        parser = Parser("cgen-gate", "Exit with 1 and say why when the last checkpoint of a run is INVALID, COLLAPSED, GAMED or REGRESSED, or falls short of what is required.",
+        parser = Parser("cgen-gate", "Exit with 1 and say why when a run's last checkpoint is INVALID, COLLAPSED, GAMED or REGRESSED,\nor falls short of what is required.",
                         example="cgen-gate runs --require LEARNED --strict")
         parser.add_argument("runs", nargs="+", type=Path, help="run folders, or study folders that hold them by regime and seed")
         parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT", help="AT-CHANCE, ABOVE-CHANCE or LEARNED (default: ABOVE-CHANCE)")

@@ -241,6 +241,7 @@ def evaluate_run(
     config = RunConfig.from_dict(read_json(run.config))
     steps = [s for s in checkpoint_steps(config.total_steps, config.checkpoint_interval) if s in set(run.steps())]
     if not steps: raise InputError(f"{run.path}: no checkpoint yet; train the run first")
+    evaluation_latents(images_per_class)   # refuses a wrong number before anything is written
     dataset = dataset or load_dataset(config.dataset, report=lambda line: None)
     if dataset.fingerprint != read_json(run.data)["fingerprint"]: raise InputError(f"{run.path}: was trained on other data than those at hand ({dataset.source.source}); provide the former")
     instruments = instrument_set(_run_panel(run, config, dataset), dataset, images_per_class=images_per_class,

@@ -54,6 +54,7 @@ def gate(
     strict: bool = False,                  # stop MEASURED-DROP too
 ) -> pd.DataFrame:                         # a row a run, then a row a regime of several seeds: regime, seed, step, verdict, passes, why
     "Which runs may pass, and why the others may not"
+    objection(Verdict.LEARNED, require=require)   # refuses a wrong word before anything is read
     folders = gated_folders(paths)
     rows = [_run_row(RunFolder(folder), require=require, strict=strict) for folder in folders]
     return pd.DataFrame(rows + _regime_rows(folders, strict=strict))

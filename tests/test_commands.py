@@ -180,7 +180,7 @@ MISTAKES = {   # command line -> what the line must say
     f"cgen-gate {MINE}": "cgen-evaluate",
     f"cgen-gate {MINE} --require LERNED": "did you mean 'LEARNED'",
     f"cgen-gate {MINE} --strikt": "did you mean '--strict'",
-    "cgen-bench": "what",
+    "cgen-bench": "NAME",
     "cgen-bench control": "did you mean 'controls'",
     "cgen-bench controls --runs 0": "runs is 0",
     "cgen-bench controls --jobs 0": "jobs is 0",
