@@ -6,7 +6,7 @@
 __all__ = ['study_jobs', 'steps_done', 'prepare_judges', 'execute_all', 'run_study', 'report_study', 'write_index']
 
 # %% ../nbs/22_batches.ipynb #0c533756
-import html, json, os, re, subprocess, sys, threading
+import html, json, os, re, shutil, subprocess, sys, threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -153,7 +153,12 @@ def report_study(out: str | Path, *, timeout_seconds: float = 24*3600) -> list[d
     return outcomes
 
 def _claim_all(out: Path, configs: list[RunConfig]) -> None:
-    from curriculum_gen.training import claim_folder   # imports torch
+    from curriculum_gen.training import claim_folder, disk_bytes   # imports torch
+    new = [config for config in configs if not RunFolder(run_path(out, config)).config.exists()]
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    needed, free = sum(map(disk_bytes, new)), shutil.disk_usage(there).free
+    if needed > free:
+        raise InputError(f"{out}: a run needs {needed/len(new)/1e6:,.0f} MB, the {len(new)} new ones {needed/1e6:,.0f} MB, and {free/1e6:,.0f} MB are free: free some space or choose another folder")
     for config in configs: claim_folder(RunFolder(run_path(out, config)), config)
 
 def _find_data(name: str, folder: str | Path | None, say: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .curriculum import RunConfig, checkpoint_steps, profile_named
 from .data import Dataset, load_dataset
-from .judge import PANEL, Certificate, CertifiedJudge, certified_judge, judge_recipe
+from .judge import PANEL, Certificate, CertifiedJudge, certified_judge, judge_recipe, load_judge
 from .model import CLASSES, LATENT_SIZE, Generator, load_weights, torch_threads, weights_sha256
 from .panel import certified_panel, load_panel
 from .realism import NEIGHBOURS, Realism, RealReference, real_reference, realism
@@ -277,6 +277,8 @@ def _score_checkpoints(run: RunFolder, config: RunConfig, steps: list[int], *, i
 # %% ../nbs/15_evaluation.ipynb #e16b81fe
 def _run_panel(run: RunFolder, config: RunConfig, dataset: Dataset) -> dict[str, CertifiedJudge]:
     "The panel of a run: the judges saved in its folder, those missing from the cache or newly trained, and then saved there"
+    for name in PANEL:   # what is there is checked before anything is added
+        if (run.judges/f"{name}.json").exists(): load_judge(run.judges, name)
     for name in PANEL:
         if not (run.judges/f"{name}.json").exists(): certified_judge(judge_recipe(name, config), dataset, device=config.device).save(run.judges)
     return load_panel(run.judges, device=config.device)

@@ -206,7 +206,7 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 58rem; margin: 2.5rem auto; padding: 0 1.2rem; }}
 h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .25rem; }}
-img {{ width: min(100%, 54rem); height: auto; }} a {{ color: #0b5cad; }} code {{ background: #f2f2f2; padding: 0 .25em; border-radius: 3px; }}
+img {{ width: min(100%, 54rem); height: auto; }} a {{ color: #0b5cad; }} code {{ background: #f2f2f2; padding: 0 .25em; border-radius: 3px; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }}
 th, td {{ white-space: nowrap; padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; }} th:first-child, td:first-child {{ text-align: left; }}
 thead th {{ white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888; }} blockquote {{ margin: 1rem 0; padding: .6rem 1.1rem; background: #f4f7fb; border-left: 4px solid #0b5cad; }}

@@ -4,12 +4,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")   # before torch is imported: two test processes then share two cores evenly
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import shutil, subprocess, sys
+import shutil, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+signal.signal(signal.SIGINT, signal.default_int_handler)   # ignored where the shell started the tests in the background, and children would inherit that
 
 
 def pytest_addoption(parser):

@@ -309,7 +309,7 @@ def test_a_result_that_cannot_be_written_is_told(mine):
     process = start("cgen-evaluate", mine.path, folder=mine.path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 2 and "Traceback" not in error
-    assert re.match(r"cgen-evaluate: .*(samples.npz|evaluation.json): .+", error.splitlines()[-1])
+    assert re.match(r"cgen-evaluate: .*(judges/.*|samples.npz|judged.npz|evaluation.json): .+", error.splitlines()[-1])
     assert not [path for path in mine.path.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 

@@ -35,6 +35,7 @@ def test_the_wheel_holds_the_package_its_data_its_reports_and_nothing_else(root,
     content = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {f"curriculum_gen/{path.name}" for path in (root/"curriculum_gen").glob("*.py")}
     expected |= {f"curriculum_gen/embedded/{path.name}" for path in (root/"curriculum_gen"/"embedded").glob("*")}
+    expected |= {"curriculum_gen/preregistration.json"}
     expected |= {f"curriculum_gen/notebooks/{path.name}" for path in (root/"nbs"/"reports").glob("*.ipynb")}
     assert content == expected
     if (root/"nbs"/"reports").exists(): assert "curriculum_gen/notebooks/regime.ipynb" in content
