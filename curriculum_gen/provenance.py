@@ -32,7 +32,7 @@ def user_frames() -> list:   # innermost first; empty where nothing but librarie
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
-    start = next((i for i, frame in enumerate(frames) if frame.f_code in _ENTRIES), -1) + 1
+    start = max((i for i, frame in enumerate(frames) if frame.f_code in _ENTRIES), default=-1) + 1
     return [frame for frame in frames[start:] if not f"{frame.f_globals.get('__name__', '')}.".startswith(("torch.", "contextlib.", "functools."))]
 
 def place(frame: object) -> str:
@@ -166,8 +166,11 @@ def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts
 
 @patch
 def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], before: list[Origin], had_gradient: bool, numbers: list[SeveredNumber]) -> None:
-    if name in _DRAWS and not name.endswith("like") or name in ("randn_like", "rand_like", "randint_like"): return self._drawn(tensor)
-    if name in _FACTORIES: self.origins[tensor] = Origin(number=next(self._numbers)); return
+    if name in _DRAWS: return self._drawn(tensor, name)
+    if name in _FACTORIES:
+        number = next(self._numbers)
+        self.origins[tensor] = Origin(number=number, labels=frozenset({number}) if is_label(tensor) else frozenset())
+        return
     if name in ("tensor", "as_tensor", "from_numpy") and not numbers and not before: return
     if not inputs and not numbers: return
     number, severed = next(self._numbers), _union([o.severed for o in before] + [n.severed for n in numbers])
@@ -195,9 +198,9 @@ def _lost(self: Tracer, inputs: list[Tensor], before: list[Origin], *, numbers: 
     return frozenset((severed, user_line()) for severed in candidates if not severed.recent & partners)
 
 @patch
-def _drawn(self: Tracer, tensor: Tensor) -> None:
+def _drawn(self: Tracer, tensor: Tensor, name: str) -> None:
     number = next(self._numbers)
-    draw = Draw(where=user_line(), digest=digest(tensor), number=number, size=tensor.numel()) if tensor.numel() <= 1_000_000 else None
+    draw = Draw(where=user_line(), digest=digest(tensor), number=number, size=tensor.numel()) if tensor.numel() <= 1_000_000 and name != "randperm" else None
     labels = frozenset({number}) if is_label(tensor) else frozenset()
     self.random |= labels
     self.origins[tensor] = Origin(number=number, labels=labels, draws=frozenset({draw}) if draw else frozenset())
