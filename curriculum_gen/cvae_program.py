@@ -18,7 +18,7 @@ from torch.nn import functional as F
 # %% ../nbs/38_cvae_program.ipynb #3969d22a
 CLASSES, PIXELS, LATENT, BATCH = 10, 64, 8, 96
 TOTAL_STEPS, WARM_UP, RATE = 120, 10, 6e-3
-PHASES = {"autoencoder": (0, 20), "annealing": (20, 60), "full": (60, TOTAL_STEPS)}   # completed steps, [first, end)
+PHASES = {"autoencoder": 0, "annealing": 12, "full": 52}   # completed steps before the first step of each
 TERMS = {"reconstruction": ("encoder", "generator"), "divergence": ("encoder",)}
 ROLES = {"encoder": "encoder", "generator": "generator", "judge": "judge"}
 DECLARED = ()
@@ -26,11 +26,11 @@ FROZEN = ("judge",)
 
 def phase_of(step: int) -> str:
     "The phase of the step that has `step` completed steps before it"
-    return next(name for name, (first, end) in PHASES.items() if first <= step < end)
+    return [name for name, first in PHASES.items() if first <= step][-1]
 
 def weights(step: int) -> dict[str, float]:
     "The intended weight of each term in the step that has `step` completed steps before it"
-    first, end = PHASES["annealing"]
+    first, end = PHASES["annealing"], PHASES["full"]
     return {"reconstruction": 1.0, "divergence": 0.1 * min(max(step - first, 0) / (end - first), 1.0)}
 
 def learning_rate(step: int) -> float:
@@ -89,7 +89,7 @@ def make_judge(
 
 # %% ../nbs/38_cvae_program.ipynb #16cc6e9f
 class State:
-    "Networks, optimiser, data, random state and `step`, the completed steps"
+    "Seed, networks, optimiser, data, random state and `step`, the completed steps"
 
 def start(
     seed: int,
@@ -101,7 +101,7 @@ def start(
     "A new run"
     torch.manual_seed(seed)
     state = State()
-    state.images, state.labels, state.judge = images, labels, judge
+    state.seed, state.images, state.labels, state.judge = seed, images, labels, judge
     state.encoder = Encoder()
     state.generator = Generator()
     state.optimiser = torch.optim.Adam([*state.encoder.parameters(), *state.generator.parameters()], lr=RATE)
@@ -148,7 +148,7 @@ def save(state: State) -> dict:
     snapshot = {name: getattr(state, name).state_dict() for name in ("encoder", "generator", "optimiser")}
     snapshot["random"] = state.random.get_state()
     snapshot["batches"] = state.batches
-    snapshot["step"] = state.step
+    snapshot["seed"], snapshot["step"] = state.seed, state.step
     return copy.deepcopy(snapshot)
 
 def load(
@@ -160,7 +160,7 @@ def load(
 ) -> State:             # continues as the saved run would have
     "A run as it was saved"
     snapshot = copy.deepcopy(snapshot)
-    state = start(0, images=images, labels=labels, judge=judge)
+    state = start(snapshot["seed"], images=images, labels=labels, judge=judge)
     state.encoder.load_state_dict(snapshot["encoder"])
     state.generator.load_state_dict(snapshot["generator"])
     state.optimiser.load_state_dict(snapshot["optimiser"])

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 # %% ../nbs/39_diffusion_program.ipynb #36f6536d
 CLASSES, PIXELS, BATCH, EPOCH = 10, 64, 128, 14   # an epoch is 14 batches
-TIMESTEPS, SAMPLING_STEPS, EMA_DECAY = 50, 10, 0.95
+TIMESTEPS, SAMPLING_STEPS, EMA_DECAY = 50, 10, 0.9
 TOTAL_STEPS = 120
-PHASES = {"noise": (0, 20), "noise and image": (20, TOTAL_STEPS)}   # completed steps, [first, end)
+PHASES = {"noise": 0, "noise and image": 12}   # completed steps before the first step of each
 TERMS = {"noise_error": ("generator",), "image_error": ("generator",)}
 ROLES = {"generator": "generator", "ema": "ema", "judge": "judge"}
 DECLARED = ()
@@ -27,7 +27,7 @@ FROZEN = ("judge",)
 
 def phase_of(step: int) -> str:
     "The phase of the step that has `step` completed steps before it"
-    return next(name for name, (first, end) in PHASES.items() if first <= step < end)
+    return [name for name, first in PHASES.items() if first <= step][-1]
 
 def weights(step: int) -> dict[str, float]:
     "The intended weight of each term in the step that has `step` completed steps before it"
@@ -88,7 +88,7 @@ def make_judge(
 
 # %% ../nbs/39_diffusion_program.ipynb #65d5b940
 class State:
-    "Networks, optimiser, scheduler, data, random state and `step`, the completed steps"
+    "Seed, networks, optimiser, scheduler, data, random state and `step`, the completed steps"
 
 def start(
     seed: int,
@@ -100,7 +100,7 @@ def start(
     "A new run"
     torch.manual_seed(seed)
     state = State()
-    state.images, state.labels, state.judge = images, labels, judge
+    state.seed, state.images, state.labels, state.judge = seed, images, labels, judge
     state.generator = Denoiser()
     state.ema = copy.deepcopy(state.generator).requires_grad_(False)
     state.optimiser = torch.optim.AdamW(state.generator.parameters(), lr=8e-3, weight_decay=1e-4)
@@ -150,7 +150,7 @@ def save(state: State) -> dict:
     "A copy of all that training reads, without the data and the judge"
     kept = {name: getattr(state, name).state_dict() for name in ("generator", "ema", "optimiser", "scheduler")}
     randomness = {"random": state.random.get_state(), "dropout_random": torch.get_rng_state()}
-    return copy.deepcopy({**kept, **randomness, "order": state.order, "step": state.step})
+    return copy.deepcopy({**kept, **randomness, "order": state.order, "seed": state.seed, "step": state.step})
 
 def load(
     snapshot: dict,     # of `save`
@@ -161,7 +161,7 @@ def load(
 ) -> State:             # continues as the saved run would have
     "A run as it was saved"
     snapshot = copy.deepcopy(snapshot)
-    state = start(0, images=images, labels=labels, judge=judge)
+    state = start(snapshot["seed"], images=images, labels=labels, judge=judge)
     state.generator.load_state_dict(snapshot["generator"])
     state.ema.load_state_dict(snapshot["ema"])
     state.optimiser.load_state_dict(snapshot["optimiser"])

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 # %% ../nbs/37_gan_program.ipynb #32ba3023
 CLASSES, PIXELS, LATENT, BATCH, CRITIC_STEPS = 10, 64, 16, 64, 1
 TOTAL_STEPS = 100
-PHASES = {"realism": (0, 20), "matching": (20, TOTAL_STEPS)}   # completed steps, [first, end)
+PHASES = {"realism": 0, "matching": 12}   # completed steps before the first step of each
 TERMS = {"on_real": ("discriminator",), "on_fake": ("discriminator",), "on_mismatch": ("discriminator",), "adversarial": ("generator",)}
 ROLES = {"generator": "generator", "discriminator": "discriminator", "judge": "judge"}
 DECLARED = ()
@@ -25,7 +25,7 @@ FROZEN = ("judge",)
 
 def phase_of(step: int) -> str:
     "The phase of the step that has `step` completed steps before it"
-    return next(name for name, (first, end) in PHASES.items() if first <= step < end)
+    return [name for name, first in PHASES.items() if first <= step][-1]
 
 def weights(step: int) -> dict[str, float]:
     "The intended weight of each term in the step that has `step` completed steps before it"
@@ -80,7 +80,7 @@ def make_judge(
 
 # %% ../nbs/37_gan_program.ipynb #a13aca38
 class State:
-    "Networks, optimisers, data, random state and `step`, the completed steps of the generator"
+    "Seed, networks, optimisers, data, random state and `step`, the completed steps of the generator"
 
 def start(
     seed: int,
@@ -92,7 +92,7 @@ def start(
     "A new run"
     torch.manual_seed(seed)
     state = State()
-    state.images, state.labels, state.judge = images, labels, judge
+    state.seed, state.images, state.labels, state.judge = seed, images, labels, judge
     state.generator = Generator()
     state.discriminator = Discriminator()
     state.generator_optimiser = torch.optim.Adam(state.generator.parameters(), lr=4e-3, betas=(0.5, 0.99))
@@ -163,7 +163,7 @@ def train_step(state: State) -> dict:
 def save(state: State) -> dict:
     "A copy of all that training reads, without the data and the judge"
     kept = {name: getattr(state, name).state_dict() for name in ("generator", "discriminator", "generator_optimiser", "discriminator_optimiser")}
-    return copy.deepcopy({**kept, "random": state.random.get_state(), "order": state.order, "position": state.position, "step": state.step})
+    return copy.deepcopy({**kept, "random": state.random.get_state(), "order": state.order, "position": state.position, "seed": state.seed, "step": state.step})
 
 def load(
     snapshot: dict,     # of `save`
@@ -174,7 +174,7 @@ def load(
 ) -> State:             # continues as the saved run would have
     "A run as it was saved"
     snapshot = copy.deepcopy(snapshot)
-    state = start(0, images=images, labels=labels, judge=judge)
+    state = start(snapshot["seed"], images=images, labels=labels, judge=judge)
     state.generator.load_state_dict(snapshot["generator"])
     state.discriminator.load_state_dict(snapshot["discriminator"])
     state.generator_optimiser.load_state_dict(snapshot["generator_optimiser"])
