@@ -321,7 +321,7 @@ def _label_shares(images: Tensor, rng: np.random.Generator) -> np.ndarray:   # [
     return between/np.maximum(between + within, 1e-300)
 
 # %% ../nbs/23_meters.ipynb #f317903f
-SATISFIED, CONFIRMED = 0.75, 0.5   # of what the judge accepts of real images; of what another opinion confirms there
+SATISFIED, CONFIRMED = 0.9, 0.75   # of what the judge accepts of real images; of what another opinion confirms there
 NOISE = 0.05                       # standard deviation, of the range of real pixels
 
 def second_opinion(
