@@ -24,6 +24,7 @@ class Summand:
     "One term of a loss"
     name: str                  # of the local variable that holds it, else its place and operation
     reached: frozenset[int]    # the tensors with a gradient that it leads to, by `id`
+    cut: frozenset[Severed] = frozenset()   # where the generator's gradient was lost on the way to it
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
@@ -66,7 +67,8 @@ def see_backward(
     traced, origin, scalars = root in tracer.origins, tracer.origins.get(root, Origin()), local_tensors(frames)
     by_node = {tensor.grad_fn: name for name, tensor in reversed(scalars.items()) if tensor.grad_fn is not None and tensor is not root}
     by_number = {tracer.origins[tensor].number: name for name, tensor in reversed(scalars.items()) if tensor in tracer.origins}
-    parts = tuple(Summand(name=_name(node, by_node) or f"summand {i} ({node.name().split('Backward')[0]})", reached=frozenset(reached(node))) for i, node in enumerate(summands(root), 1))
+    names = [_name(node, by_node) or f"summand {i} ({node.name().split('Backward')[0]})" for i, node in enumerate(summands(root), 1)]
+    parts = tuple(Summand(name=name, reached=frozenset(reached(node)), cut=tracer.origins.get(scalars.get(name, root), Origin()).cut) for name, node in zip(names, summands(root)))
     lost = tuple(Lost(name=next((by_number[n] for n in sorted(severed.recent, reverse=True) if n in by_number), "an operand"), severed=severed, added=added) for severed, added in origin.lost)
     return BackwardPass(where=place(frames[0]) if frames else "?", step=step, traced=traced, reached=frozenset().union(*(part.reached for part in parts)), summands=parts, lost=lost,
                         labels=origin.labels, data=origin.data, calls=origin.calls, draws=origin.draws)
@@ -94,12 +96,16 @@ def idle_terms(
     consumers: Mapping[int, frozenset[int]],   # position of a pass -> parameters of the optimisers that used it, by `id`
 ) -> list[Finding]:
     "Summands that reach no parameter of the optimisers that used the gradients, in every pass at a line"
-    idle, made = defaultdict(list), defaultdict(int)
+    idle, made, cut = defaultdict(list), defaultdict(int), {}
     for i, p in enumerate(passes):
         if not consumers.get(i): continue
         made[p.where] += 1
-        for name in {s.name for s in p.summands if not s.reached & consumers[i]} - {s.name for s in p.summands if s.reached & consumers[i]}: idle[p.where, name].append(p.step)
-    return [Finding(cause="loss term trains nothing", subject=name, where=where, step=steps[0], evidence=f"in {len(steps)} of {made[where]} backward passes it led to no parameter that an optimiser then moved")
+        for s in p.summands:
+            if s.reached & consumers[i] or s.name in {other.name for other in p.summands if other.reached & consumers[i]}: continue
+            idle[p.where, s.name].append(p.step)
+            cut[s.name] = min((c.where for c in s.cut), default="")
+    return [Finding(cause="loss term without gradient" if cut[name] else "loss term trains nothing", subject=name, where=where, step=steps[0],
+                    evidence=f"in {len(steps)} of {made[where]} backward passes it led to no parameter that an optimiser then moved" + (f"; the generator's gradient ends at {cut[name]}" if cut[name] else ""))
             for (where, name), steps in idle.items() if len(steps) == made[where]]
 
 # %% ../nbs/22_backward_passes.ipynb #f04b32fe

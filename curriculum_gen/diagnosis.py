@@ -20,7 +20,7 @@ from torch.overrides import _get_current_function_mode, _len_torch_function_stac
 from .backward_passes import GeneratorStep, idle_terms, local_tensors, lost_terms, repeated_draws, see_backward, unused_labels
 from .findings import Finding, Outcome, alarms, findings_table, ranked
 from .loss_terms import compare_gradients, effective_weight, gradients, reached, signature
-from .provenance import Tracer, entry, place, user_frames, user_line
+from .provenance import Origin, Tracer, entry, place, user_frames, user_line
 from .records import InputError, unknown_name
 from .updates import FrozenState, NamedNetworks, mode_dependent, ownership, unmoved
 
@@ -57,10 +57,10 @@ class Watch:
         self._found, self._owners, self._windows, self._signatures = [], {}, 0, set()
         self._passes, self._consumers, self._updates, self._window_open = [], {}, [], False
         self._deposits, self._spent, self._root_gradients, self._cleared, self._received = {}, {}, {}, Counter(), {}
-        self._weights_seen, self._mismatched, self._term_seen, self._probes, self._skips, self._entered = {}, Counter(), set(), 0, [], False
+        self._mismatched, self._term_seen, self._probes, self._entered = Counter(), set(), 0, False
         self._copies = self._largest = self._generator_owner = None
         self._judges = {role: mode_dependent(named.networks[role]) for role in named.frozen if role in named.networks}
-        self._averages = {name: entry.detach().clone() for name, entry in named.entries.items() if named.is_average(name) and entry.is_floating_point()}
+        self._averages = {name: entry.detach().clone() for name, entry in named.entries.items() if named.is_average(name) and isinstance(entry, nn.Parameter)}
         self._tracer, self._frozen, self._bad = self._new_tracer(), FrozenState(named), None
 
     def _new_tracer(self) -> Tracer: return Tracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
@@ -188,8 +188,8 @@ def _at_boundary(self: Watch) -> bool:
 
 @patch
 def _look_at_terms(self: Watch, root: Tensor) -> None:
-    frames, leaves = user_frames(), None
-    scalars = local_tensors(frames)
+    frames, leaves, found = user_frames(), None, {}
+    scalars, where = local_tensors(frames), place(frames[0]) if frames else "?"
     for name in {**self.terms, **self.weights}:
         if name not in scalars or scalars[name] is root: continue
         term, roles = scalars[name], self.terms.get(name, ("generator",))
@@ -197,34 +197,48 @@ def _look_at_terms(self: Watch, root: Tensor) -> None:
         if not any(id(p) in leaves for role in roles for p in self.named.parameters(role).values()): continue   # the backward pass of another network
         self._term_seen.add(name)
         planned = self._declared_weight(name, self.step) if name in self.weights else None
-        if planned != 0: self._judge_term(name, term, root=root, roles=roles, where=place(frames[0]) if frames else "?")
-        if planned is not None: self._judge_weight(name, effective_weight(root, term) or 0.0, step=self.step, where=place(frames[0]) if frames else "?")
+        if planned != 0: self._judge_term(name, term, root=root, roles=roles, where=where)
+        if planned is not None: found[name] = effective_weight(root, term) or 0.0
+    if not ({"accumulation", "skipped_steps"} & set(self.declared) and self._common_factor(found)):
+        for name, weight in found.items(): self._judge_weight(name, weight, step=self.step, where=where)
 
 # %% ../nbs/25_diagnosis.ipynb #a2ed6990
 @patch
 def _judge_term(self: Watch, name: str, term: Tensor, *, root: Tensor, roles: Sequence[str], where: str) -> None:
+    if self._term_blamed(name): return
     def found(cause, evidence): self._found.append(Finding(cause=cause, subject=name, where=where, step=self.step, evidence=evidence))
     if not term.requires_grad: return found("loss term without gradient", "the declared term itself has no gradient")
     if effective_weight(root, term) is None:
-        copies = {lost.name for lost in self._passes[-1].lost} if self._passes else set()
-        return None if name in copies else found("loss term missing from the loss", "the derivative of the loss with respect to it does not exist: the loss is built from something else")
+        found("loss term missing from the loss", "the derivative of the loss with respect to it does not exist: the loss is built from something else")
     leads = reached(term.grad_fn)
     for role in roles:
         parameters = [p for p in self.named.parameters(role).values() if id(p) in leads]
-        if not parameters: found("loss term trains nothing", f"it is declared to train the {role}, and reaches none of its parameters")
+        if not parameters: found(*self._unreached(term, role))
         elif self._window_open and not any(g is not None and g.any() for g in gradients(term, parameters)):
             self._mismatched[name, role] += 1
             if self._mismatched[name, role] == 2: found("loss term without gradient", f"its gradient for the {role} is exactly zero on two batches")
 
 @patch
+def _term_blamed(self: Watch, name: str) -> bool:
+    "Whether more than its weight is wrong with a term: then its weight and its reach need no finding of their own"
+    lost = lost_terms(self._passes[-1:]) if self._window_open else []
+    return any(f.subject == name and f.cause in ("loss term without gradient", "loss term missing from the loss", "loss term trains nothing") for f in [*self._found, *lost])
+
+@patch
+def _unreached(self: Watch, term: Tensor, role: str) -> tuple[str, str]:
+    ends = {severed.where for severed in self._tracer.origins.get(term, Origin()).cut} if role == "generator" else set()
+    told = f"it is declared to train the {role}, and reaches none of its parameters"
+    return ("loss term without gradient", f"{told}; the generator's gradient ends at {min(ends)}") if ends else ("loss term trains nothing", told)
+
+@patch
 def _judge_weight(self: Watch, name: str, weight: float, *, step: int, where: str) -> None:
-    self._weights_seen.setdefault(step, {})[name] = weight
     def is_planned(other): return self._matches(weight, self._declared_weight(name, other))
-    if is_planned(step) or any(f.subject == name and f.cause.startswith("loss term") and f.cause != "loss term weighted differently" for f in [*self._found, *lost_terms(self._passes[-1:])]): return
-    if {"accumulation", "skipped_steps"} & set(self.declared) and self._common_factor(step): return
+    if is_planned(step) or self._term_blamed(name): return
     told = f"at step {step} it enters the loss with weight {weight:.4g}, declared {self._declared_weight(name, step):.4g}"
     if self.start_step and is_planned(step - self.start_step): cause, why = "schedule restarts on resume", f": that of step {step - self.start_step}"
-    elif any(is_planned(step + other) for other in (-1, 1, -2, 2)): cause, why = "schedule shifted", f": that of step {next(step + o for o in (-1, 1, -2, 2) if is_planned(step + o))}"
+    elif any(is_planned(step + other) for other in (-1, 1, -2, 2)):
+        if "skipped_steps" in self.declared: return   # who skips steps counts them otherwise
+        cause, why = "schedule shifted", f": that of step {next(step + o for o in (-1, 1, -2, 2) if is_planned(step + o))}"
     else: cause, why = "loss term weighted differently", ""
     self._mismatched[name, cause] += 1
     if cause != "loss term weighted differently" or self._mismatched[name, cause] >= 2: self._found.append(Finding(cause=cause, subject=name, where=where, step=step, evidence=told + why))
@@ -233,10 +247,10 @@ def _judge_weight(self: Watch, name: str, weight: float, *, step: int, where: st
 def _matches(self: Watch, weight: float, planned: float | None) -> bool: return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)
 
 @patch
-def _common_factor(self: Watch, step: int) -> bool:
-    "Whether one factor explains the weights of all terms: a loss divided by the number of batches it is added up over, or scaled"
-    factors = [weight/planned for name, weight in self._weights_seen[step].items() if (planned := self._declared_weight(name, step))]
-    return bool(factors) and factors[0] != 0 and all(self._matches(factor, factors[0]) for factor in factors)
+def _common_factor(self: Watch, found: dict[str, float]) -> bool:
+    "Whether one factor explains the weights of all terms of a loss: divided by the number of batches it is added up over, or scaled, or infinite in a step that is skipped"
+    factors = [weight/planned for name, weight in found.items() if (planned := self._declared_weight(name, self.step))]
+    return bool(factors) and factors[0] != 0 and (not all(map(math.isfinite, factors)) or all(self._matches(factor, factors[0]) for factor in factors))
 
 # %% ../nbs/25_diagnosis.ipynb #2667aa17
 @patch
@@ -320,7 +334,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     self._tracer.next_step()
     self._tracer.paused = False
     if self._window_open and self._window_done(): self._close(complete=False)
-    elif not self._window_open and owner is self._generator_owner and owner.steps in (99, 999, 9999): self._open()
+    elif not self._window_open and owner is self._generator_owner and owner.steps in (99, 9999): self._open()
 
 @patch
 def _frozen_changed(self: Watch) -> None:
@@ -361,7 +375,7 @@ def _ownership(self: Watch) -> list[Finding]:
     optimisers = [owner.parameters for owner in self._owners.values()]
     owned, received = {id(p) for ps in optimisers for p in ps}, self._received
     in_vain = [name for name, p in self.named.trained().items() if id(p) not in owned and received.get(name, 0) > 1e-6]
-    idle = [p for o in gc.get_objects() if isinstance(o, Optimizer) and id(o) not in self._owners for group in o.param_groups for p in group["params"]] if in_vain else []
+    idle = [p for o in gc.get_objects() if issubclass(type(o), Optimizer) and id(o) not in self._owners for group in o.param_groups for p in group["params"]] if in_vain else []
     return ownership(self.named, optimisers, received=received, idle=idle, declared=self.declared)
 
 @patch

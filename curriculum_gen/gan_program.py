@@ -37,7 +37,7 @@ class Generator(nn.Module):
     def __init__(self):
         super().__init__()
         self.label_embedding = nn.Embedding(CLASSES, 16)
-        self.body = nn.Sequential(nn.Linear(LATENT + 16, 96), nn.BatchNorm1d(96), nn.ReLU())
+        self.body = nn.Sequential(nn.Linear(LATENT + 16, 96), nn.ReLU(), nn.BatchNorm1d(96))
         self.pixels = nn.Linear(96, PIXELS)
 
     def forward(self, latents, labels):
@@ -95,8 +95,8 @@ def start(
     state.seed, state.images, state.labels, state.judge = seed, images, labels, judge
     state.generator = Generator()
     state.discriminator = Discriminator()
-    state.generator_optimiser = torch.optim.Adam(state.generator.parameters(), lr=4e-3, betas=(0.5, 0.99))
-    state.discriminator_optimiser = torch.optim.Adam(state.discriminator.parameters(), lr=2e-3, betas=(0.5, 0.99))
+    state.generator_optimiser = torch.optim.Adam(state.generator.parameters(), lr=3e-3, betas=(0.5, 0.99))
+    state.discriminator_optimiser = torch.optim.Adam(state.discriminator.parameters(), lr=6e-3, betas=(0.5, 0.99))
     state.random = torch.Generator().manual_seed(seed)
     state.order = torch.randperm(len(images), generator=state.random)
     state.position = 0

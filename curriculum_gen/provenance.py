@@ -50,6 +50,7 @@ class Severed:
     where: str               # file:line of the operation
     how: str                 # its name: detach, item, argmax, or an operation under no_grad
     recent: frozenset[int]   # numbers of the tensors it was computed from, a few operations back
+    calls: frozenset[int] = frozenset()   # the generator's forward passes behind it
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
@@ -68,6 +69,7 @@ class Origin:
     calls: frozenset[int] = frozenset()                 # forward passes of the generator, by number
     draws: frozenset[Draw] = frozenset()                # random draws
     severed: frozenset[Severed] = frozenset()           # where its own gradient was lost
+    cut: frozenset[Severed] = frozenset()               # where the generator's gradient was lost on any way to it, through numbers
     lost: frozenset[tuple[Severed, str]] = frozenset()  # severed summands of a sum that has a gradient, and the line of the sum
     recent: tuple[frozenset[int], ...] = ()             # numbers of its inputs, of their inputs, ...: at most four generations
 
@@ -150,12 +152,15 @@ class Tracer(TorchFunctionMode):
 
     @entry
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if self.paused: return func(*args, **kwargs)
-        name, inputs = getattr(func, "__name__", ""), tensors_in([args, kwargs])
+        if not name.endswith("_") or name == "__get__":   # most questions are after a size or a mode: no tensor, nothing to follow
+            out = func(*args, **kwargs)
+            if not isinstance(out, (Tensor, tuple, list, float)): return out
+        inputs = tensors_in([args, kwargs])
         before = [self.origin(tensor) for tensor in inputs]
         had_gradient = any(tensor.requires_grad for tensor in inputs)
-        out = func(*args, **kwargs)
+        if name.endswith("_") and name != "__get__": out = func(*args, **kwargs)   # it may write into its inputs
         if name == "nan_to_num" or name == "nan_to_num_": self._see_masking(inputs)
         if name == "item" and isinstance(out, float): return self._number(out, inputs[0], before[0])
         for tensor in tensors_in(out): self._follow(tensor, name, inputs=inputs, before=before, had_gradient=had_gradient, numbers=[v for v in (*args, *kwargs.values()) if isinstance(v, SeveredNumber)])
@@ -175,13 +180,14 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
     if not inputs and not numbers: return
     number, severed = next(self._numbers), _union([o.severed for o in before] + [n.severed for n in numbers])
     if had_gradient and not tensor.requires_grad and tensor.is_floating_point():
-        severed = frozenset({Severed(where=user_line(), how=name if name != "__get__" else "data", recent=self._near(before))})
+        severed = frozenset({Severed(where=user_line(), how=name if name != "__get__" else "data", recent=self._near(before), calls=_union([o.calls for o in before]))})
     elif tensor.requires_grad: severed = frozenset()
     lost = _union([o.lost for o in before]) if name in _HAND_ON else frozenset()
+    cut = _union([o.cut for o in before] + [frozenset(s for s in severed if s.calls)]) if tensor.is_floating_point() else frozenset()
     if name in _SUMS and tensor.requires_grad: lost |= self._lost(inputs, before, numbers=numbers)
     recent = tuple(_union([frozenset({o.number}) if depth == 0 else o.recent[depth - 1] if len(o.recent) >= depth else frozenset() for o in before]) for depth in range(4))
     found = Origin(number=number, labels=_union([o.labels for o in before]), data=_union([o.data for o in before]), calls=_union([o.calls for o in before]),
-                   draws=_union([o.draws for o in before]), severed=severed, lost=lost, recent=recent)
+                   draws=_union([o.draws for o in before]), severed=severed, cut=cut, lost=lost, recent=recent)
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
 
