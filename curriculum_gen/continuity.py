@@ -32,7 +32,6 @@ def batches_repeat(
     data: tuple[Tensor, Tensor] | None = None,           # all images and labels, to look batches up in
     judge_logits: Callable | None = None,                # the scoring call, for batches that are not found in the data
     card: tuple[int, int] | None = None,                 # real images the judge had right, and real images, when it was certified
-    declared: Sequence[str] = (),                        # "class_imbalance": rows may come again soon
 ) -> Outcome:                                            # of the check BATCH
     "Do batches or draws repeat, and do labels belong to their images?"
     found, told = [], [f"{len(before)} batches, {len(after)} after a resume"]
@@ -44,11 +43,10 @@ def batches_repeat(
     if again := _too_soon(shown, epoch): tell("random draws repeat", "images", f"images of batch {again[1]} are those of batch {again[0]}, before a pass of {epoch} images was over", again[1])
     elif again := _resumed_run(shown, resumed, epoch): tell("data repeat after resume", "images", f"images of batch {again[1]} after the resume are those of batch {again[0]} before it", len(before) + again[1])
     rows = [row for batch in shown for row in batch]
-    if epoch and rows and "class_imbalance" not in declared:
-        distinct, expected = len(set(rows)), epoch*(1 - (1 - 1/epoch)**len(rows))   # what drawing with replacement gives
-        told.append(f"{distinct} distinct images in {len(rows)} of a pass of {epoch}")
-        if distinct < 0.5*expected and not found: tell("random draws repeat", "images", f"{distinct} distinct images in {len(rows)}, drawing at random gives {expected:.0f}")
-    if verdict := _labels_kept([*before, *after], data=data, judge_logits=judge_logits, card=card): tell("batch labels do not match images", "labels", verdict) if verdict[0] != "+" else told.append(verdict[1:])
+    if rows: told.append(f"{len(set(rows))} distinct images among {len(rows)}{f', a pass has {epoch}' if epoch else ''}")
+    kept, words = _labels_kept([*before, *after], data=data, judge_logits=judge_logits, card=card)
+    if not kept: tell("batch labels do not match images", "labels", words)
+    elif words: told.append(words)
     return Outcome(check="BATCH", findings=tuple(found), compared="; ".join(told + _class_balance(before, data)))
 
 # %% ../nbs/24_continuity.ipynb #159f5f84
@@ -89,20 +87,21 @@ def _resumed_run(before: list[tuple[str, ...]], after: list[tuple[str, ...]], ep
             if not ended and tuple(row for row, _ in flat[place:place + len(rows)]) == rows: return flat[place][1], later
         drawn += len(rows)
 
-def _labels_kept(batches: Sequence[Mapping[str, Tensor]], *, data: tuple[Tensor, Tensor] | None, judge_logits: Callable | None, card: tuple[int, int] | None) -> str:
-    "What is wrong with the labels; with a leading + what is right with them; empty when nothing could be compared"
+def _labels_kept(batches: Sequence[Mapping[str, Tensor]], *, data: tuple[Tensor, Tensor] | None, judge_logits: Callable | None, card: tuple[int, int] | None) -> tuple[bool, str]:
+    "Whether labels are those of the images, and what was compared; no words where nothing could be"
     batches = [batch for batch in batches if {"images", "labels"} <= batch.keys()]
     true = {}
     for image, label in zip(*data) if data else (): true.setdefault(tensor_sha256(image), set()).add(int(label))
     known = [(true[key], int(label)) for batch, rows in zip(batches, _rows(batches, "images") if true else ()) for key, label in zip(rows, batch["labels"]) if key in true]
     if known:
         wrong = sum(label not in labels for labels, label in known)
-        return f"{'' if wrong else '+'}{wrong} of {len(known)} images carry another label than in the data"
-    if judge_logits is None or card is None or not batches: return ""
+        return not wrong, f"{wrong} of {len(known)} images carry another label than in the data"
+    if judge_logits is None or card is None or not batches: return True, ""
     with torch.no_grad(): right = [judge_logits(batch["images"]).argmax(1).cpu() == batch["labels"].cpu() for batch in batches]
     k, n = int(torch.cat(right).sum()), len(torch.cat(right))
-    return f"{'' if exact_interval(k, n).high < 0.5*card[0]/card[1] else '+'}the judge sees the label in {k} of {n} real images, the card says {card[0]} of {card[1]}"
+    return exact_interval(k, n).high >= 0.5*card[0]/card[1], f"the judge sees the label in {k} of {n} real images, the card says {card[0]} of {card[1]}"
 
+# %% ../nbs/24_continuity.ipynb #036fb4ca
 def _class_balance(batches: Sequence[Mapping[str, Tensor]], data: tuple[Tensor, Tensor] | None) -> list[str]:
     "The classes drawn beside those of the data (chi-square), as words"
     if not data or not any("labels" in batch for batch in batches): return []
@@ -141,7 +140,7 @@ def canary(
 # %% ../nbs/24_continuity.ipynb #116d04a6
 def _fixed_sample(sample: Callable, latents: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)   # of this block alone: a sampler that draws, draws the same
+        torch.default_generator.manual_seed(0)   # of this block alone: a sampler that draws, draws the same
         return sample(latents, labels)
 
 def _depends_on(network: nn.Module, make: Callable[[], Tensor], images: Tensor) -> bool:
@@ -154,6 +153,7 @@ def _depends_on(network: nn.Module, make: Callable[[], Tensor], images: Tensor) 
     except (ValueError, RuntimeError, ArithmeticError, AssertionError): return True   # the sampler noticed
     finally: network.load_state_dict(kept)
 
+# %% ../nbs/24_continuity.ipynb #483b35c9
 def check_canary(
     saved: Sequence[CanaryRecord],     # taken when checkpoints were made, ascending in step
     loaded: Sequence[CanaryRecord],    # taken of the same checkpoints once loaded; empty checks the series alone
@@ -201,7 +201,7 @@ def resumes_exactly(
         if torch.get_num_threads() != threads: return Outcome(check="REPLAY", findings=(Finding(cause="another thread count", subject="replay", evidence=f"saved with {threads} threads, resumed with {torch.get_num_threads()}"),), compared="not comparable bit by bit")
         again, last = go(resumed), _parts(state_of(resumed))
     different = [name for name, (kind, mark) in end.items() if kind == "weights" and last.get(name, (kind, ""))[1] != mark]
-    compared = f"{steps} steps continued against {steps} resumed: {f'{chr(44).join(different)} differ' if different else 'all weights equal'}"
+    compared = f"{steps} steps continued against {steps} resumed: {', '.join(different) + ' differ' if different else 'all weights equal'}"
     if not any(kind == "weights" for kind, _ in end.values()): return Outcome(check="REPLAY", not_possible="no network found on the state: give state_of")
     found = _first_to_differ(earlier, went_on, again, end=end) if different else []
     return Outcome(check="REPLAY", compared=compared, findings=tuple(Finding(cause=cause, subject=subject, evidence=evidence, step=steps) for cause, subject, evidence in found))
