@@ -116,6 +116,7 @@ class CanaryRecord(Record):
     "What a program was and made at one step"
     step: int                       # completed optimiser steps
     weights_sha256: str             # of the trained network's parameters and buffers
+    trained_sha256: str             # of its parameters alone
     averaged_sha256: str | None     # of the averaged network's parameters; None where there is none
     images_sha256: str              # of the images from the fixed latents and labels
     averaged_scored: bool | None    # whether these images depend on the averaged network; None where there is none
@@ -133,8 +134,8 @@ def canary(
 ) -> CanaryRecord:
     "Take a canary"
     images = _fixed_sample(sample, latents, labels)
-    mark = averaged and sha256("".join(tensor_sha256(p) for p in averaged.parameters()))
-    return CanaryRecord(step=step, weights_sha256=weights_sha256(network), averaged_sha256=mark, images_sha256=tensor_sha256(images), train_mode=network.training, threads=torch.get_num_threads(),
+    def mark(net): return sha256("".join(tensor_sha256(p) for p in net.parameters()))
+    return CanaryRecord(step=step, weights_sha256=weights_sha256(network), trained_sha256=mark(network), averaged_sha256=averaged and mark(averaged), images_sha256=tensor_sha256(images), train_mode=network.training, threads=torch.get_num_threads(),
                         averaged_scored=averaged and _depends_on(averaged, lambda: _fixed_sample(sample, latents, labels), images))
 
 # %% ../nbs/24_continuity.ipynb #116d04a6
@@ -165,9 +166,10 @@ def check_canary(
     for then, now in zip(saved, loaded):
         other = [name for name in ("step", "weights_sha256", "averaged_sha256", "images_sha256") if getattr(then, name) != getattr(now, name)]
         if other == ["images_sha256"] and then.threads != now.threads: found.append(Finding(cause="another thread count", subject="canary", step=then.step, evidence=f"saved with {then.threads} threads, loaded with {now.threads}; the weights are equal"))
+        elif other == ["step"]: found.append(Finding(cause="schedule restarts on resume", subject="step", step=then.step, evidence=f"saved after {then.step} steps, loaded as {now.step}; weights and images are equal"))
         elif other: found.append(Finding(cause="checkpoint is not what was saved", subject=f"checkpoint of step {then.step}", step=then.step, evidence=_other_than_saved(now, other, saved)))
     for first, second in zip(saved, saved[1:]):
-        still = second.averaged_sha256 and first.averaged_sha256 == second.averaged_sha256 and first.weights_sha256 != second.weights_sha256
+        still = second.averaged_sha256 and first.averaged_sha256 == second.averaged_sha256 and first.trained_sha256 != second.trained_sha256
         if still: found.append(Finding(cause="averaged weights not updated", subject="averaged network", step=second.step, evidence=f"equal after {first.step} and {second.step} steps, the network itself is not"))
     plain = [record for record in saved if record.averaged_scored is False and "plain_weights_scored" not in declared]
     if plain: found.append(Finding(cause="averaged weights not used", subject="sampling", step=plain[0].step, evidence="images stay the same while the averaged network holds no numbers"))
@@ -195,6 +197,8 @@ def resumes_exactly(
         def go(state): return [_Moment(parts=_parts(state_of(state)), batch=_batch_digest(next_batch, state), line=dict(train_step(state) or {})) for _ in range(steps)]
         earlier = go(state)
         snapshot, threads = _copied(save(state)), torch.get_num_threads()
+        for part in state_of(state).values():   # gradients left over are no part of a checkpoint
+            if isinstance(part, (nn.Module, Optimizer)): part.zero_grad()
         went_on, end = go(state), _parts(state_of(state))
         _set_random_states(fresh)
         resumed = load(snapshot)
@@ -203,7 +207,9 @@ def resumes_exactly(
     different = [name for name, (kind, mark) in end.items() if kind == "weights" and last.get(name, (kind, ""))[1] != mark]
     compared = f"{steps} steps continued against {steps} resumed: {', '.join(different) + ' differ' if different else 'all weights equal'}"
     if not any(kind == "weights" for kind, _ in end.values()): return Outcome(check="REPLAY", not_possible="no network found on the state: give state_of")
-    found = _first_to_differ(earlier, went_on, again, end=end) if different else []
+    shared = [name for name, part in state_of(state).items() if isinstance(part, nn.Module) and part is state_of(resumed).get(name) and end[name] != earlier[0].parts[name]]
+    found = [("frozen network changes", name, "continued and resumed run were given the same network, and training changed it") for name in shared]
+    found = found or (_first_to_differ(earlier, went_on, again, end=end) if different else [])
     return Outcome(check="REPLAY", compared=compared, findings=tuple(Finding(cause=cause, subject=subject, evidence=evidence, step=steps) for cause, subject, evidence in found))
 
 # %% ../nbs/24_continuity.ipynb #e67ad7ac

@@ -150,9 +150,10 @@ def _departures_by_batch(sample: Callable, whole: Tensor, *, latents: Tensor, la
     few, found = min(16, len(latents)), {}
     def departure(parts): return float(torch.cat([_departures(_sampled(sample, latents[rows], labels[rows]), whole[rows]) for rows in parts]).median())
     for size in (1, 2):   # batch statistics refuse a batch of one
-        try: found[f"in batches of {size}"] = departure(torch.arange(few).split(size)); break
+        try: found[f"in batches of {size}"] = departure(torch.arange(few - few % size).split(size)); break
         except (ValueError, RuntimeError, IndexError): continue
-    return found | {"in batches of one class": departure([(labels == label).nonzero()[:, 0] for label in labels.unique()])} if len(labels.unique()) < len(labels) else found
+    pure = [rows for label in labels.unique() if len(rows := (labels == label).nonzero()[:, 0]) > 1]
+    return found | ({"in batches of one class": departure(pure)} if pure else {})
 
 # %% ../nbs/23_meters.ipynb #ec1df64c
 @dataclass(frozen=True, kw_only=True)
