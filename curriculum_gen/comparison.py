@@ -38,7 +38,7 @@ def paired_upper_bound(
     observed, z = (gained - lost) / pairs, stats.norm.isf(alpha)
     def excess(difference):
         b = 2 * pairs * difference - (gained - lost) * difference - lost - gained
-        lost_share = (math.sqrt(b * b + 8 * pairs * lost * difference * (1 - difference)) - b) / (4 * pairs)
+        lost_share = (math.sqrt(max(0.0, b * b + 8 * pairs * lost * difference * (1 - difference))) - b) / (4 * pairs)
         return pairs * (observed - difference) + z * math.sqrt(max(0.0, pairs * (2 * lost_share + difference * (1 - difference))))
     return 1.0 if observed > 1 - 1e-9 else float(optimize.brentq(excess, observed + 1e-12, 1))
 

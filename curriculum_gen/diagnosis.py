@@ -153,10 +153,9 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
 
 @patch
 def _see_finite(self: Watch, root: Tensor) -> None:
-    value = root.detach()
-    if value.device.type != "cpu": self._bad = (~value.isfinite()).sum() + (0 if self._bad is None else self._bad); return   # read once, when findings are asked for
-    if math.isfinite(float(value)) if value.numel() == 1 else bool(value.isfinite().all()): return
-    if "skipped_steps" not in self.declared: self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step, evidence=f"the loss is {float(value.sum())}"))
+    if root.is_cuda: self._bad = (~root.detach().isfinite()).sum() + (0 if self._bad is None else self._bad); return   # read once, when findings are asked for
+    if math.isfinite(value := root.item() if root.numel() == 1 else float(root.detach().sum())) or "skipped_steps" in self.declared: return
+    self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step, evidence=f"the loss is {value}"))
 
 @patch
 def _take_apart(self: Watch, root: Tensor) -> None:

@@ -35,6 +35,8 @@ def end_of(tensor: Tensor) -> object:
 # %% ../nbs/20_loss_terms.ipynb #234ea560
 _ADDS = re.compile(r"(Add|Sub|Sum|Mean|Stack|Cat|Neg|Mul|Div|Squeeze|Unsqueeze|View|Reshape\w*|Clone|ToCopy|Select|Unbind)Backward\d*$")
 
+_SUM_NODES = {"AddBackward0", "SubBackward0", "MulBackward0", "DivBackward0", "NegBackward0", "StackBackward0"}
+
 def _is_scalar(node: object) -> bool:
     sizes = [tuple(entry.shape) for entry in getattr(node, "_input_metadata", ())]
     return bool(sizes) and all(len(size) == 0 or (len(size) == 1 and size[0] <= 16) for size in sizes)
@@ -55,11 +57,13 @@ def summands(
 def signature(
     root: Tensor,      # a loss
 ) -> tuple:            # equal for losses of the same form, however the networks behind them are built
-    "The form of a loss's first two operations: cheap, and different as soon as a term is detached, added or left out"
-    level, names = [root.grad_fn], []
-    for _ in range(3):
-        names.append(tuple(node and node.name() for node in level))
-        level = [following for node in level if node for following, _ in node.next_functions]
+    "The operations that a loss is added up with: cheap, and different as soon as a term is detached, added or left out"
+    waiting, names = [root.grad_fn], []
+    while waiting and len(names) < 24:
+        node = waiting.pop()
+        name = node.name() if node is not None else "-"
+        names.append(name)
+        if name in _SUM_NODES: waiting += [following for following, _ in node.next_functions]
     return tuple(names)
 
 # %% ../nbs/20_loss_terms.ipynb #40ddd4e1
