@@ -79,7 +79,7 @@ def make_judge(
     random = torch.Generator().manual_seed(seed)
     judge = nn.Sequential(nn.Linear(PIXELS, 96), nn.BatchNorm1d(96), nn.ReLU(), nn.Linear(96, CLASSES))
     optimiser = torch.optim.AdamW(judge.parameters(), lr=3e-3)
-    for _ in range(200):
+    for _ in range(150):
         rows = torch.randint(len(images), (128,), generator=random)
         loss = F.cross_entropy(judge(_standardised(images[rows])), labels[rows])
         optimiser.zero_grad()

@@ -77,7 +77,7 @@ def make_judge(
     random = torch.Generator().manual_seed(seed)
     judge = nn.Sequential(nn.Linear(PIXELS, 96), nn.BatchNorm1d(96), nn.ReLU(), nn.Dropout(0.3), nn.Linear(96, CLASSES))
     optimiser = torch.optim.Adam(judge.parameters(), lr=4e-3)
-    for _ in range(200):
+    for _ in range(150):
         rows = torch.randint(len(images), (128,), generator=random)
         noisy = images[rows] + 0.1 * torch.randn(128, PIXELS, generator=random)
         loss = F.cross_entropy(judge(_for_judge(noisy)), labels[rows])
@@ -104,7 +104,7 @@ def start(
     state.generator = Denoiser()
     state.ema = copy.deepcopy(state.generator).requires_grad_(False)
     state.optimiser = torch.optim.AdamW(state.generator.parameters(), lr=8e-3, weight_decay=1e-4)
-    state.scheduler = torch.optim.lr_scheduler.ExponentialLR(state.optimiser, gamma=0.8)
+    state.scheduler = torch.optim.lr_scheduler.ExponentialLR(state.optimiser, gamma=0.6)
     state.random = torch.Generator().manual_seed(seed)
     state.order = torch.randperm(len(images), generator=state.random)
     state.step = 0
