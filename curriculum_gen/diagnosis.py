@@ -18,7 +18,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.overrides import _get_current_function_mode, _len_torch_function_stack, _pop_mode, _push_mode
 
 from .backward_passes import GeneratorStep, idle_terms, local_tensors, lost_terms, repeated_draws, see_backward, unused_labels
-from .findings import Finding, Outcome, alarms, findings_table, ranked
+from .findings import Finding, Outcome, findings_table, ranked
 from .loss_terms import compare_gradients, effective_weight, gradients, reached, signature
 from .provenance import Origin, Tracer, entry, place, user_frames, user_line
 from .records import InputError, unknown_name
@@ -92,7 +92,7 @@ def __enter__(self: Watch) -> Watch:
     self._hooks = [register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step)]
     self._hooks += [self.named.networks[role].register_forward_pre_hook(partial(self._judge_called, role)) for role, layers in self._judges.items() if layers]
     self._depth = _len_torch_function_stack()
-    self._open()
+    if not self._windows: self._open()   # entered again, it goes on watching
     return self
 
 @patch
@@ -345,8 +345,8 @@ def _frozen_changed(self: Watch) -> None:
 # %% ../nbs/25_diagnosis.ipynb #b2be686e
 @patch
 def findings(self: Watch) -> list[Finding]:
-    "What is wrong, cause before effect, without notes"
-    return alarms(self._everything())
+    "What is wrong, cause before effect, and what is true of the checkpoint; without notes"
+    return [finding for finding in ranked(self._everything()) if finding.kind != "note"]
 
 @patch
 def notes(self: Watch) -> list[Finding]:

@@ -19,7 +19,7 @@ from .records import Record, unknown_name
 class Cause(Record):
     "One entry of the closed list"
     check: str    # the check that finds it
-    kind: str     # "cause", "effect" or "note"
+    kind: str     # "cause", "effect", "result" or "note"
     remedy: str   # what to change
 
 def _cause(check: str, remedy: str, kind: str = "cause") -> Cause: return Cause(check=check, kind=kind, remedy=remedy)
@@ -78,8 +78,8 @@ _LOSS = {
 # %% ../nbs/18_findings.ipynb #c0cd204c
 _EFFECTS = {
     "labels make no difference": _cause("SENS", "look for the cause among the loss terms and the label embedding", "effect"),
-    "label order is at chance": _cause("LPERM", "look for the cause above; without one, train longer or weight the label's term more", "effect"),
     "judge gamed": _cause("JUDGE2", "do not trust this judge's accuracy: train through another, and read the student score", "effect"),
+    "label order is at chance": _cause("LPERM", "look for the cause above; without one, train longer or weight the label's term more", "result"),
 }
 _NOTES = {
     "owned parameters without a gradient": _cause("OWN", "nothing, if no loss is meant to reach them yet", "note"),
@@ -129,8 +129,8 @@ def ranked(
     return sorted(first.values(), key=lambda f: (order.index(f.cause), f.step))
 
 def alarms(findings: Iterable[Finding]) -> list[Finding]:
-    "The ranked findings without the notes"
-    return [finding for finding in ranked(findings) if finding.kind != "note"]
+    "The ranked causes and effects: what to act on"
+    return [finding for finding in ranked(findings) if finding.kind in ("cause", "effect")]
 
 def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
     "One row a finding, ranked: check, kind, cause, subject, where, step, evidence, confidence, remedy"
