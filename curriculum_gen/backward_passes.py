@@ -88,7 +88,7 @@ def lost_terms(
 ) -> list[Finding]:
     "Summands that had a gradient and lost it"
     return [Finding(cause="loss term without gradient", subject=lost.name, where=p.where, step=p.step,
-                    evidence=f"{lost.severed.how} at {lost.severed.where} takes its gradient away, and at {lost.added} it is added to a loss that is then trained on")
+                    evidence=f"{lost.severed.how} at {lost.severed.where} takes its gradient away, and {'there' if lost.added == lost.severed.where else f'at {lost.added}'} it is added to a loss that is then trained on")
             for p in passes for lost in p.lost]
 
 def idle_terms(

@@ -27,6 +27,7 @@ def _cause(check: str, remedy: str, kind: str = "cause") -> Cause: return Cause(
 # %% ../nbs/18_findings.ipynb #9a6cdefe
 _METER = {
     "judge in train mode": _cause("CARD", "call judge.eval() before it scores, and after anything that calls .train() on its parent"),
+    "frozen parameters in an optimiser": _cause("OWN", "leave the frozen network's parameters out of every optimiser"),
     "judge changed": _cause("CARD", "load the judge that was certified; train it with nothing"),
     "judge input differs": _cause("ORACLE", "scale and normalise what the judge is given exactly as the images it was trained on"),
     "scoring pairs images and labels wrongly": _cause("ORACLE", "score every image against the label that it was generated for"),
@@ -50,7 +51,6 @@ _RESUME = {
 _LOOP = {
     "parameters in no optimiser": _cause("OWN", "make the optimiser after the network, from the network's own parameters"),
     "parameters frozen without declaration": _cause("OWN", "set requires_grad = True, or declare the parameters frozen"),
-    "frozen parameters in an optimiser": _cause("OWN", "leave the frozen network's parameters out of every optimiser"),
     "parameters in two optimisers": _cause("OWN", "give each parameter to one optimiser, or declare shared_parameters"),
     "frozen network changes": _cause("UPD", "keep the frozen network in eval mode, without gradients and out of every optimiser"),
     "gradients accumulate": _cause("GREC", "call zero_grad() before each backward pass, or declare accumulation"),

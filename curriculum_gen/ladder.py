@@ -141,6 +141,8 @@ def _continued(case: _Case, regime: str, *, steps: int) -> tuple[Watch, np.ndarr
         for _ in take_steps(learner, longer, split=case.data.half_a, judge=case.judge.network, stop_step=step + steps): pass
     with torch_threads(config.threads): return seen, judged_by(case.judge, generate(learner.generator.eval(), evaluation_latents(IMAGES_PER_CLASS)))
 
+def _told(finding: Finding) -> str: return f"{finding.subject}{f' ({finding.where})' if finding.where else ''}"
+
 def _confirmed(case: _Case, findings: list[Finding], *, steps: int) -> tuple[Confirmation, ...]:
     causes = [finding for finding in findings if finding.cause in UNDONE_IN_TWIN]
     twin, asked = case.config.regime.removesuffix("_reported"), np.arange(CLASSES)[:, None]
@@ -167,7 +169,7 @@ def diagnose_run(
     watched = _watched(case)
     found = ranked([*wrong, *watched, *([] if wrong else order.findings), *opinion.findings])
     first = next((finding for finding in found if finding.kind in ("cause", "effect")), None)
-    rungs.append(Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found", evidence=str(first) if first else "the replayed steps and the checks above gave no finding"))
+    rungs.append(Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found", evidence=_told(first) if first else "the replayed steps and the checks above gave no finding"))
     made = {"TERM", "GREC", "OWN", "UPD", "FINITE", "LEDGER", "LPERM", "REPLAY", *(o.check for o in (*meter, opinion) if not o.not_possible)}
     why = {check: "not part of the diagnosis of a run of this package: its checkpoints and batches are verified by fingerprint when they are read" for check in CHECKS if check not in made}
     return Diagnosis(subject=str(folder), rungs=tuple(rungs), findings=tuple(found), confirmations=_confirmed(case, found, steps=undo_steps) if undo_steps and not wrong else (), not_possible=why | ({"JUDGE2": opinion.not_possible} if opinion.not_possible else {}))
@@ -188,4 +190,4 @@ def diagnose_loop(
     first = next((finding for finding in found if finding.kind in ("cause", "effect")), None)
     return Diagnosis(subject=subject, findings=tuple(ranked([*found, *seen.notes()])), not_possible=seen.not_possible(), rungs=(
         asked(QUESTIONS[0], "ORACLE", "CARD", "AA"), asked(QUESTIONS[1], "LPERM"), Rung(question=QUESTIONS[2], answer="not asked", evidence="a loop has no recorded checkpoints"),
-        Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found", evidence=str(first) if first else f"{seen.step:,} watched steps gave no finding")))
+        Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found", evidence=_told(first) if first else f"{seen.step:,} watched steps gave no finding")))

@@ -159,6 +159,7 @@ class RunFolder:
     report = property(lambda self: self.path/"report.ipynb")
     page = property(lambda self: self.path/"report.html")
     status = property(lambda self: self.path/"run.json")
+    findings = property(lambda self: self.path/"diagnosis"/"findings.json")
     lock = property(lambda self: self.path/".lock")
 
     def checkpoint(self, step: int) -> Path:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'prepare_run', 'example_study', 'example_card', 'report_notebook', 'Job', 'check_parameters', 'execute',
-           'write_page', 'outside_references', 'report_card']
+           'write_page', 'outside_references', 'report_file']
 
 # %% ../nbs/30_reports.ipynb #9cf1001d
 import html, json, os, re, subprocess, sys, threading, warnings
@@ -246,12 +246,13 @@ def outside_references(page_text: str) -> list[str]:
     return [target for target in loads if re.match(r"(?:https?:)?//", target, re.I)]
 
 # %% ../nbs/30_reports.ipynb #55369960
-def report_card(
-    card: str | Path,   # a card file, as `cgen-evaluate --generator` writes it
-) -> Path:              # the page, `report.html` beside it
-    "Execute the report of a card; `InputError` when it fails"
-    card = Path(card)
-    job = Job(name="card", notebook=report_notebook("card"), report=card.with_name("report.ipynb"), threads=1, parameters={"card": str(card.resolve()), "card_sha256": sha256(card)})
+def report_file(
+    name: str,            # of a report that shows one file, and of its parameter: "card" or "diagnosis"
+    file: str | Path,     # as `cgen-evaluate --generator` or `cgen-diagnose` writes it
+) -> Path:                # the page, `report.html` beside it
+    "Execute the report of one file; `InputError` when it fails"
+    file = Path(file)
+    job = Job(name=name, notebook=report_notebook(name), report=file.with_name("report.ipynb"), threads=1, parameters={name: str(file.resolve()), f"{name}_sha256": sha256(file)})
     if not job.is_done():
         outcome = execute(job)
         if outcome["status"] != "ok": raise InputError(f"{job.report}: {outcome['status']}: {outcome['error']}")

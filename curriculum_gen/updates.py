@@ -75,7 +75,14 @@ def ownership(
                   lambda s: "declared frozen, and an optimiser that makes steps owns it and it may have gradients"),
             *([] if "shared_parameters" in declared else told("parameters in two optimisers", [n for n, p in trained.items() if sum(id(p) in owner for owner in owners) > 1],
                                                              lambda s: "more than one of the optimisers that make steps owns it")),
-            *told("owned parameters without a gradient", [n for n, p in trained.items() if id(p) in owned and p.requires_grad and n not in received], lambda s: "owned, and no loss reached it while it was watched")]
+            *_without_gradient(named, [n for n, p in trained.items() if id(p) in owned and p.requires_grad and n not in received])]
+
+def _without_gradient(named: NamedNetworks, names: list[str]) -> list[Finding]:
+    "One note a network"
+    roles = dict.fromkeys(name.split(".")[0] for name in names)
+    def of(role): return [name for name in names if name.startswith(f"{role}.")]
+    return [Finding(cause="owned parameters without a gradient", subject=role, evidence=f"no loss reached {len(of(role))} of its {len(named.parameters(role))} parameters while it was watched: {', '.join(of(role)[:4])}{', ...' if len(of(role)) > 4 else ''}")
+            for role in roles]
 
 # %% ../nbs/21_updates.ipynb #368f23d2
 class FrozenState:
