@@ -315,7 +315,8 @@ def schedule_kept(
         if off:
             name, logged, meant = _departing(off[0], schedule(off[0]["step"] - 1))[0]
             cause, words = _explained(history, off, schedule=schedule, resumed=resumed)
-            if schedule is rate and cause != "schedule restarts on resume": cause = "learning rate differs from declared"
+            restarted = cause == "schedule restarts on resume" and any(f.cause == cause for f in found)   # a rate that starts again alone was lost with the optimiser
+            if schedule is rate and not restarted: cause = "learning rate differs from declared"
             tell(cause, name, f"step {off[0]['step']}: {name} {logged}, declared {meant}; {len(off)} of {len(history)} lines differ{words}", off[0]["step"])
     for before, line in zip(history, history[1:]):
         due, step = before["step"] + every, line["step"]

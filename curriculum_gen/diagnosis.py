@@ -383,7 +383,8 @@ def _values(self: Watch) -> list[Finding]:
     broken = [name for name, entry in self.named.entries.items() if entry.is_floating_point() and not entry.isfinite().all() and not self.named.is_frozen(name)]
     found = [Finding(cause="non-finite values", subject=broken[0], step=self.step, evidence=f"{len(broken)} parameters or buffers hold NaN or Inf")] if broken else []
     if self._bad is not None and int(self._bad) and "skipped_steps" not in self.declared: found.append(Finding(cause="non-finite values", subject="a loss", step=self.step, evidence=f"{int(self._bad)} losses were NaN or Inf"))
-    if self._averages and self._steps_of("generator") >= 10 and all(torch.equal(self.named.entries[name].detach(), copy) for name, copy in self._averages.items()):
+    moves = not any(f.cause == "parameters do not change" for f in self._found)
+    if self._averages and moves and self._steps_of("generator") >= 10 and all(torch.equal(self.named.entries[name].detach(), copy) for name, copy in self._averages.items()):
         found.append(Finding(cause="averaged weights not updated", subject=next(iter(self._averages)).split(".")[0], step=self.step, evidence=f"not one bit of it changed in {self._steps_of('generator')} steps of the generator"))
     return found
 

@@ -60,7 +60,7 @@ def stage_of(
     program = importlib.import_module(PROGRAMS[name])
     images, labels = (mnist if name in ("convolutional_program", "regime_program") else digits)()
     cut = 2*len(images)//3
-    held = images[cut:], labels[cut:]
+    held = images[cut:cut + 1000], labels[cut:cut + 1000]
     judge, second = program.make_judge(images[:cut], labels[:cut], seed=0), program.make_judge(*held, seed=1)
     def call(network): return lambda x: program.judge_logits(SimpleNamespace(judge=network), x)
     return Stage(program=program, images=images[:cut], labels=labels[:cut], held=held, judge=judge, others={"a second judge": call(second)},
@@ -90,8 +90,8 @@ def _canary(program: ModuleType, state: object, stage: Stage, *, step: int) -> o
     return canary(lambda z, y: program.sample(state, z, y), roles["generator"], step=step, latents=latents, labels=labels, averaged=roles.get("ema"))
 
 def _latents(program: ModuleType, state: object, n: int) -> tuple[Tensor, Tensor]:
-    "Latents of the evaluation, and every class in turn"
-    latents = program.evaluate(state, n)["latents"]
+    "Latents like those of the evaluation, and every class in turn"
+    latents = program.evaluate(state, 2)["latents"]
     return torch.randn(n, *latents.shape[1:], generator=torch.Generator().manual_seed(7)), torch.arange(n) % 10
 
 # %% ../nbs/42_fault_bench.ipynb #0286fb86

@@ -180,7 +180,7 @@ _NAMED, _ADAM, _NAMING = "naming = F.cross_entropy(state.witness.classifier(feat
 _APPLIED = "    applied = weights(state.step)\n\n    fake = "
 _CONVOLUTIONAL_LOSSES = (
     _fault("A1", "logits are computed from detached features", "loss term without gradient", _NAMED, _NAMED.replace("features", "features.detach()")),
-    _fault("A3", "the loss is given a running mean of the term, a plain number", "loss term missing from the loss", "self.step = self.seen = 0", "self.step = self.seen = self.smooth = 0",
+    _fault("A3", "the loss is given a running mean of the term, a plain number", "loss term without gradient", "self.step = self.seen = 0", "self.step = self.seen = self.smooth = 0",
            f"{_NAMED}\n", f"{_NAMED}\n    state.smooth = 0.9*state.smooth + 0.1*naming.item()\n", _NAMING, 'applied["naming"]*state.smooth)'),
     _fault("A4", "real features are compared with real features", "loss term trains nothing", "F.mse_loss(features.mean(0)", "F.mse_loss(state.witness.features(images).mean(0)"),
     _fault("A6", "a mean is divided by the batch size again", "loss term weighted differently", 'applied["matching"]*matching +', 'applied["matching"]*matching/len(features) +'),

@@ -42,10 +42,10 @@ _METER = {
 
 # %% ../nbs/18_findings.ipynb #bcc24b30
 _RESUME = {
+    "schedule restarts on resume": _cause("LEDGER", "restore the step with the weights, and compute the schedule from it"),
     "optimiser state not restored": _cause("REPLAY", "save and load the optimiser's state_dict with the weights"),
     "data repeat after resume": _cause("BATCH", "save the position in the data, or derive the order from the seed and the step"),
     "random draws repeat after resume": _cause("BATCH", "save and load the random state, or derive each step's draws from the seed and the step"),
-    "schedule restarts on resume": _cause("LEDGER", "compute the schedule from the step that is stored in the checkpoint"),
     "training differs after resume": _cause("REPLAY", "compare what is saved with what training reads: weights, buffers, optimisers, random states, step"),
 }
 _LOOP = {

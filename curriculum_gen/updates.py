@@ -71,8 +71,8 @@ def ownership(
     return [*told("parameters in no optimiser", [n for n, p in trained.items() if id(p) not in owned and p.requires_grad and received.get(n, 0) > 1e-6],
                   lambda s: f"gradients up to {largest(s):.2g} arrived and no optimiser owns it{elsewhere}"),
             *told("parameters frozen without declaration", [n for n, p in trained.items() if not p.requires_grad], lambda s: "requires_grad is False and it was not declared frozen"),
-            *told("frozen parameters in an optimiser", [n for n, p in named.entries.items() if named.is_frozen(n) and p.requires_grad and any(id(p) in owner for owner in owners)],
-                  lambda s: "declared frozen, and an optimiser that makes steps owns it and it may have gradients"),
+            *told("frozen parameters in an optimiser", [n for n, p in named.entries.items() if named.is_frozen(n) and (p.requires_grad or n.split(".")[0] in named.frozen) and any(id(p) in owner for owner in owners)],
+                  lambda s: "declared frozen, and an optimiser that makes steps owns it"),
             *([] if "shared_parameters" in declared else told("parameters in two optimisers", [n for n, p in trained.items() if sum(id(p) in owner for owner in owners) > 1],
                                                              lambda s: "more than one of the optimisers that make steps owns it")),
             *_without_gradient(named, [n for n, p in trained.items() if id(p) in owned and p.requires_grad and n not in received])]
