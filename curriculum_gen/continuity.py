@@ -230,7 +230,7 @@ def _first_to_differ(earlier: list[_Moment], went_on: list[_Moment], again: list
         if kind == "optimiser" or (cause and before is not None): found.append((cause, name, f"after loading it {f'is what it was after {before} steps' if before is not None else 'differs from what was saved'}"))
     if (cause := _batches_differ(earlier, went_on, again)): found.append(cause)
     for step, (line, other) in enumerate(zip(went_on, again)):
-        restarted = [name for name in ("phase", "weights", "learning_rate", "step") if repr(line.line.get(name)) != repr(other.line.get(name)) and repr(other.line.get(name)) == repr(earlier[step].line.get(name))]
+        restarted = [name for name in ("phase", "weights", "step") if repr(line.line.get(name)) != repr(other.line.get(name)) and repr(other.line.get(name)) == repr(earlier[step].line.get(name))]
         if restarted: found.append(("schedule restarts on resume", restarted[0], f"{step + 1} steps after the resume it is {other.line[restarted[0]]}, as {step + 1} steps after the start, instead of {line.line[restarted[0]]}")); break
     if found: return found
     unlike = [f"{name} ({kind})" for name, (kind, mark) in saved.items() if loaded.get(name, (kind, ""))[1] != mark]

@@ -19,6 +19,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -63,7 +65,9 @@ def stage_of(
     held = images[cut:cut + 1000], labels[cut:cut + 1000]
     judge, second = program.make_judge(images[:cut], labels[:cut], seed=0), program.make_judge(*held, seed=1)
     def call(network): return lambda x: program.judge_logits(SimpleNamespace(judge=network), x)
-    return Stage(program=program, images=images[:cut], labels=labels[:cut], held=held, judge=judge, others={"a second judge": call(second)},
+    def fitted(model): return lambda x: torch.tensor(model.decision_function(x.flatten(1).numpy()))
+    plain = {name: fitted(model.fit(held[0].flatten(1).numpy(), held[1].numpy())) for name, model in (("support vectors", SVC()), ("logistic regression", LogisticRegression(max_iter=500)))}
+    return Stage(program=program, images=images[:cut], labels=labels[:cut], held=held, judge=judge, others={"a second judge": call(second)} | plain,
                  card=make_judge_card(judge, images=held[0], labels=held[1], judge_logits=call(judge)))
 
 # %% ../nbs/42_fault_bench.ipynb #f597cd70

@@ -114,7 +114,7 @@ def _learned(case: _Case, outcome: Outcome) -> Rung:
 
 def _second_opinion(case: _Case) -> Outcome:
     "Whether the other judges of the run confirm the last checkpoint"
-    there = [name for name in PANEL[1:] if (case.run.judges/f"{name}.json").exists()]
+    there = [name for name in list(PANEL)[1:] if (case.run.judges/f"{name}.json").exists()]
     if not there: return Outcome(check="JUDGE2", not_possible="no other judges in the run folder: evaluate the run first")
     others = {name: load_judge(case.run.judges, name, device=case.config.device).network for name in there}
     generator = load_weights(Generator(case.config.widths).eval(), case.run.checkpoint(case.run.steps()[-1])/"generator.safetensors")
