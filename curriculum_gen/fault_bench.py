@@ -149,7 +149,7 @@ def _ledgers(program: ModuleType, log: list[dict], again: list[dict], *, half: i
     return [schedule_kept(log, **declared), schedule_kept(again, resumed=(half,), **declared), finite(log, declared=program.DECLARED)]
 
 def _replayed(program: ModuleType, data: dict, seed: int) -> Outcome:
-    steps = min(22, program.TOTAL_STEPS//2)
+    steps = min(8, program.TOTAL_STEPS//2)
     return resumes_exactly(lambda: program.start(seed, **data), train_step=program.train_step, save=program.save, load=lambda snapshot: program.load(snapshot, **data), steps=steps, next_batch=program.next_batch)
 
 # %% ../nbs/42_fault_bench.ipynb #b19733d5
