@@ -219,7 +219,7 @@ PEERS = (
         "loss:": ("loss term without gradient", "non-finite values"), "batch_independence": ("sampling depends on the batch",), "eval_determinism": ("scoring differs between repeats", "sampling depends on the batch"),
         "overfit_batch": ("learning rate differs from declared", "parameters do not change", "loss term weighted differently", "gradients accumulate"), "initial_loss": ("loss term weighted differently",)}),
     Peer(package="guardtower", module="guardtower", made_for="one step, before fine-tuning", run=_guardtower, causes={
-        "optimizer_coverage": _OWNERS, "grad_connectivity": _NO_GRADIENT, "loss:": ("loss term without gradient", "non-finite values"), "input_dependency": ("labels ignored by the generator", "loss term without gradient", "loss term trains nothing"),
+        "optimizer_coverage": _OWNERS, r"frozen parameter\(s\)": ("parameters frozen without declaration",), "grad_connectivity": _NO_GRADIENT, "loss:": ("loss term without gradient", "non-finite values"), "input_dependency": ("labels ignored by the generator", "loss term without gradient", "loss term trains nothing"),
         "grad_norms": ("gradients accumulate", "loss term weighted differently"), "train_mode": ("judge in train mode",), "monitor|nonfinite": ("non-finite values",)}),
     Peer(package="torch-audit", module="torch_audit", made_for="the training loop, by rules", run=_torch_audit, causes={
         "TA100": ("non-finite values",), "TA102": ("gradients accumulate", *_RATE_OR_WEIGHT), "TA104": _NO_GRADIENT + _UNMOVED, "TA105": ("parameters do not change",), "TA30[12]": ("judge input differs", "random draws repeat"),
@@ -279,7 +279,7 @@ def compare_peers(
             seen = look(peer, edits, seed=0, before=before)
             said = sorted(seen["new"], key=lambda alarm: cause not in causes_named(peer, [alarm]))   # what is to the point comes first
             named = causes_named(peer, said)
-            rows.append({"peer": peer.package, "kind": kind, "name": name, "expected": cause, "alarms": len(seen["alarms"]), "new": len(said), "said": [alarm[:140] for alarm in said[:2]],
+            rows.append({"peer": peer.package, "kind": kind, "name": name, "expected": cause, "alarms": len(seen["alarms"]), "new": len(said), "stops": any(alarm.startswith(("FAIL", "ERROR", "FATAL")) for alarm in said), "said": [alarm[:140] for alarm in said[:2]],
                          "causes": len(named), "right": cause in named, "error": seen["error"], "seconds": seen["seconds"]})
     return {"versions": {"torch": torch.__version__, **{peer.package: peer.version() or "not installed" for peer in peers}}, "healthy": healthy, "rows": rows, "summary": peers_summary(rows)}
 
@@ -291,7 +291,7 @@ def peers_summary(
     tools = {peer: [row for row in rows if row["peer"] == peer] for peer in dict.fromkeys(row["peer"] for row in rows)}
     def one(peer, chosen):
         alarmed = [row["causes"] for row in chosen if row["kind"] == "fault" and row["new"]]
-        return {"peer": peer, **{f"{kind}s": len({row["name"] for row in chosen if row["kind"] == kind}) for kind in ("fault", "control")}, "faults_alarmed": count(chosen, "fault", "alarms"), "faults_new": count(chosen, "fault", "new"),
-                "faults_right": count(chosen, "fault", "right"), "causes_per_fault": round(sum(alarmed)/max(1, len(alarmed)), 1), "controls_alarmed": count(chosen, "control", "alarms"), "controls_new": count(chosen, "control", "new"),
+        return {"peer": peer, **{f"{kind}s": len({row["name"] for row in chosen if row["kind"] == kind}) for kind in ("fault", "control")}, "faults_alarmed": count(chosen, "fault", "alarms"), "faults_new": count(chosen, "fault", "new"), "faults_stopped": count(chosen, "fault", "stops"),
+                "faults_right": count(chosen, "fault", "right"), "causes_per_fault": round(sum(alarmed)/max(1, len(alarmed)), 1), "controls_alarmed": count(chosen, "control", "alarms"), "controls_new": count(chosen, "control", "new"), "controls_stopped": count(chosen, "control", "stops"),
                 "broke_down": sum(bool(row["error"]) for row in chosen), "seconds": round(sum(row["seconds"] for row in chosen), 1)}
     return [one(peer, chosen) for peer, chosen in (*tools.items(), *([("union", rows)] if rows else []))]
