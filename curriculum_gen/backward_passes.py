@@ -48,7 +48,9 @@ class BackwardPass:
     draws: frozenset[Draw]          # random draws that it depends on
 
 # %% ../nbs/22_backward_passes.ipynb #90c21d6b
-def local_tensors(frames: Sequence) -> dict[str, Tensor]:   # frames innermost first
+def local_tensors(
+    frames: Sequence,         # of the caller, innermost first
+) -> dict[str, Tensor]:       # by name of the variable
     "Scalar tensors in the local variables of the calling functions, innermost first"
     found: dict[str, Tensor] = {}
     for frame in frames[:8]:

@@ -220,7 +220,7 @@ def run_wave(
 
 # %% ../nbs/42_fault_bench.ipynb #3b1c7944
 def rate(
-    successes: int,
+    successes: int,   # at most `trials`
     trials: int,      # 0 gives an interval of 0..1
 ) -> dict:            # JSON values: k, n, share, low, high
     "A share with its exact 95 % interval (Clopper & Pearson 1934)"
@@ -241,7 +241,7 @@ def summary(
             "seconds": sum(row["seconds"] for row in rows)}
 
 def confusion(
-    rows: list[dict],
+    rows: list[dict],   # of one wave, or a part of one
 ) -> pd.DataFrame:      # planted cause -> named cause, counts of runs; "nothing" for healthy and for silence
     "Which cause was named for which"
     table = pd.DataFrame(rows)
@@ -253,7 +253,7 @@ def overhead(
     *,
     steps: int = 1000,     # of each of the three runs
     block: int = 25,       # steps between turns; divides `steps`
-    progress: bool = False,
+    progress: bool = False,   # show a bar with time left
 ) -> dict:                 # JSON values: seconds a step, and ratios to the plain run
     "Time of watched training beside plain training"
     stage = stage_of(name)
@@ -281,7 +281,7 @@ def bench_faults(
     seeds: tuple[int, int, int] = (10, 15, 3),   # as for `entries`
     overhead_steps: int = 1000,     # 0 leaves the timing out
     only: Callable[[Entry], bool] = lambda entry: True,   # a part of the entries
-    jobs: int = 1,
+    jobs: int = 1,                  # processes
     progress: bool = False,         # show bars with time left
 ) -> dict:                          # JSON values, as written
     "Both waves, the first before the second, and what watching costs"

@@ -80,7 +80,7 @@ class Origin:
 @dataclass(frozen=True, kw_only=True)
 class Call:
     "One forward pass of the generator"
-    number: int
+    number: int                       # in order of appearance, among tensors and calls
     where: str                        # file:line of the call
     labels: frozenset[int]            # integer vectors that went in
     others: frozenset[int]            # integer vectors that its other inputs depend on
@@ -96,6 +96,8 @@ _FACTORIES = {"empty", "zeros", "ones", "full", "arange", "linspace", "eye", "ze
 _SUMS = {"add", "add_", "sub", "sub_", "rsub", "__radd__", "__rsub__", "__add__", "__sub__", "__iadd__", "__isub__", "stack", "cat", "concat"}
 _HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", "div_", "true_divide", "__truediv__", "neg", "negative", "squeeze", "unsqueeze", "view", "reshape", "flatten",
                     "clone", "to", "float", "double", "half", "contiguous"}
+_QUESTIONS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "_set_grad_enabled", "requires_grad_", "type", "element_size", "stride", "storage_offset", "data_ptr", "__len__", "is_complex"}   # no tensor to follow
+_VIEWS = {"data", "T", "mT", "H", "mH", "real", "imag", "grad"}   # attributes that are tensors themselves
 _INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
 def digest(*tensors: Tensor) -> str:
@@ -154,17 +156,21 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if self.paused: return func(*args, **kwargs)
-        if not name.endswith("_") or name == "__get__":   # most questions are after a size or a mode: no tensor, nothing to follow
-            out = func(*args, **kwargs)
-            if not isinstance(out, (Tensor, tuple, list, float)): return out
-        inputs = tensors_in([args, kwargs])
-        before = [self.origin(tensor) for tensor in inputs]
-        had_gradient = any(tensor.requires_grad for tensor in inputs)
-        if name.endswith("_") and name != "__get__": out = func(*args, **kwargs)   # it may write into its inputs
-        if name == "nan_to_num" or name == "nan_to_num_": self._see_masking(inputs)
-        if name == "item" and isinstance(out, float): return self._number(out, inputs[0], before[0])
-        for tensor in tensors_in(out): self._follow(tensor, name, inputs=inputs, before=before, had_gradient=had_gradient, numbers=[v for v in (*args, *kwargs.values()) if isinstance(v, SeveredNumber)])
-        return out
+        if name in _QUESTIONS or (name == "__get__" and func.__self__.__name__ not in _VIEWS): return func(*args, **kwargs)
+        return self._observed(func, name, args, kwargs)
+
+# %% ../nbs/19_provenance.ipynb #0295257e
+@patch
+def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict) -> object:
+    "The result of an operation, and where it comes from"
+    inputs = tensors_in([args, kwargs])
+    before, had_gradient = [self.origin(tensor) for tensor in inputs], any(tensor.requires_grad for tensor in inputs)
+    out = func(*args, **kwargs)
+    if name in ("nan_to_num", "nan_to_num_"): self._see_masking(inputs)
+    if name == "item" and isinstance(out, float): return self._number(out, inputs[0], before[0])
+    numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, SeveredNumber)]
+    for tensor in tensors_in(out): self._follow(tensor, name, inputs=inputs, before=before, had_gradient=had_gradient, numbers=numbers)
+    return out
 
 # %% ../nbs/19_provenance.ipynb #90cdc2b0
 def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts)
@@ -203,6 +209,7 @@ def _lost(self: Tracer, inputs: list[Tensor], before: list[Origin], *, numbers: 
     candidates = _union([o.severed for tensor, o in zip(inputs, before) if not tensor.requires_grad] + [n.severed for n in numbers])
     return frozenset((severed, user_line()) for severed in candidates if not severed.recent & partners)
 
+# %% ../nbs/19_provenance.ipynb #9c1f7c8e
 @patch
 def _drawn(self: Tracer, tensor: Tensor, name: str) -> None:
     number = next(self._numbers)
@@ -229,14 +236,12 @@ def _see_masking(self: Tracer, inputs: list[Tensor]) -> None:
 # %% ../nbs/19_provenance.ipynb #f8686a03
 @patch
 @entry
-def enter_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict) -> None:
-    "Hook before the generator's forward pass"
+def _enter_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict) -> None:
     self._inside.append(([(tensor, self.origin(tensor)) for tensor in tensors_in([args, kwargs])], user_line()))
 
 @patch
 @entry
-def leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-    "Hook after it"
+def _leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
     went_in, where = self._inside.pop()
     if self._inside: return   # the generator called itself: the outer call is the one that counts
     outputs, number = tensors_in(output), next(self._numbers)
@@ -268,6 +273,11 @@ def _through_parameters(self: Tracer, origin: Origin, inputs: list[Tensor], befo
                               others=others | (earlier.others if earlier else frozenset()), ignored=False, latents_ignored=frozenset(), numbers_digest="", labels_digest="",
                               with_gradient=origin.number >= 0 and torch.is_grad_enabled())
     return _through(origin, number)
+
+@patch
+def attach(self: Tracer, generator: nn.Module) -> list:   # handles, to be removed
+    "Enter and leave calls with the generator's forward pass"
+    return [generator.register_forward_pre_hook(self._enter_call, with_kwargs=True), generator.register_forward_hook(self._leave_call, with_kwargs=True)]
 
 @patch
 def next_step(self: Tracer) -> None:

@@ -14,7 +14,7 @@ from curriculum_gen.curriculum import PROFILES, REGIMES, run_config
 from curriculum_gen.records import RunFolder, read_json
 from curriculum_gen.training import train
 
-COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-bench"]
+COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-diagnose", "cgen-bench"]
 TRAIN = "--regime full_curriculum --profile tiny"
 FRESH, MINE = "FRESH", "MINE"   # in an argument list: a folder that does not exist yet, and a folder with a finished tiny run
 
@@ -119,6 +119,40 @@ def test_a_generator_of_ones_own_gets_a_card_and_a_report(tmp_path, monkeypatch,
     assert "AT-CHANCE" in capsys.readouterr().out and "AT-CHANCE" in Path("noise/report.html").read_text()
 
 
+LOOP = """
+import torch, plain_loop
+from curriculum_gen.diagnosis import watch
+
+def loop():
+    torch.manual_seed(0)
+    networks = plain_loop.Weaver(), plain_loop.Witness(), plain_loop.make_judge()
+    with watch(**dict(zip(("generator", "witness", "judge"), networks))) as seen: plain_loop.train(*networks, torch.rand(99, 1, 28, 28), torch.arange(99) % 10, total=3)
+    return seen
+
+def forgetful(): loop()
+"""
+
+
+def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/"my_loop.py").write_text(LOOP)
+    assert call("cgen-diagnose", ["my_loop:loop"]) == 0
+    told = capsys.readouterr().out
+    assert "4. Which fault explains it? loss term without gradient" in told and "plain_loop.py:" in told and "requested labels reach no loss" in told
+    found = read_json("diagnosis/findings.json")
+    assert [f["cause"] for f in found["findings"] if f["kind"] == "cause"] == ["loss term without gradient", "requested labels reach no loss"]
+    assert "ORACLE" in found["not_possible"] and "loss term without gradient" in (tmp_path/"diagnosis"/"report.html").read_text()
+    assert call("cgen-diagnose", ["my_loop:forgetful", "--out", "elsewhere"]) == 2 and not (tmp_path/"elsewhere").exists()
+    assert "return seen" in capsys.readouterr().err
+
+
+def test_a_run_is_diagnosed(mine, capsys):
+    assert call("cgen-diagnose", [mine.path, "--undo-steps", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told
+    assert mine.findings.exists() and mine.findings.with_name("report.html").exists()
+
+
 def test_the_example_of_batch_asks_for_what_it_says(helps, monkeypatch, tmp_path, capsys):
     "Such a study is carried out in test_reports"
     asked = []
@@ -183,6 +217,12 @@ MISTAKES = {   # command line -> what the line must say
     "cgen-bench": "NAME",
     "cgen-bench control": "did you mean 'controls'",
     "cgen-bench controls --runs 0": "runs is 0",
+    "cgen-bench faults --runs 3": "go with controls",
+    "cgen-diagnose": "RUN_FOLDER|MODULE:FUNCTION",
+    "cgen-diagnose nowhere": "nowhere: not a run folder",
+    "cgen-diagnose nowhere:loop": "loop 'nowhere:loop': No module named 'nowhere'",
+    "cgen-diagnose MINE --undo-steps -1": "undo steps is -1",
+    "cgen-diagnose MINE --undo-step x": "undo",
     "cgen-bench controls --jobs 0": "jobs is 0",
     "cgen-bench controls --first-seed -1": "first seed is -1",
     f"cgen-batch --out {FRESH} --regimes full_curriculum phase1_onyl": "did you mean 'phase1_only'",

