@@ -252,6 +252,7 @@ def diagnose(args: Sequence[str] | None = None) -> int:
         return 0
     return run_command("cgen-diagnose", work)
 
+# %% ../nbs/45_commands.ipynb #3d7dd074
 def _diagnosed_loop(what: str):
     function = callable_named(what, what="loop")
     from curriculum_gen.ladder import diagnose_loop
@@ -268,7 +269,7 @@ def _print_diagnosis(found) -> None:
     for confirmed in found.confirmations: print(f"\n{'CONFIRMED' if confirmed.confirmed else 'NOT CONFIRMED'}: {confirmed.cause}. Undone: {confirmed.undone}. {confirmed.evidence}")
     if found.not_possible: print(f"\nnot made: {', '.join(found.not_possible)} (why: see the report)")
 
-# %% ../nbs/45_commands.ipynb #3d7dd074
+# %% ../nbs/45_commands.ipynb #75554b42
 def bench(args: Sequence[str] | None = None) -> int:
     "`cgen-bench`: test the instruments on what is known"
     def work() -> int:
@@ -287,6 +288,7 @@ def bench(args: Sequence[str] | None = None) -> int:
         return _bench_controls(given) if given.what == "controls" else _bench_faults(given)
     return run_command("cgen-bench", work)
 
+# %% ../nbs/45_commands.ipynb #9ab8d3da
 def _bench_controls(given: argparse.Namespace) -> int:
     from curriculum_gen.controls import bench_controls
     size = {"images_per_class": 50, "judge_training": "brief"} if given.brief else {}

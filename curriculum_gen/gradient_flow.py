@@ -115,8 +115,16 @@ class GradientUse:
         "Begin a new stretch"
         self._deposits, self._spent, self._expected = {}, {}, {}
 
-    def deposit(self, number: int, seen: BackwardPass, *, root: Tensor, known: Mapping[int, Tensor], expect: bool) -> None:
-        "Before a backward pass: what lies there already; `expect` keeps the gradient that the loss asks for, to compare it with what is used"
+    def deposit(
+        self,
+        number: int,                    # of the pass, from 0
+        seen: BackwardPass,
+        *,
+        root: Tensor,                   # its loss
+        known: Mapping[int, Tensor],    # parameters by `id`
+        expect: bool,                   # keep the gradient that the loss asks for, to compare it with what is used
+    ) -> None:
+        "Before a backward pass: what lies there already"
         for key in seen.reached & known.keys():
             gradient = known[key].grad
             if gradient is None or not gradient.any(): self._deposits[key] = []   # nothing is left of earlier passes

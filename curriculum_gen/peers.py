@@ -164,27 +164,27 @@ def script_of(
     return path
 
 # %% ../nbs/43_peers.ipynb #d9504f54
-def _call(command: str, *arguments: object) -> None:
-    "Run one of TrainCheck's commands; `InputError` with its last words when it fails"
-    done = subprocess.run([sys.executable, "-m", f"traincheck.{command}", *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode: raise InputError(f"traincheck.{command} ended with {done.returncode}: {(done.stdout + done.stderr).strip().splitlines()[-1][:200]}")
+def _call(folder: Path, command: str, *arguments: object) -> None:
+    "Run one of TrainCheck's commands, which writes its logs into the folder; `InputError` with its last words when it fails"
+    done = subprocess.run([sys.executable, "-m", f"traincheck.{command}", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+    if done.returncode: raise InputError(f"traincheck.{command} ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-200:]}")
 
 def _traced(one: Trial, folder: Path, *options: object) -> Path:
-    _call("collect_trace", "--pyscript", script_of(one, folder), "--models-to-track", "generator", "witness", *options, "--output-dir", folder/"trace")
+    _call(folder, "collect_trace", "--pyscript", script_of(one, folder), "--models-to-track", "generator", "witness", *options, "--output-dir", folder/"trace")
     return folder/"trace"
 
 @cache
 def _invariants() -> Path:
     "What a healthy run with another seed obeys; some minutes, once a process"
     folder = Path(tempfile.mkdtemp())
-    _call("infer_engine", "-f", _traced(trial((), seed=100), folder), "-o", folder/"invariants.json")
+    _call(folder, "infer_engine", "-f", _traced(trial((), seed=100), folder), "-o", folder/"invariants.json")
     return folder/"invariants.json"
 
 def _traincheck(tool: ModuleType, one: Trial) -> list[str]:
     "Trace the planted program and check it against the healthy one's invariants"
     with tempfile.TemporaryDirectory() as name:
         trace = _traced(one, Path(name), "--invariants", _invariants())
-        _call("checker", "-f", trace, "-i", _invariants(), "-o", Path(name)/"checked", "--no-html-report")
+        _call(Path(name), "checker", "-f", trace, "-i", _invariants(), "-o", Path(name)/"checked", "--no-html-report")
         violations = json.loads(next((Path(name)/"checked").rglob("violations_summary.json")).read_text())["violations"]
     return [f"FAIL {found['relation_type']}: {found['display_name']}" for found in violations]
 

@@ -275,7 +275,10 @@ def _through_parameters(self: Tracer, origin: Origin, inputs: list[Tensor], befo
     return _through(origin, number)
 
 @patch
-def attach(self: Tracer, generator: nn.Module) -> list:   # handles, to be removed
+def attach(
+    self: Tracer,
+    generator: nn.Module,   # the one given to the tracer
+) -> list:                  # handles, to be removed
     "Enter and leave calls with the generator's forward pass"
     return [generator.register_forward_pre_hook(self._enter_call, with_kwargs=True), generator.register_forward_hook(self._leave_call, with_kwargs=True)]
 
