@@ -57,7 +57,7 @@ class Watch:
         self.named, self.terms, self.weights, self.declared, self.start_step = named, terms, weights, tuple(declared), start_step
         self.outcomes: list[Outcome] = []
         self._found, self._owners, self._windows, self._signatures = [], {}, 0, set()
-        self._passes, self._updates, self._window_open = [], [], False
+        self._passes, self._updates, self._window_open, self._backwards = [], [], False, 0
         self._use, self._book = GradientUse(named, declared=declared), DeclaredTerms(named, terms=terms, weights=weights, declared=declared, start_step=start_step)
         self._copies = self._largest = self._generator_owner = None
         self._judges = {role: mode_dependent(named.networks[role]) for role in named.frozen if role in named.networks}
@@ -145,8 +145,9 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
         for root in roots:
             if not root.requires_grad: continue
             self._see_finite(root)
-            form = signature(root)
-            if form not in self._signatures:
+            self._backwards += 1
+            form = signature(root) if self._window_open or self._backwards % 5 == 0 else None   # an odd number, so that losses in turn are all looked at
+            if form is not None and form not in self._signatures:
                 self._signatures.add(form)
                 if self._windows and self._windows < 8: self._open()
             if self._window_open: self._take_apart(root)
@@ -216,7 +217,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     self._tracer.next_step()
     self._tracer.paused = False
     if self._window_open and self._window_done(): self._close(complete=False)
-    elif not self._window_open and owner is self._generator_owner and owner.steps in (99, 9999): self._open()
+    elif not self._window_open and owner is self._generator_owner and owner.steps in (999, 9999): self._open()
 
 @patch
 def _frozen_changed(self: Watch) -> None:
