@@ -528,6 +528,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'curriculum_gen/fault_bench.py'),
                                             'curriculum_gen.fault_bench._ledgers': ( 'fault_bench.html#_ledgers',
                                                                                      'curriculum_gen/fault_bench.py'),
+                                            'curriculum_gen.fault_bench._loop': ('fault_bench.html#_loop', 'curriculum_gen/fault_bench.py'),
                                             'curriculum_gen.fault_bench._meters': ( 'fault_bench.html#_meters',
                                                                                     'curriculum_gen/fault_bench.py'),
                                             'curriculum_gen.fault_bench._recorded': ( 'fault_bench.html#_recorded',
