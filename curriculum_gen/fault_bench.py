@@ -15,12 +15,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import joblib
-import numpy as np
-import pandas as pd
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
+import joblib, numpy as np, pandas as pd, torch
+from sklearn import linear_model, svm
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -34,7 +30,7 @@ from .findings import Finding, Outcome, alarms, ranked
 from .judge import certified_judge, judge_recipe
 from .meters import JudgeCard, exact_interval, independent_images, judge_card, label_order, label_sensitivity, make_judge_card, oracle, same_scores_twice, second_opinion
 from .model import torch_threads
-from .records import read_json, sha256, write_atomic, write_json
+from .records import sha256, write_json
 from .replay import watch_learner
 from .training import Learner, take_steps
 from .unseen_catalogue import UNSEEN_CONTROLS, UNSEEN_FAULTS
@@ -70,8 +66,9 @@ def stage_of(
     judge, second = program.make_judge(images[:cut], labels[:cut], seed=0), program.make_judge(*held, seed=1)
     def call(network): return lambda x: program.judge_logits(SimpleNamespace(judge=network), x)
     def fitted(model): return lambda x: torch.tensor(model.decision_function(x.flatten(1).numpy()))
-    plain = {name: fitted(model.fit(held[0].flatten(1).numpy(), held[1].numpy())) for name, model in (("support vectors", SVC()), ("logistic regression", LogisticRegression(max_iter=500)))}
-    return Stage(program=program, images=images[:cut], labels=labels[:cut], held=held, judge=judge, others={"a second judge": call(second)} | plain,
+    plain = {name: fitted(model.fit(held[0].flatten(1).numpy(), held[1].numpy())) for name, model in (("support vectors", svm.SVC()), ("logistic regression", linear_model.LogisticRegression(max_iter=500)))}
+    mine = len(images) if name == "diffusion_program" else cut   # its epochs need all of them
+    return Stage(program=program, images=images[:mine], labels=labels[:mine], held=held, judge=judge, others={"a second judge": call(second)} | plain,
                  card=make_judge_card(judge, images=held[0], labels=held[1], judge_logits=call(judge)))
 
 # %% ../nbs/42_fault_bench.ipynb #f597cd70
@@ -268,6 +265,7 @@ def _loop(name: str) -> tuple[Callable, dict, dict]:
     weights = {term: (lambda step, term=term: program.weights(step)[term]) for term in program.weights(0)}
     return lambda: program.train_step(state), {role: getattr(state, attribute) for attribute, role in program.ROLES.items()}, {"terms": program.TERMS, "weights": weights}
 
+# %% ../nbs/42_fault_bench.ipynb #067e173f
 def overhead(
     name: str,             # a program in `PROGRAMS`, or `REGIME`
     *,
