@@ -235,7 +235,7 @@ def gate(args: Sequence[str] | None = None) -> int:
 def diagnose(args: Sequence[str] | None = None) -> int:
     "`cgen-diagnose`: which fault explains it"
     def work() -> int:
-        parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything learned, is it worse, and which fault explains it?",
+        parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything learned,\nis it worse, and which fault explains it?",
                         example="cgen-diagnose runs/mine")
         parser.add_argument("what", metavar="RUN_FOLDER|MODULE:FUNCTION", help="a run folder, or a function without arguments that trains a few steps inside watch(...) and returns what was seen")
         parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go (default: diagnosis, of a run inside its folder)")
