@@ -8,7 +8,7 @@ __all__ = ['PROGRAMS', 'REGIME', 'mnist', 'Stage', 'stage_of', 'examine', 'Entry
 
 # %% ../nbs/42_fault_bench.ipynb #d4c577d9
 import copy, importlib, inspect, json, time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .comparison import MARGIN, paired_difference
 from .curriculum import REGIMES, RunConfig

@@ -8,7 +8,7 @@ __all__ = ['entry', 'user_frames', 'place', 'user_line', 'Severed', 'Draw', 'Ori
 
 # %% ../nbs/19_provenance.ipynb #391d4cf9
 import hashlib, sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 

@@ -2,7 +2,7 @@
 import pytest, torch
 
 from curriculum_gen.fault_bench import REGIME, entries, examine, overhead, run_entry, run_wave, stage_of
-from curriculum_gen.fault_catalogue import CONTROLS, FAULTS, behaviour, digits, verify_injection
+from curriculum_gen.fault_catalogue import CONTROLS, FAULTS, behaviour, verify_injection
 from curriculum_gen.findings import alarms
 from curriculum_gen.records import read_json
 
