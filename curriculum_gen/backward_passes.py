@@ -10,9 +10,10 @@ __all__ = ['Summand', 'Lost', 'BackwardPass', 'local_tensors', 'see_backward', '
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .findings import Finding
 from .loss_terms import reached, summands
@@ -24,7 +25,7 @@ class Summand:
     "One term of a loss"
     name: str                  # of the local variable that holds it, else its place and operation
     reached: frozenset[int]    # the tensors with a gradient that it leads to, by `id`
-    cut: frozenset[Severed] = frozenset()   # where the generator's gradient was lost on the way to it
+    cut: frozenset[Severed] = frozenset()   # where a gradient was lost on the way to it
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
@@ -46,17 +47,26 @@ class BackwardPass:
     data: frozenset[int]            # batches from outside that it knows
     calls: frozenset[int]           # the generator's forward passes that it depends on
     draws: frozenset[Draw]          # random draws that it depends on
+    cut: frozenset[Severed] = frozenset()   # where a gradient was lost on any way to it
 
 # %% ../nbs/22_backward_passes.ipynb #90c21d6b
 def local_tensors(
     frames: Sequence,         # of the caller, innermost first
 ) -> dict[str, Tensor]:       # by name of the variable
-    "Scalar tensors in the local variables of the calling functions, innermost first"
+    "Scalar tensors in the local variables of the calling functions, innermost first; then those that dictionaries and objects there hold"
+    places = [frame.f_locals | (frame.f_globals if frame.f_code.co_name == "<module>" else {}) for frame in frames[:8]]
     found: dict[str, Tensor] = {}
-    for frame in frames[:8]:
-        for name, value in (frame.f_locals | (frame.f_globals if frame.f_code.co_name == "<module>" else {})).items():
-            if isinstance(value, Tensor) and value.numel() == 1 and not name.startswith("_"): found.setdefault(name, value)
+    for values in (*places, *(inner for outer in places for inner in _held(outer))):
+        for name, value in values.items():
+            if isinstance(name, str) and not name.startswith("_") and isinstance(value, Tensor) and value.numel() == 1: found.setdefault(name, value)
     return found
+
+def _held(values: Mapping, depth: int = 2) -> list[Mapping]:
+    "The dictionaries among values and the attributes of objects among them, and what these hold in turn"
+    plain = [value if isinstance(value, dict) else vars(value) for name, value in values.items()
+             if isinstance(name, str) and not name.startswith("_") and (isinstance(value, dict) or (hasattr(value, "__dict__") and not isinstance(value, (Tensor, type, ModuleType, nn.Module))))]
+    small = [outer for outer in plain if len(outer) <= 500]   # a cache or a data set holds no loss term
+    return small + [inner for outer in small if depth > 1 for inner in _held(outer, depth - 1)]
 
 def see_backward(
     root: Tensor,          # the loss
@@ -73,7 +83,7 @@ def see_backward(
     parts = tuple(Summand(name=name, reached=frozenset(reached(node)), cut=tracer.origins.get(scalars.get(name, root), Origin()).cut) for name, node in zip(names, summands(root)))
     lost = tuple(Lost(name=next((by_number[n] for n in sorted(severed.recent, reverse=True) if n in by_number), "an operand"), severed=severed, added=added) for severed, added in origin.lost)
     return BackwardPass(where=place(frames[0]) if frames else "?", step=step, traced=traced, reached=frozenset().union(*(part.reached for part in parts)), summands=parts, lost=lost,
-                        labels=origin.labels, data=origin.data, calls=origin.calls, draws=origin.draws)
+                        labels=origin.labels, data=origin.data, calls=origin.calls, draws=origin.draws, cut=origin.cut)
 
 def _name(node: object, by_node: dict) -> str:
     "The variable that holds a summand, or that a factor was multiplied with to give it; empty when none does"
@@ -105,9 +115,9 @@ def idle_terms(
         for s in p.summands:
             if s.reached & consumers[i] or s.name in {other.name for other in p.summands if other.reached & consumers[i]}: continue
             idle[p.where, s.name].append(p.step)
-            cut[s.name] = min((c.where for c in s.cut), default="")
+            cut[s.name] = min((c.where for c in s.cut if c.leaves & consumers[i]), default="")
     return [Finding(cause="loss term without gradient" if cut[name] else "loss term trains nothing", subject=name, where=where, step=steps[0],
-                    evidence=f"in {len(steps)} of {made[where]} backward passes it led to no parameter that an optimiser then moved" + (f"; the generator's gradient ends at {cut[name]}" if cut[name] else ""))
+                    evidence=f"in {len(steps)} of {made[where]} backward passes it led to no parameter that an optimiser then moved" + (f"; the gradient ends at {cut[name]}" if cut[name] else ""))
             for (where, name), steps in idle.items() if len(steps) == made[where]]
 
 # %% ../nbs/22_backward_passes.ipynb #f04b32fe

@@ -196,10 +196,13 @@ def resumes_exactly(
         state = start()
         def go(state): return [_Moment(parts=_parts(state_of(state)), batch=_batch_digest(next_batch, state), line=dict(train_step(state) or {})) for _ in range(steps)]
         earlier = go(state)
-        snapshot, threads = _copied(save(state)), torch.get_num_threads()
+        kept, threads = save(state), torch.get_num_threads()
+        snapshot = _copied(kept)
+        original = _digest(snapshot)
         for part in state_of(state).values():   # gradients left over are no part of a checkpoint
             if isinstance(part, (nn.Module, Optimizer)): part.zero_grad()
         went_on, end = go(state), _parts(state_of(state))
+        referred = _digest(kept) != original
         _set_random_states(fresh)
         resumed = load(snapshot)
         if torch.get_num_threads() != threads: return Outcome(check="REPLAY", findings=(Finding(cause="another thread count", subject="replay", evidence=f"saved with {threads} threads, resumed with {torch.get_num_threads()}"),), compared="not comparable bit by bit")
@@ -208,6 +211,7 @@ def resumes_exactly(
     compared = f"{steps} steps continued against {steps} resumed: {', '.join(different) + ' differ' if different else 'all weights equal'}"
     if not any(kind == "weights" for kind, _ in end.values()): return Outcome(check="REPLAY", not_possible="no network found on the state: give state_of")
     shared = [name for name, part in state_of(state).items() if isinstance(part, nn.Module) and part is state_of(resumed).get(name) and end[name] != earlier[0].parts[name]]
+    if referred: return Outcome(check="REPLAY", compared=compared, findings=(Finding(cause="checkpoint is not what was saved", subject="snapshot", step=steps, evidence="it changed while the run went on: it refers to what is trained"),))
     found = [("frozen network changes", name, "continued and resumed run were given the same network, and training changed it") for name in shared]
     found = found or (_first_to_differ(earlier, went_on, again, end=end) if different else [])
     return Outcome(check="REPLAY", compared=compared, findings=tuple(Finding(cause=cause, subject=subject, evidence=evidence, step=steps) for cause, subject, evidence in found))
@@ -303,6 +307,7 @@ def schedule_kept(
     learning_rate: Callable | None = None,           # `rate = learning_rate(step)`
     resumed: Sequence[int] = (),                     # completed steps of the checkpoints that were resumed from
     every: int = 1,                                  # steps from a line to the next
+    measured: Mapping[str, Mapping[int, float]] = {},  # term -> completed steps before the step -> weight that `watch` measured in the loss
 ) -> Outcome:                                        # of the check LEDGER
     "Does the log follow the declared schedule, step by step?"
     if not history: return Outcome(check="LEDGER", not_possible="no log line")
@@ -317,6 +322,8 @@ def schedule_kept(
             cause, words = _explained(history, off, schedule=schedule, resumed=resumed)
             restarted = cause == "schedule restarts on resume" and any(f.cause == cause for f in found)   # a rate that starts again alone was lost with the optimiser
             if schedule is rate and not restarted: cause = "learning rate differs from declared"
+            applied = {line["step"]: measured[term][line["step"] - 1] for line in off for term in measured if line["step"] - 1 in measured[term]} if schedule is weights else {}
+            if applied and not _departing_from(measured, weights): cause, words = "records differ from the schedule", f"; the loss itself was weighted as declared in all {sum(map(len, measured.values()))} losses that were looked at"
             tell(cause, name, f"step {off[0]['step']}: {name} {logged}, declared {meant}; {len(off)} of {len(history)} lines differ{words}", off[0]["step"])
     for before, line in zip(history, history[1:]):
         due, step = before["step"] + every, line["step"]
@@ -332,6 +339,10 @@ def _departing(line: Mapping, values: Mapping) -> list[tuple]:
         if isinstance(b, Mapping): return all(alike(a[name], b[name]) for name in b if name in a)
         return a == b if isinstance(b, str) else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
     return [(name, logged[name], value) for name, value in values.items() if name in logged and not alike(logged[name], value)]
+
+def _departing_from(measured: Mapping[str, Mapping[int, float]], weights: Callable) -> list[tuple[str, int]]:
+    "Terms and steps whose measured weight is not the declared one"
+    return [(term, step) for term, values in measured.items() for step, value in values.items() if not math.isclose(value, weights(step)[term], rel_tol=1e-3, abs_tol=1e-9)]
 
 def _explained(history: Sequence[Mapping], off: list[Mapping], *, schedule: Callable, resumed: Sequence[int]) -> tuple[str, str]:
     "A cause, and in words by which shift or restart all departing lines are as declared"

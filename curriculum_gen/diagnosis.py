@@ -62,7 +62,7 @@ class Watch:
         self._copies = self._largest = self._generator_owner = None
         self._judges = {role: mode_dependent(named.networks[role]) for role in named.frozen if role in named.networks}
         self._averages = {name: entry.detach().clone() for name, entry in named.entries.items() if named.is_average(name) and isinstance(entry, nn.Parameter)}
-        self._tracer, self._frozen, self._bad = self._new_tracer(), FrozenState(named), None
+        self._tracer, self._frozen, self._bad, self._written = self._new_tracer(), FrozenState(named), None, named.written()
 
     def _new_tracer(self) -> Tracer: return Tracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
     def _steps_of(self, role: str) -> int:
@@ -78,7 +78,7 @@ class Watch:
         if id(optimiser) not in self._owners:
             self._owners[id(optimiser)] = owner = _Owner(optimiser)
             mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
-            if mine or self._generator_owner is None: self._generator_owner = owner
+            if mine or ("generator" not in self.named.networks and self._generator_owner is None): self._generator_owner = owner
         return self._owners[id(optimiser)]
 
 # %% ../nbs/26_diagnosis.ipynb #38ddbdee
@@ -87,8 +87,11 @@ def __enter__(self: Watch) -> Watch:
     self._plain_backward = torch.autograd.backward
     @entry
     def backward(tensors, *args, **kwargs):
+        first = len(self._passes)
         self._see([tensors] if isinstance(tensors, Tensor) else list(tensors))
-        return self._plain_backward(tensors, *args, **kwargs)
+        given = self._plain_backward(tensors, *args, **kwargs)
+        for number in range(first, len(self._passes)): self._use.landed(number, self._known())
+        return given
     torch.autograd.backward = backward
     self._hooks = [register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step)]
     self._hooks += [self.named.networks[role].register_forward_pre_hook(partial(self._judge_called, role)) for role, layers in self._judges.items() if layers]
@@ -160,14 +163,18 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
 def _see_finite(self: Watch, root: Tensor) -> None:
     if root.is_cuda: self._bad = (~root.detach().isfinite()).sum() + (0 if self._bad is None else self._bad); return   # read once, when findings are asked for
     if math.isfinite(value := root.item() if root.numel() == 1 else float(root.detach().sum())) or "skipped_steps" in self.declared: return
+    self._book.unsteady = True
     self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step, evidence=f"the loss is {value}"))
 
 @patch
 def _take_apart(self: Watch, root: Tensor) -> None:
     seen = see_backward(root, tracer=self._tracer, frames=user_frames(), step=self.step)
     self._passes.append(seen)
-    known = {id(p): p for p in self.named.entries.values()} | {id(p): p for owner in self._owners.values() for p in owner.parameters}
-    self._use.deposit(len(self._passes) - 1, seen, root=root, known=known, expect=bool(self.terms or self.weights))
+    self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(), expect=bool(self.terms or self.weights))
+
+@patch
+def _known(self: Watch) -> dict[int, Tensor]:
+    return {id(p): p for p in self.named.entries.values()} | {id(p): p for owner in self._owners.values() for p in owner.parameters}
 
 # %% ../nbs/26_diagnosis.ipynb #2667aa17
 @patch
@@ -238,6 +245,11 @@ def notes(self: Watch) -> list[Finding]:
     return [finding for finding in ranked(self._everything()) if finding.kind == "note"]
 
 @patch
+def measured_weights(self: Watch) -> dict[str, dict[int, float]]:   # loss term -> completed steps before the step -> weight
+    "The weights with which declared terms entered the losses that were looked at"
+    return self._book.measured
+
+@patch
 def include(self: Watch, *outcomes: Outcome) -> Watch:
     "Add the outcomes of checks that were made beside the watching; they are reported with its own"
     self.outcomes += outcomes
@@ -268,7 +280,7 @@ def _values(self: Watch) -> list[Finding]:
     broken = [name for name, entry in self.named.entries.items() if entry.is_floating_point() and not entry.isfinite().all() and not self.named.is_frozen(name)]
     found = [Finding(cause="non-finite values", subject=broken[0], step=self.step, evidence=f"{len(broken)} parameters or buffers hold NaN or Inf")] if broken else []
     if self._bad is not None and int(self._bad) and "skipped_steps" not in self.declared: found.append(Finding(cause="non-finite values", subject="a loss", step=self.step, evidence=f"{int(self._bad)} losses were NaN or Inf"))
-    moves = not any(f.cause == "parameters do not change" for f in self._found)
+    moves = self.named.written() > self._written and not any(f.cause == "parameters do not change" for f in self._found)
     if self._averages and moves and self._steps_of("generator") >= 10 and all(torch.equal(self.named.entries[name].detach(), copy) for name, copy in self._averages.items()):
         found.append(Finding(cause="averaged weights not updated", subject=next(iter(self._averages)).split(".")[0], step=self.step, evidence=f"not one bit of it changed in {self._steps_of('generator')} steps of the generator"))
     return found

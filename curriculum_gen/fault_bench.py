@@ -28,7 +28,7 @@ from .diagnosis import Watch, watch
 from .fault_catalogue import CONTROLS, FAULTS, Edits, digits, planted
 from .findings import Finding, Outcome, alarms, ranked
 from .judge import certified_judge, judge_recipe
-from .meters import JudgeCard, exact_interval, independent_images, judge_card, label_order, label_sensitivity, make_judge_card, oracle, same_scores_twice, second_opinion
+from .meters import JudgeCard, exact_interval, independent_images, judge_card, label_order, label_sensitivity, make_judge_card, oracle, same_scores_twice, scored_as_claimed, second_opinion
 from .model import torch_threads
 from .records import sha256, write_json
 from .replay import watch_learner
@@ -123,7 +123,7 @@ def examine(
     third, again = _watched(program, resumed, steps=4, start_step=half)
     torch.set_num_threads(threads)
     outcomes += [batches_repeat(shown, epoch=len(stage.images), data=(stage.images, stage.labels)), check_canary(saved, [loaded], declared=program.DECLARED),
-                 *_ledgers(program, log + later, again, half=half), _replayed(program, data, seed)]
+                 *_ledgers(program, log + later, again, half=half, measured=_merged(first.measured_weights(), second.measured_weights())), _replayed(program, data, seed)]
     torch.set_num_threads(threads)
     return ranked([f for seen in (first, second, third) for f in seen.findings()] + [f for outcome in outcomes for f in outcome.findings])
 
@@ -139,15 +139,19 @@ def _meters(program: ModuleType, state: object, stage: Stage, *, untrained: obje
     return [oracle(scored, stage.held[0], labels=stage.held[1], correct=stage.card.correct, total=stage.card.total),
             judge_card(state.judge, card=stage.card, canary_images=stage.held[0][:16], judge_logits=scored),
             same_scores_twice(sample, latents=latents, labels=labels, declared=program.DECLARED),
+            scored_as_claimed(made["images"], judged=made["judged"], judge_logits=scored, sample=sample, latents=made["latents"], declared=program.DECLARED),
             independent_images(made["images"], counted=made["independent"], latents=made["latents"]),
             label_order([counts], steps=[program.TOTAL_STEPS]),
             label_sensitivity(sample, latents=latents, classes=len(counts), rng=rng, untrained=lambda z, y: program.sample(untrained, z, y)),
             second_opinion(made["images"].flatten(0, 1), labels=asked, judge_logits=scored, others=stage.others, real_images=stage.held[0], real_labels=stage.held[1], rng=torch.Generator().manual_seed(seed))]
 
-def _ledgers(program: ModuleType, log: list[dict], again: list[dict], *, half: int) -> list[Outcome]:
+def _merged(*measured: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    return {term: {step: weight for one in measured for step, weight in one.get(term, {}).items()} for one in measured for term in one}
+
+def _ledgers(program: ModuleType, log: list[dict], again: list[dict], *, half: int, measured: Mapping) -> list[Outcome]:
     "The log beside the declared schedule, of the run and of what was resumed"
     declared = {"weights": program.weights, "learning_rate": getattr(program, "learning_rate", None)}
-    return [schedule_kept(log, **declared), schedule_kept(again, resumed=(half,), **declared), finite(log, declared=program.DECLARED)]
+    return [schedule_kept(log, measured=measured, **declared), schedule_kept(again, resumed=(half,), **declared), finite(log, declared=program.DECLARED)]
 
 def _replayed(program: ModuleType, data: dict, seed: int) -> Outcome:
     steps = min(8, program.TOTAL_STEPS//2)

@@ -68,10 +68,10 @@ _LOSS = {
     "requested labels reach no loss": _cause("TERM", "use the labels that the generator was given as the target, or as input, of a network in its loss"),
     "batch labels do not match images": _cause("BATCH", "index images and labels by the same rows"),
     "random draws repeat": _cause("BATCH", "draw fresh latents in every step; seed once, outside the loop"),
+    "non-finite values": _cause("FINITE", "find the first NaN or Inf; declare skipped_steps where a scaler skips on purpose"),
     "schedule shifted": _cause("LEDGER", "use the half-open range [start, end) of completed steps for each phase"),
     "loss term weighted differently": _cause("GREC", "weight the term as declared, and average it once"),
     "gradients differ from the loss": _cause("GREC", "look for clipping, scaling or hooks between backward and step, and declare them"),
-    "non-finite values": _cause("FINITE", "find the first NaN or Inf; declare skipped_steps where a scaler skips on purpose"),
     "records differ from the schedule": _cause("LEDGER", "log what was applied in the step, not what was planned"),
 }
 

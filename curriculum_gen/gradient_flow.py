@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .backward_passes import BackwardPass, local_tensors, lost_terms
 from .findings import Finding
@@ -28,7 +29,9 @@ class DeclaredTerms:
         self.named, self.terms, self.weights, self.declared, self.start_step = named, terms, weights, declared, start_step
         self.found: list[Finding] = []
         self.seen: set[str] = set()
-        self._mismatched, self._probes = Counter(), 0
+        self.measured: dict[str, dict[int, float]] = {}   # loss term -> step -> the weight with which it entered
+        self.unsteady = False   # a loss was not finite: a step may have been left out, and steps are counted otherwise from then on
+        self._mismatched, self._probes, self._spent, self._entered = Counter(), 0, WeakTensorKeyDictionary(), set()
 
     def planned(self, name: str, step: int) -> float | None:   # None outside of the schedule
         "The declared weight of a term"
@@ -56,28 +59,36 @@ def look_at_terms(
     leaves, weighed = reached(root.grad_fn), {}
     scalars, where = local_tensors(frames), place(frames[0]) if frames else "?"
     for name in {**book.terms, **book.weights}:
-        if name not in scalars or scalars[name] is root: continue
+        if name not in scalars or scalars[name] is root or scalars[name] in book._spent: continue
         term, roles = scalars[name], book.terms.get(name, ("generator",))
         if not any(id(p) in leaves for role in roles for p in book.named.parameters(role).values()): continue   # the backward pass of another network
         book.seen.add(name)
+        weight = effective_weight(root, term)
+        if weight is not None: book._spent[term] = True; book._entered.add(name)   # the next loss need not hold it
         planned = book.planned(name, step) if name in book.weights else None
         blamed = any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in [*book.found, *lost_terms(last)])
         if planned != 0 and not blamed: _judge_term(book, name, term=term, root=root, roles=roles, tracer=tracer, told={"subject": name, "where": where, "step": step}, twice=bool(last))
-        if planned is not None and not blamed: weighed[name] = effective_weight(root, term) or 0.0
+        if planned is not None and not blamed and (planned == 0 or name in book._entered): weighed[name] = weight or 0.0
     if {"accumulation", "skipped_steps"} & set(book.declared) and _common_factor(book, weighed, step): return
     for name, weight in weighed.items(): _judge_weight(book, name, weight=weight, told={"subject": name, "where": where, "step": step})
 
 # %% ../nbs/25_gradient_flow.ipynb #a0c1d91f
 def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, roles: Sequence[str], tracer: Tracer, told: dict, twice: bool) -> None:
     def found(cause, evidence): book.found.append(Finding(cause=cause, evidence=evidence, **told))
-    if not term.requires_grad: return found("loss term without gradient", "the declared term itself has no gradient")
-    if effective_weight(root, term) is None: found("loss term missing from the loss", "the derivative of the loss with respect to it does not exist: the loss is built from something else")
-    leads, ends = reached(term.grad_fn), {severed.where for severed in tracer.origins.get(term, Origin()).cut}
+    leads, origin = reached(term.grad_fn), tracer.origins.get(term)
+    cut = origin.cut | origin.severed if origin else frozenset()
+    if not term.requires_grad:
+        if origin and not cut and not origin.calls: return found("loss term trains nothing", f"no parameter has a part in it, and it is declared to train the {' and the '.join(roles)}")
+        return found("loss term without gradient", "the declared term itself has no gradient")
+    if effective_weight(root, term) is None and name not in book._entered:
+        book._mismatched[name, "missing"] += 1
+        if book._mismatched[name, "missing"] == 2: found("loss term missing from the loss", "the derivative of the loss with respect to it does not exist: the loss is built from something else")
     for role in roles:
         parameters = [p for p in book.named.parameters(role).values() if id(p) in leads]
-        if not parameters and ends and role == "generator": found("loss term without gradient", f"it is declared to train the {role}, and reaches none of its parameters; the generator's gradient ends at {min(ends)}")
+        ends = {severed.where for severed in cut if severed.leaves & {id(p) for p in book.named.parameters(role).values()}}
+        if not parameters and ends: found("loss term without gradient", f"it is declared to train the {role}, and reaches none of its parameters; the gradient ends at {min(ends)}")
         elif not parameters: found("loss term trains nothing", f"it is declared to train the {role}, and reaches none of its parameters")
-        elif twice and not any(g is not None and g.any() for g in gradients(term, parameters)):
+        elif twice and float(term.detach()) and not any(g is not None and g.any() for g in gradients(term, parameters)):   # a term that is satisfied, and 0, asks for nothing
             book._mismatched[name, role] += 1
             if book._mismatched[name, role] == 2: found("loss term without gradient", f"its gradient for the {role} is exactly zero on two batches")
 
@@ -85,7 +96,8 @@ def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, r
 def _judge_weight(book: DeclaredTerms, name: str, *, weight: float, told: dict) -> None:
     step, cause, why = told["step"], "loss term weighted differently", ""
     def is_planned(other): return _equal(weight, book.planned(name, other))
-    if is_planned(step) or any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in book.found): return
+    book.measured.setdefault(name, {})[step] = weight
+    if is_planned(step) or book.unsteady or any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in book.found): return
     near = [step + other for other in (-1, 1, -2, 2) if is_planned(step + other)]
     if book.start_step and is_planned(step - book.start_step): cause, why = "schedule restarts on resume", f": that of step {step - book.start_step}"
     elif near and "skipped_steps" in book.declared: return   # who skips steps counts them otherwise
@@ -110,10 +122,11 @@ class GradientUse:
         self.consumers: dict[int, frozenset[int]] = {}   # number of a pass -> parameters of the optimisers that used it, by `id`
         self.received: dict[str, float] = {}             # full name -> largest gradient seen
         self._deposits, self._spent, self._expected, self._counted = {}, {}, {}, Counter()
+        self._landed, self._seen = set(), {}   # numbers of the passes that left gradients, and of passes there were at an optimiser's last step
 
     def forget(self) -> None:
         "Begin a new stretch"
-        self._deposits, self._spent, self._expected = {}, {}, {}
+        self._deposits, self._spent, self._expected, self._landed, self._seen = {}, {}, {}, set(), {}
 
     def deposit(
         self,
@@ -131,6 +144,14 @@ class GradientUse:
             self._deposits.setdefault(key, []).append(number)
         watched = [p for p in self.named.trained().values() if id(p) in seen.reached] if expect else []
         if expect: self._expected[number] = dict(zip(map(id, watched), gradients(root, watched)))
+
+    def landed(
+        self,
+        number: int,                    # of the pass
+        known: Mapping[int, Tensor],    # parameters by `id`
+    ) -> None:
+        "After a backward pass: did it leave anything but zeros?"
+        if any(numbers[-1:] == [number] and known[key].grad is not None and known[key].grad.any() for key, numbers in self._deposits.items() if key in known): self._landed.add(number)
 
 # %% ../nbs/25_gradient_flow.ipynb #885fa764
 def use_gradients(
@@ -153,12 +174,23 @@ def use_gradients(
     if stale and "accumulation" not in book.declared:
         here, there = passes[max(used)].where, passes[min(stale)].where
         book.found.append(Finding(cause="gradients accumulate", where=here, evidence=f"the gradient of the backward pass at {there}, which a step had used, was still there when that of {here} was added", **told))
-    waiting = sorted({passes[number].where for p in mine.values() for number in book._deposits.get(id(p), [])})
+    waiting = sorted({passes[number].where for p in mine.values() for number in book._deposits.get(id(p), []) if number in book._landed})
     if waiting and not held: _cleared(book, optimiser, told | {"where": waiting[0]})
+    recent, book._seen[optimiser] = passes[book._seen.get(optimiser, len(passes)):], len(passes)
+    if recent and not held and not any(p.reached & {id(p) for p in mine.values()} for p in recent): _unled(book, optimiser, mine=mine, last=recent[-1], told=told)
     if book._expected and used and used <= book._expected.keys(): _compared(book, mine, optimiser=optimiser, used=used, told=told | {"where": passes[max(used)].where})
     return used
 
 # %% ../nbs/25_gradient_flow.ipynb #cca80700
+def _unled(book: GradientUse, optimiser: int, *, mine: Mapping[str, Tensor], last: BackwardPass, told: dict) -> None:
+    "No backward pass since the optimiser's step before led to any of its parameters"
+    trained = {id(p) for name, p in mine.items() if p.requires_grad and not book.named.is_frozen(name)}
+    book._counted["unled", optimiser] += bool(trained)
+    if book._counted["unled", optimiser] != 2 or not trained: return
+    ends, loss = {severed.where for severed in last.cut if severed.leaves & trained}, last.summands[0].name if len(last.summands) == 1 else "the loss"
+    book.found.append(Finding(cause="loss term without gradient" if ends else "loss term trains nothing", where=last.where, **told | {"subject": loss},
+                              evidence=f"an optimiser of {len(trained)} parameters of the {told['subject']} makes steps, and no backward pass leads to any of them" + (f"; the gradient ends at {min(ends)}" if ends else "")))
+
 def _cleared(book: GradientUse, optimiser: int, told: dict) -> None:
     book._counted["cleared", optimiser] += 1
     if book._counted["cleared", optimiser] == 2: book.found.append(Finding(cause="gradients cleared before the step", evidence="a backward pass gave its parameters gradients, and at two steps none was left", **told))

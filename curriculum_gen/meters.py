@@ -348,7 +348,8 @@ def second_opinion(
         parts.append(f"{name} confirms {k} of {n}, of real images {real_k} of {real_n}" + (f", and is surer of generated images in {gap:.0%} less of the pairs" if error else ""))
         refused = exact_interval(k, n, alpha=alpha).high < CONFIRMED*exact_interval(real_k, real_n, alpha=alpha).low
         if name == NEAREST and others: continue   # a person's digit may be nobody's neighbour: it counts only where no other judge can be asked
-        if refused or gap - stats.norm.isf(alpha)*error > SURER: found.append((name, "; ".join([parts[0], parts[-1]])))
+        fewer = k*real_n < real_k*n   # what others confirm as fully as real images is not gamed, however sure the judge is
+        if refused or (fewer and gap - stats.norm.isf(alpha)*error > SURER): found.append((name, "; ".join([parts[0], parts[-1]])))
     satisfied = exact_interval(int(accepted.sum()), len(accepted)).low >= SATISFIED*float(real_accepted.float().mean())
     return Outcome(check="JUDGE2", compared="; ".join(parts), findings=tuple(Finding(cause="judge gamed", subject=name, evidence=text, confidence="statistical") for name, text in found if satisfied))
 

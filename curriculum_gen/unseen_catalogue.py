@@ -146,7 +146,7 @@ _DIFFUSION_AROUND = _faults("diffusion_program",
         ("latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(5))", "latents = torch.randn(min(n, 20), LATENT, generator=torch.Generator().manual_seed(5)).repeat(n // 20 + 1, 1)[:n]")),
     N4=("the average is the network itself, for want of a copy", "averaged weights not used",
         ("state.ema = copy.deepcopy(state.generator).requires_grad_(False)", "state.ema = state.generator"), ("    applied, phase, rate", "    state.generator.train()\n    applied, phase, rate")),
-    N5=("the random state of dropout is not restored", "training differs after resume", ('    torch.set_rng_state(snapshot["dropout_random"])\n', "")),
+    N5=("the random state of dropout is not restored", "random draws repeat after resume", ('    torch.set_rng_state(snapshot["dropout_random"])\n', "")),
     N6=("the averaged weights are not in the checkpoint, and begin again from the start", "checkpoint is not what was saved",
         ('("generator", "ema", "optimiser", "scheduler")', '("generator", "optimiser", "scheduler")'), ('    state.ema.load_state_dict(snapshot["ema"])\n', "")))
 

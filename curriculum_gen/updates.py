@@ -45,6 +45,9 @@ class NamedNetworks:
     def trained(self) -> dict[str, nn.Parameter]:
         "Parameters that are neither declared frozen nor an average, by full name"
         return {name: entry for name, entry in self.entries.items() if isinstance(entry, nn.Parameter) and not self.is_frozen(name) and not self.is_average(name)}
+    def written(self) -> int:
+        "How often anybody wrote into a trained parameter, all together"
+        return sum(entry._version for entry in self.trained().values())
 
 # %% ../nbs/21_updates.ipynb #51c4b0e2
 def _gathered(names: Iterable[str], whole: Mapping[str, Sequence[str]]) -> list[str]:
@@ -75,6 +78,8 @@ def ownership(
                   lambda s: "declared frozen, and an optimiser that makes steps owns it"),
             *([] if "shared_parameters" in declared else told("parameters in two optimisers", [n for n, p in trained.items() if sum(id(p) in owner for owner in owners) > 1],
                                                              lambda s: "more than one of the optimisers that make steps owns it")),
+            *told("averaged weights not used", [n for n, p in named.entries.items() if named.is_average(n) and isinstance(p, nn.Parameter) and id(p) in {id(p) for p in trained.values()}],
+                  lambda s: "this average is the trained network itself, not a copy of it"),
             *_without_gradient(named, [n for n, p in trained.items() if id(p) in owned and p.requires_grad and n not in received])]
 
 def _without_gradient(named: NamedNetworks, names: list[str]) -> list[Finding]:
