@@ -188,25 +188,25 @@ def resumes_exactly(
     save: Callable,                         # `snapshot = save(state)`
     load: Callable,                         # `state = load(snapshot)`
     steps: int,                             # before the checkpoint, and as many after it
-    next_batch: Callable | None = None,     # `batch = next_batch(state)`, as train_step takes it; tried on copies of the state
+    batches: Sequence = (),                 # a list to which the program appends every batch that it reads, where there is one
     state_of: Callable = vars,              # `parts = state_of(state)`: name -> part of the state
 ) -> Outcome:                               # of the check REPLAY
     "Continue a run, and the same run from its checkpoint: which part is the first to differ?"
     with _random_states_kept() as fresh:
         state = start()
-        def go(state): return [_Moment(parts=_parts(state_of(state)), batch=_batch_digest(next_batch, state), line=dict(train_step(state) or {})) for _ in range(steps)]
-        earlier = go(state)
+        def go(state, every): return [_moment(state, parts=state_of if every or not i else None, train_step=train_step, batches=batches) for i in range(steps)]
+        earlier = go(state, True)
         kept, threads = save(state), torch.get_num_threads()
         snapshot = _copied(kept)
         original = _digest(snapshot)
         for part in state_of(state).values():   # gradients left over are no part of a checkpoint
             if isinstance(part, (nn.Module, Optimizer)): part.zero_grad()
-        went_on, end = go(state), _parts(state_of(state))
+        went_on, end = go(state, False), _parts(state_of(state))
         referred = _digest(kept) != original
         _set_random_states(fresh)
         resumed = load(snapshot)
         if torch.get_num_threads() != threads: return Outcome(check="REPLAY", findings=(Finding(cause="another thread count", subject="replay", evidence=f"saved with {threads} threads, resumed with {torch.get_num_threads()}"),), compared="not comparable bit by bit")
-        again, last = go(resumed), _parts(state_of(resumed))
+        again, last = go(resumed, False), _parts(state_of(resumed))
     different = [name for name, (kind, mark) in end.items() if kind == "weights" and last.get(name, (kind, ""))[1] != mark]
     compared = f"{steps} steps continued against {steps} resumed: {', '.join(different) + ' differ' if different else 'all weights equal'}"
     if not any(kind == "weights" for kind, _ in end.values()): return Outcome(check="REPLAY", not_possible="no network found on the state: give state_of")
@@ -219,9 +219,14 @@ def resumes_exactly(
 # %% ../nbs/24_continuity.ipynb #e67ad7ac
 @dataclass(frozen=True, kw_only=True)
 class _Moment:
-    parts: dict    # name -> (kind, digest) before the step
-    batch: str     # digest of the step's batch; empty where it could not be seen
+    parts: dict    # name -> (kind, digest) before the step; empty where it is not needed
+    batch: str     # digest of the batches that the step read; empty where they could not be seen
     line: dict     # the step's log line
+
+def _moment(state: object, *, parts: Callable | None, train_step: Callable, batches: Sequence) -> _Moment:
+    before, known = _parts(parts(state)) if parts else {}, len(batches)
+    line = dict(train_step(state) or {})
+    return _Moment(parts=before, batch=_digest(batches[known:]) if len(batches) > known else "", line=line)
 
 def _first_to_differ(earlier: list[_Moment], went_on: list[_Moment], again: list[_Moment], *, end: dict) -> list[tuple[str, str, str]]:
     "Cause, subject and evidence of what explains that a resumed run differs"
@@ -288,13 +293,6 @@ def _random_states_kept() -> Iterator[dict]:
 def _copied(value: object) -> object:
     try: return copy.deepcopy(value)
     except (TypeError, RuntimeError): return value   # what cannot be copied is used as it is
-
-def _batch_digest(next_batch: Callable | None, state: object) -> str:
-    "Digest of the batch that a copy of the state takes next; empty where that cannot be tried"
-    if next_batch is None: return ""
-    with _random_states_kept():
-        try: return _digest(next_batch(copy.deepcopy(state)))
-        except (TypeError, RuntimeError): return ""
 
 # %% ../nbs/24_continuity.ipynb #93547b6a
 SHIFTS = 1, -1, 2, -2, 3, -3   # steps by which a schedule is tried to be shifted

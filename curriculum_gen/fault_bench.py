@@ -123,7 +123,7 @@ def examine(
     third, again = _watched(program, resumed, steps=4, start_step=half)
     torch.set_num_threads(threads)
     outcomes += [batches_repeat(shown, epoch=len(stage.images), data=(stage.images, stage.labels)), check_canary(saved, [loaded], declared=program.DECLARED),
-                 *_ledgers(program, log + later, again, half=half, measured=_merged(first.measured_weights(), second.measured_weights())), _replayed(program, data, seed)]
+                 *_ledgers(program, log + later, again, half=half, measured=_merged(first.measured_weights(), second.measured_weights())), _replayed(program, data, seed, batches)]
     torch.set_num_threads(threads)
     return ranked([f for seen in (first, second, third) for f in seen.findings()] + [f for outcome in outcomes for f in outcome.findings])
 
@@ -153,9 +153,9 @@ def _ledgers(program: ModuleType, log: list[dict], again: list[dict], *, half: i
     declared = {"weights": program.weights, "learning_rate": getattr(program, "learning_rate", None)}
     return [schedule_kept(log, measured=measured, **declared), schedule_kept(again, resumed=(half,), **declared), finite(log, declared=program.DECLARED)]
 
-def _replayed(program: ModuleType, data: dict, seed: int) -> Outcome:
+def _replayed(program: ModuleType, data: dict, seed: int, batches: list) -> Outcome:
     steps = min(8, program.TOTAL_STEPS//2)
-    return resumes_exactly(lambda: program.start(seed, **data), train_step=program.train_step, save=program.save, load=lambda snapshot: program.load(snapshot, **data), steps=steps, next_batch=program.next_batch)
+    return resumes_exactly(lambda: program.start(seed, **data), train_step=program.train_step, save=program.save, load=lambda snapshot: program.load(snapshot, **data), steps=steps, batches=batches)
 
 # %% ../nbs/46_fault_bench.ipynb #b19733d5
 @dataclass(frozen=True, kw_only=True)
