@@ -59,7 +59,7 @@ def look_at_terms(
     leaves, weighed = reached(root.grad_fn), {}
     scalars, where = local_tensors(frames), place(frames[0]) if frames else "?"
     for name in {**book.terms, **book.weights}:
-        if name not in scalars or scalars[name] is root or scalars[name] in book._spent: continue
+        if name not in scalars or scalars[name] in book._spent: continue
         term, roles = scalars[name], book.terms.get(name, ("generator",))
         if not any(id(p) in leaves for role in roles for p in book.named.parameters(role).values()): continue   # the backward pass of another network
         book.seen.add(name)
@@ -68,7 +68,7 @@ def look_at_terms(
         planned = book.planned(name, step) if name in book.weights else None
         blamed = any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in [*book.found, *lost_terms(last)])
         if planned != 0 and not blamed: _judge_term(book, name, term=term, root=root, roles=roles, tracer=tracer, told={"subject": name, "where": where, "step": step}, twice=bool(last))
-        if planned is not None and not blamed and (planned == 0 or name in book._entered): weighed[name] = weight or 0.0
+        if planned is not None and not blamed and term is not root and (planned == 0 or name in book._entered): weighed[name] = weight or 0.0
     if {"accumulation", "skipped_steps"} & set(book.declared) and _common_factor(book, weighed, step): return
     for name, weight in weighed.items(): _judge_weight(book, name, weight=weight, told={"subject": name, "where": where, "step": step})
 

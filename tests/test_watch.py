@@ -6,7 +6,7 @@ import pytest, torch
 
 from curriculum_gen.diagnosis import watch
 from curriculum_gen.findings import findings_table
-import plain_loop
+import other_loops, plain_loop
 
 
 def loop(repaired, seed=0, total=6, watched=True, **declarations):
@@ -77,3 +77,26 @@ def test_findings_can_be_asked_for_inside_the_block():
         plain_loop.train(*networks.values(), images, labels, total=2)
         inside = seen.findings()
     assert [f.cause for f in inside] == [f.cause for f in seen.findings()] == ["loss term without gradient", "requested labels reach no loss"]
+
+
+# ---- other people's loops
+
+def other_loop(name, seed, **changes):
+    loop, sizes, terms, weights = other_loops.LOOPS[name]
+    torch.manual_seed(seed)
+    networks, data = {role: other_loops.conditional(*size) for role, size in sizes.items()}, (torch.rand(200, other_loops.PIXELS)*2 - 1, torch.randint(10, (200,)))
+    with watch(**networks, **{"terms": terms, "weights": weights, **changes}) as seen: loop(networks, data, 9)
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", other_loops.LOOPS)
+def test_a_healthy_loop_in_another_hand_is_met_with_silence(name, seed):
+    seen = other_loop(name, seed)
+    assert seen.findings() == []
+    assert "TERM" not in seen.not_possible(), "the declared terms were not found"
+    assert other_loop(name, seed, terms={}, weights={}).findings() == []
+
+
+def test_a_weight_that_is_not_the_declared_one_is_found_in_a_dictionary():
+    assert [f.cause for f in other_loop("terms in a dictionary", 0, weights={"divergence": lambda step: 0.1}).findings()] == ["loss term weighted differently"]
