@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CLASSES', 'PIXELS', 'LATENT', 'WIDTH', 'BATCH', 'TOTAL_STEPS', 'TURN_FROM', 'PEAK_RATE', 'RISE', 'AVERAGE_KEEPS',
            'NO_LABEL', 'LEFT_OUT', 'LEAN', 'WALK', 'TERMS', 'ROLES', 'DECLARED', 'FROZEN', 'STATEFUL', 'phase_of',
-           'weights', 'learning_rate', 'on_the_line', 'Block', 'Condition', 'Field', 'centred', 'make_judge', 'start',
-           'next_batch', 'some_left_out', 'matching', 'train_step', 'save', 'load', 'leaning', 'sample', 'judge_logits',
-           'evaluate']
+           'weights', 'learning_rate', 'on_the_line', 'Block', 'Condition', 'Field', 'centred', 'make_judge', 'Run',
+           'start', 'next_batch', 'some_left_out', 'matching', 'train_step', 'save', 'load', 'leaning', 'sample',
+           'judge_logits', 'evaluate']
 
 # %% ../nbs/43_flow_matching_program.ipynb #5d530054
 import copy, math
@@ -42,8 +42,13 @@ def learning_rate(step: int) -> float:
     return PEAK_RATE * min((step + 1) / RISE, math.sqrt(RISE / (step + 1)))
 
 # %% ../nbs/43_flow_matching_program.ipynb #9a75808e
-def on_the_line(noise: Tensor, images: Tensor, *, times: Tensor) -> Tensor:
-    "Points on the lines from noise to images, at times in [0, 1]"
+def on_the_line(
+    noise: Tensor,    # [n, 64]
+    images: Tensor,   # [n, 64]
+    *,
+    times: Tensor,    # [n], in [0, 1]
+) -> Tensor:          # [n, 64]
+    "Points on the lines from noise to images"
     return torch.lerp(noise, images, times[:, None])
 
 # %% ../nbs/43_flow_matching_program.ipynb #e5c2f5bf
@@ -71,6 +76,7 @@ class Condition(nn.Module):
         angles = times[:, None] * self.frequencies
         return silu(self.time(torch.cat([angles.sin(), angles.cos()], dim=1)) + self.label(labels))
 
+# %% ../nbs/43_flow_matching_program.ipynb #7658a933
 class Field(nn.Module):
     "Points, times and labels to the direction to move in"
     def __init__(self):
@@ -85,8 +91,10 @@ class Field(nn.Module):
         for block in self.blocks: features = block(features, condition)
         return self.leave(features)
 
-# %% ../nbs/43_flow_matching_program.ipynb #3415eb8a
-def centred(images: Tensor) -> Tensor: return images.clamp(-1, 1) / 2
+# %% ../nbs/43_flow_matching_program.ipynb #16465c05
+def centred(images: Tensor) -> Tensor:
+    "Images in [-1, 1] as the judge knows them"
+    return images.clamp(-1, 1) / 2
 
 def make_judge(
     images: Tensor,
@@ -107,34 +115,37 @@ def make_judge(
         optimiser.step()
     return judge.requires_grad_(False).eval()
 
-# %% ../nbs/43_flow_matching_program.ipynb #0d44d399
+# %% ../nbs/43_flow_matching_program.ipynb #bd97ff68
+class Run(SimpleNamespace):
+    "Seed, data, networks, optimiser, scheduler, random state and `step`, the completed steps"
+
 def start(
     seed: int,
     *,
     images: Tensor,
     labels: Tensor,
-    judge: nn.Module,     # of `make_judge`
-) -> SimpleNamespace:     # seed, data, networks, optimiser, scheduler, random state and `step`, the completed steps
+    judge: nn.Module,   # of `make_judge`
+) -> Run:               # before its first step
     "A new run"
     torch.manual_seed(seed)
     generator = Field()
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_KEEPS)).requires_grad_(False).eval()
     optimiser = torch.optim.Adam(generator.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99))
     scheduler = LambdaLR(optimiser, lambda step: learning_rate(step) / PEAK_RATE)
-    return SimpleNamespace(seed=seed, images=images, labels=labels, judge=judge, generator=generator, average=average,
-                           optimiser=optimiser, scheduler=scheduler, random=torch.Generator().manual_seed(seed), step=0)
+    return Run(seed=seed, images=images, labels=labels, judge=judge, generator=generator, average=average,
+               optimiser=optimiser, scheduler=scheduler, random=torch.Generator().manual_seed(seed), step=0)
 
-def next_batch(state: SimpleNamespace) -> tuple[Tensor, Tensor]:
+def next_batch(state: Run) -> tuple[Tensor, Tensor]:
     "Images drawn at random, and their labels"
     rows = torch.randint(len(state.images), (BATCH,), generator=state.random)
     return state.images[rows], state.labels[rows]
 
-# %% ../nbs/43_flow_matching_program.ipynb #642ade17
+# %% ../nbs/43_flow_matching_program.ipynb #252824ed
 def some_left_out(labels: Tensor, *, random: torch.Generator) -> Tensor:
     "Labels, about one in ten of them `NO_LABEL`"
     return labels.masked_fill(torch.rand(len(labels), generator=random) < LEFT_OUT, NO_LABEL)
 
-def matching(state: SimpleNamespace, images: Tensor, *, labels: Tensor) -> dict[str, Tensor]:
+def matching(state: Run, images: Tensor, *, labels: Tensor) -> dict[str, Tensor]:
     "Both terms, on one batch"
     noise = torch.randn(images.shape, generator=state.random)
     times = torch.rand(len(images), generator=state.random)
@@ -142,7 +153,7 @@ def matching(state: SimpleNamespace, images: Tensor, *, labels: Tensor) -> dict[
     line = images - noise
     return {"velocity": (predicted - line).square().mean(), "turn": (1 - cosine_similarity(predicted, line)).mean()}
 
-def train_step(state: SimpleNamespace) -> dict:
+def train_step(state: Run) -> dict:
     "One step of training and its log line"
     state.generator.train()
     applied, phase, rate = weights(state.step), phase_of(state.step), state.optimiser.param_groups[0]["lr"]
@@ -158,21 +169,21 @@ def train_step(state: SimpleNamespace) -> dict:
     losses = {name: term.item() for name, term in terms.items()}
     return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses, "nonfinite": sum(not math.isfinite(loss) for loss in losses.values())}
 
-# %% ../nbs/43_flow_matching_program.ipynb #99169e8d
+# %% ../nbs/43_flow_matching_program.ipynb #96639468
 STATEFUL = ("generator", "average", "optimiser", "scheduler")
 
-def save(state: SimpleNamespace) -> dict:
+def save(state: Run) -> dict:
     "A copy of all that training reads, without the data and the judge"
     snapshot = {name: copy.deepcopy(getattr(state, name).state_dict()) for name in STATEFUL}
     return snapshot | {"seed": state.seed, "step": state.step, "draws": state.random.get_state(), "dropout": torch.get_rng_state()}
 
 def load(
-    snapshot: dict,         # of `save`
+    snapshot: dict,     # of `save`
     *,
     images: Tensor,
     labels: Tensor,
-    judge: nn.Module,       # the one of the run
-) -> SimpleNamespace:       # continues as the saved run would have
+    judge: nn.Module,   # the one of the run
+) -> Run:               # continues as the saved run would have
     "A run as it was saved"
     state = start(snapshot["seed"], images=images, labels=labels, judge=judge)
     for name in STATEFUL: getattr(state, name).load_state_dict(copy.deepcopy(snapshot[name]))
@@ -181,15 +192,21 @@ def load(
     state.step = snapshot["step"]
     return state
 
-# %% ../nbs/43_flow_matching_program.ipynb #e63d4bb1
-def leaning(network: nn.Module, points: Tensor, *, times: Tensor, labels: Tensor) -> Tensor:
+# %% ../nbs/43_flow_matching_program.ipynb #7f9ff04d
+def leaning(
+    network: nn.Module,   # a field or its average
+    points: Tensor,       # [n, 64]
+    *,
+    times: Tensor,        # [n], in [0, 1]
+    labels: Tensor,       # [n]
+) -> Tensor:              # [n, 64]
     "The direction for labels, moved further away from the one without"
     without = network(points, times, torch.full_like(labels, NO_LABEL))
     return without + LEAN * (network(points, times, labels) - without)
 
 @torch.no_grad()
 def sample(
-    state: SimpleNamespace,
+    state: Run,
     latents: Tensor,   # [n, 64]
     labels: Tensor,    # [n]
 ) -> Tensor:           # [n, 64] in [-1, 1]
@@ -200,12 +217,12 @@ def sample(
         points = points + leaning(state.average, points, times=times, labels=labels) / WALK
     return points.clamp(-1, 1)
 
-def judge_logits(state: SimpleNamespace, images: Tensor) -> Tensor:
+def judge_logits(state: Run, images: Tensor) -> Tensor:
     "What the judge says of images in [-1, 1]"
     return state.judge(centred(images))
 
 @torch.no_grad()
-def evaluate(state: SimpleNamespace, n: int) -> dict:
+def evaluate(state: Run, n: int) -> dict:
     "`n` images a class: images [10, n, 64], judged [10, n], latents [n, 64], independent"
     latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(2023))
     asked = torch.arange(CLASSES).view(CLASSES, 1).expand(CLASSES, n)

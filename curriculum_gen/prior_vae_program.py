@@ -11,7 +11,6 @@ __all__ = ['CLASSES', 'PIXELS', 'LATENT', 'HIDDEN', 'BATCH', 'BATCHES_A_STEP', '
 
 # %% ../nbs/42_prior_vae_program.ipynb #f0c01c56
 import copy, math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +43,9 @@ def learning_rate(step: int) -> float:
 # %% ../nbs/42_prior_vae_program.ipynb #589fd537
 Gaussian = tuple[Tensor, Tensor]   # means [n, 6], log variances [n, 6]
 
-def drawn_from(gaussian: Gaussian, noise: Tensor) -> Tensor: return gaussian[0] + (gaussian[1] / 2).exp() * noise
+def drawn_from(gaussian: Gaussian, noise: Tensor) -> Tensor:
+    "A draw, from standard normal noise"
+    return gaussian[0] + (gaussian[1] / 2).exp() * noise
 
 def divergence_by_latent(posterior: Gaussian, prior: Gaussian) -> Tensor:
     "Kullback-Leibler divergence of every latent on its own, [n, 6]"
@@ -86,7 +87,9 @@ class Generator(nn.Module):
     def forward(self, latents, labels): return self.decoder(drawn_from(self.prior(labels), latents))
 
 # %% ../nbs/42_prior_vae_program.ipynb #a1e1f156
-def brightness(images: Tensor) -> Tensor: return (images + 1) / 2
+def brightness(images: Tensor) -> Tensor:
+    "Images in [-1, 1] to brightness in [0, 1]"
+    return (images + 1) / 2
 
 def make_judge(
     images: Tensor,
@@ -106,20 +109,9 @@ def make_judge(
     return judge.eval().requires_grad_(False)
 
 # %% ../nbs/42_prior_vae_program.ipynb #17f7d88b
-@dataclass(eq=False)
 class Run:
-    "All that training reads and changes"
-    seed: int
-    images: Tensor
-    labels: Tensor
-    judge: nn.Module
-    encoder: nn.Module
-    generator: nn.Module
-    optimiser: torch.optim.Optimizer
-    scheduler: CosineAnnealingLR
-    random: torch.Generator
-    order: Tensor        # rows not yet taken of this epoch
-    step: int = 0        # completed optimiser steps
+    "All that training reads and changes; `order` holds the rows not yet taken, `step` counts completed optimiser steps"
+    def __init__(self, **parts): vars(self).update(parts)
 
 def start(
     seed: int,
@@ -134,7 +126,8 @@ def start(
     groups = [{"params": encoder.parameters()}, {"params": generator.decoder.parameters()}, {"params": generator.prior.parameters(), "lr": 3 * RATE, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=1e-3)
     scheduler = CosineAnnealingLR(optimiser, T_max=TOTAL_STEPS)
-    return Run(seed, images, labels, judge, encoder, generator, optimiser, scheduler, random=torch.Generator().manual_seed(seed), order=torch.empty(0, dtype=torch.long))
+    return Run(seed=seed, images=images, labels=labels, judge=judge, encoder=encoder, generator=generator, optimiser=optimiser, scheduler=scheduler,
+               random=torch.Generator().manual_seed(seed), order=torch.empty(0, dtype=torch.long), step=0)
 
 def next_batch(state: Run) -> tuple[Tensor, Tensor]:
     "The next images and their labels; a new order when too few are left"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CLASSES', 'SIDE', 'PIXELS', 'LATENT', 'BATCH', 'TURNS', 'DECAY', 'TOTAL_STEPS', 'FEATURES_FROM', 'TERMS', 'ROLES',
            'DECLARED', 'FROZEN', 'PARTS_SAVED', 'phase_of', 'weights', 'LabelNorm', 'Upsampled', 'Painter', 'Critic',
-           'judge_view', 'make_judge', 'Feed', 'hinge_on_real', 'hinge_on_fake', 'slope_of', 'Trainer', 'start',
-           'next_batch', 'follow', 'train_step', 'save', 'load', 'sample', 'judge_logits', 'evaluate']
+           'judge_view', 'make_judge', 'Feed', 'hinge_on_real', 'hinge_on_fake', 'slope_of', 'Turns', 'Trainer',
+           'start', 'next_batch', 'follow', 'train_step', 'save', 'load', 'sample', 'judge_logits', 'evaluate']
 
 # %% ../nbs/41_projection_gan_program.ipynb #e6cddb24
 import copy, math
@@ -54,6 +54,7 @@ class Upsampled(nn.Module):
 
     def forward(self, features, labels): return self.convolution(torch.relu(self.by_label(features, labels)))
 
+# %% ../nbs/41_projection_gan_program.ipynb #4a33cf9c
 class Painter(nn.Module):
     "Latents and labels to images in [-1, 1], flat"
     def __init__(self):
@@ -66,7 +67,7 @@ class Painter(nn.Module):
         for stage in self.stages: features = stage(features, labels)
         return torch.tanh(features).flatten(1)
 
-# %% ../nbs/41_projection_gan_program.ipynb #82d4d3c9
+# %% ../nbs/41_projection_gan_program.ipynb #3e476e34
 class Critic(nn.Module):
     "Images and labels to a score: high for a real image with its own label"
     def __init__(self):
@@ -84,8 +85,10 @@ class Critic(nn.Module):
         features = self.seen(images)
         return self.real(features).squeeze(1) + (features * self.direction(labels)).sum(1)
 
-# %% ../nbs/41_projection_gan_program.ipynb #f3cb2a89
-def judge_view(images: Tensor) -> Tensor: return (images + 0.39) / 0.75
+# %% ../nbs/41_projection_gan_program.ipynb #0410e2db
+def judge_view(images: Tensor) -> Tensor:
+    "Images in [-1, 1] as the judge knows them"
+    return (images + 0.39) / 0.75
 
 def make_judge(
     images: Tensor,
@@ -104,45 +107,38 @@ def make_judge(
         adam.step()
     return judge.eval().requires_grad_(False)
 
-# %% ../nbs/41_projection_gan_program.ipynb #4ebb6cf3
+# %% ../nbs/41_projection_gan_program.ipynb #a312346d
 class Feed:
     "Endless batches of images and labels, every epoch in an order of its own"
     def __init__(self, images: Tensor, labels: Tensor, *, seed: int):
         self.images, self.labels, self.seed = images, labels, seed
         self.epoch = self.at = 0
 
-    def order(self) -> Tensor: return torch.randperm(len(self.images), generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch))
+    def _order(self): return torch.randperm(len(self.images), generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch))
     def __iter__(self): return self
     def __next__(self) -> tuple[Tensor, Tensor]:
         if self.at + BATCH > len(self.images): self.epoch, self.at = self.epoch + 1, 0
-        rows = self.order()[self.at:self.at + BATCH]
+        rows = self._order()[self.at:self.at + BATCH]
         self.at += BATCH
         return self.images[rows], self.labels[rows]
 
-# %% ../nbs/41_projection_gan_program.ipynb #e81f4c87
-def hinge_on_real(scores: Tensor) -> Tensor: return torch.relu(1 - scores).mean()
-def hinge_on_fake(scores: Tensor) -> Tensor: return torch.relu(1 + scores).mean()
+# %% ../nbs/41_projection_gan_program.ipynb #221db719
+def hinge_on_real(scores: Tensor) -> Tensor:
+    "How far real images fall short of a score of 1"
+    return torch.relu(1 - scores).mean()
+
+def hinge_on_fake(scores: Tensor) -> Tensor:
+    "How far generated images lie above a score of -1"
+    return torch.relu(1 + scores).mean()
 
 def slope_of(scores: Tensor, images: Tensor) -> Tensor:
     "Half the mean squared length of the gradient of scores by the images they belong to"
     slopes, = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return 0.5 * slopes.square().sum(1).mean()
 
-# %% ../nbs/41_projection_gan_program.ipynb #b0f458c0
-class Trainer:
-    "Networks, optimisers, data, random state and `step`, the completed steps of the generator"
-    def __init__(self, seed: int, *, images: Tensor, labels: Tensor, judge: nn.Module):
-        torch.manual_seed(seed)
-        self.seed, self.images, self.labels, self.judge, self.step = seed, images, labels, judge, 0
-        self.generator, self.discriminator = Painter(), Critic()
-        self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        self.generator_adam = torch.optim.Adam(self.generator.parameters(), lr=8e-3, betas=(0.0, 0.9))
-        self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), lr=8e-3, betas=(0.0, 0.9))
-        self.feed = Feed(images, labels, seed=seed)
-        self.random = torch.Generator().manual_seed(seed)
-
-    def _ask(self): return torch.randn(BATCH, LATENT, generator=self.random), torch.randint(CLASSES, (BATCH,), generator=self.random)
-
+# %% ../nbs/41_projection_gan_program.ipynb #0c7d668e
+class Turns:
+    "The two halves of a step"
     def _teach_discriminator(self, applied):
         images, labels = next_batch(self)
         latents, asked = self._ask()
@@ -166,6 +162,21 @@ class Trainer:
         return terms
 
 # %% ../nbs/41_projection_gan_program.ipynb #73e6d6eb
+class Trainer(Turns):
+    "Networks, optimisers, data, random state and `step`, the completed steps of the generator"
+    def __init__(self, seed: int, *, images: Tensor, labels: Tensor, judge: nn.Module):
+        torch.manual_seed(seed)
+        self.seed, self.images, self.labels, self.judge, self.step = seed, images, labels, judge, 0
+        self.generator, self.discriminator = Painter(), Critic()
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.generator_adam = torch.optim.Adam(self.generator.parameters(), lr=8e-3, betas=(0.0, 0.9))
+        self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), lr=8e-3, betas=(0.0, 0.9))
+        self.feed = Feed(images, labels, seed=seed)
+        self.random = torch.Generator().manual_seed(seed)
+
+    def _ask(self): return torch.randn(BATCH, LATENT, generator=self.random), torch.randint(CLASSES, (BATCH,), generator=self.random)
+
+# %% ../nbs/41_projection_gan_program.ipynb #e6bf18fb
 def start(
     seed: int,
     *,
@@ -196,7 +207,7 @@ def train_step(state: Trainer) -> dict:
     state.step += 1
     return line | {"step": state.step, "nonfinite": sum(not math.isfinite(loss) for loss in line["losses"].values())}
 
-# %% ../nbs/41_projection_gan_program.ipynb #e6bf18fb
+# %% ../nbs/41_projection_gan_program.ipynb #e31546d0
 PARTS_SAVED = ("generator", "discriminator", "averaged", "generator_adam", "discriminator_adam")
 
 def save(state: Trainer) -> dict:
@@ -221,7 +232,7 @@ def load(
     state.step = counters["step"]
     return state
 
-# %% ../nbs/41_projection_gan_program.ipynb #e31546d0
+# %% ../nbs/41_projection_gan_program.ipynb #45316f36
 @torch.no_grad()
 def sample(
     state: Trainer,
