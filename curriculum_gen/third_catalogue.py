@@ -6,7 +6,7 @@
 __all__ = ['THIRD_FAULTS', 'THIRD_CONTROLS']
 
 # %% ../nbs/44_third_catalogue.ipynb #26e2918c
-from .unseen_catalogue import UnseenControl, UnseenFault, _controls, _declare, _DETACHED, _faults, _freeze, _TRAINS_NOTHING, _UNEQUAL
+from .second_catalogue import ProgramControl, ProgramFault, _controls, _declare, _DETACHED, _faults, _freeze, _TRAINS_NOTHING, _UNEQUAL
 
 # %% ../nbs/44_third_catalogue.ipynb #9b190f8e
 _G, _SUM = "projection_gan_program", "sum(applied[name] * term for name, term in terms.items()).backward()"
