@@ -741,6 +741,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'curriculum_gen/gradient_flow.py'),
                                               'curriculum_gen.gradient_flow._judge_weight': ( 'gradient_flow.html#_judge_weight',
                                                                                               'curriculum_gen/gradient_flow.py'),
+                                              'curriculum_gen.gradient_flow._shrunk': ( 'gradient_flow.html#_shrunk',
+                                                                                        'curriculum_gen/gradient_flow.py'),
                                               'curriculum_gen.gradient_flow._unled': ( 'gradient_flow.html#_unled',
                                                                                        'curriculum_gen/gradient_flow.py'),
                                               'curriculum_gen.gradient_flow.look_at_terms': ( 'gradient_flow.html#look_at_terms',

@@ -53,7 +53,7 @@ _LOOP = {
     "parameters frozen without declaration": _cause("OWN", "set requires_grad = True, or declare the parameters frozen"),
     "parameters in two optimisers": _cause("OWN", "give each parameter to one optimiser, or declare shared_parameters"),
     "frozen network changes": _cause("UPD", "keep the frozen network in eval mode, without gradients and out of every optimiser"),
-    "gradients accumulate": _cause("GREC", "call zero_grad() before each backward pass, or declare accumulation"),
+    "gradients accumulate": _cause("GREC", "call zero_grad() once before the backward passes of every step"),
     "gradients cleared before the step": _cause("GREC", "call zero_grad() before backward, not between backward and step"),
     "parameters do not change": _cause("UPD", "raise the learning rate; step the scheduler as often as its period is meant"),
     "learning rate differs from declared": _cause("LEDGER", "step the scheduler as often as its period is meant"),

@@ -171,7 +171,7 @@ def use_gradients(
     told = {"subject": next(iter(mine), "?").split(".")[0], "step": step}
     stale = [number for number in used if number in book._spent and max(used) >= book._spent[number]]
     for number in used: book._spent.setdefault(number, len(passes))
-    if stale and "accumulation" not in book.declared:
+    if stale:   # whoever accumulates over several passes, too, clears what a step has used
         here, there = passes[max(used)].where, passes[min(stale)].where
         book.found.append(Finding(cause="gradients accumulate", where=here, evidence=f"the gradient of the backward pass at {there}, which a step had used, was still there when that of {here} was added", **told))
     waiting = sorted({passes[number].where for p in mine.values() for number in book._deposits.get(id(p), []) if number in book._landed})
@@ -195,10 +195,16 @@ def _cleared(book: GradientUse, optimiser: int, told: dict) -> None:
     book._counted["cleared", optimiser] += 1
     if book._counted["cleared", optimiser] == 2: book.found.append(Finding(cause="gradients cleared before the step", evidence="a backward pass gave its parameters gradients, and at two steps none was left", **told))
 
+def _shrunk(used: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
+    "Whether every entry has kept its sign and none has grown, as after clipping by value or network by network"
+    pairs = [(u, e, 1e-3*float(e.abs().max())) for u, e in zip(used, expected) if u is not None and e is not None and e.numel()]
+    return all(bool((u.abs() <= e.abs() + slack).all() and (u*e >= -slack**2).all()) for u, e, slack in pairs)
+
 def _compared(book: GradientUse, mine: Mapping[str, Tensor], *, optimiser: int, used: set[int], told: dict) -> None:
     parts = {name: [g for number in used if (g := book._expected[number].get(id(p))) is not None] for name, p in mine.items() if any(id(p) in book._expected[number] for number in used)}
-    found = compare_gradients([mine[name].grad for name in parts], [sum(g) if g else None for g in parts.values()])
-    as_asked = found is None or (found.residual <= 1e-3 and (abs(found.scale - 1) <= 1e-3 or "clipping" in book.declared))
+    used_now, expected = [mine[name].grad for name in parts], [sum(g) if g else None for g in parts.values()]
+    found, clipped = compare_gradients(used_now, expected), "clipping" in book.declared
+    as_asked = found is None or (found.residual <= 1e-3 and (abs(found.scale - 1) <= 1e-3 or clipped)) or (clipped and _shrunk(used_now, expected))
     if as_asked or "skipped_steps" in book.declared: return
     book._counted["differs", optimiser] += 1
     if book._counted["differs", optimiser] == 2:
