@@ -1,14 +1,13 @@
 """A short version of the bench of planted faults, with seeds that the bench itself does not use, and what its committed result has to hold"""
 import pytest, torch
 
-from curriculum_gen.fault_bench import REGIME, entries, examine, overhead, run_entry, run_wave, stage_of
+from curriculum_gen.fault_bench import REGIME, UNSEEN, WAVES, entries, examine, overhead, run_entry, run_wave, stage_of
 from curriculum_gen.fault_catalogue import CONTROLS, FAULTS, behaviour, verify_injection
 from curriculum_gen.findings import alarms
 from curriculum_gen.records import read_json
 
 SEED = 100   # the bench's are 0 to 14
 FIRST = {(entry.program, entry.name): entry for entry in entries("first")}
-UNSEEN = {(entry.program, entry.name): entry for entry in entries("unseen")}
 SHORT = [("mlp_program", name) for name in ("A1", "A6", "B1", "B4", "C1", "D1", "E1", "E3", "F1", "F2", "F7")] + [("convolutional_program", "A4"), ("regime_program", "B9")]
 SHORT_CONTROLS = [("mlp_program", name) for name in ("accumulation", "clipping", "straight_through", "adaptive_weight", "skipped_step", "zero_head", "batch_statistics")]
 
@@ -31,8 +30,8 @@ def test_a_planted_fault_is_named(key):
 def test_a_healthy_oddity_is_not_accused(key): assert run_entry(FIRST[key], SEED)["named"] == ""
 
 
-@pytest.mark.parametrize("program", ["gan_program", "cvae_program", "diffusion_program"])
-def test_an_unseen_program_as_it_is_gives_no_alarm(program): assert alarms(examine(stage_of(program), (), seed=SEED)) == []
+@pytest.mark.parametrize("program", dict.fromkeys(entry.program for wave in WAVES[1:] for entry in entries(wave)))
+def test_a_program_of_a_later_wave_as_it_is_gives_no_alarm(program): assert alarms(examine(stage_of(program), (), seed=SEED)) == []
 
 
 def test_the_bench_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -51,8 +50,8 @@ def result(root): return read_json(root/"results"/"faults.json")
 
 
 def test_the_result_covers_the_whole_catalogue(result):
-    for wave, listed in (("first", FIRST), ("unseen", UNSEEN)):
-        assert {(row["program"], row["name"]) for row in result["waves"][wave]["rows"]} == listed.keys()
+    for wave in WAVES:
+        assert {(row["program"], row["name"]) for row in result["waves"][wave]["rows"]} == {(entry.program, entry.name) for entry in entries(wave)}
     mlp = [row for row in result["waves"]["first"]["rows"] if row["program"] == "mlp_program"]
     assert len([row for row in mlp if row["kind"] == "fault"]) == 240 and len([row for row in mlp if row["kind"] == "control"]) >= 360
 
@@ -66,7 +65,7 @@ def test_the_result_meets_the_bars(result):
 
 @pytest.mark.xfail(strict=True, reason="the checks as they were frozen do less well on programs they had not met; they have to be mended, and measured again on programs that are new once more")
 def test_the_result_meets_the_bars_of_unseen_programs(result):
-    unseen = result["waves"]["unseen"]
+    unseen = result["waves"][UNSEEN]
     assert unseen["cause_first"]["share"] >= 0.85 and unseen["detected"]["share"] >= 0.9 and unseen["precision"] >= 0.95 and result["drop_on_unseen"] <= 0.05
 
 
