@@ -329,18 +329,18 @@ def speed_table(
 def speed_figure(found: dict, path: Path) -> None:
     "Ratios beside their bars, and the growth of cost where it was measured"
     table, growth = speed_table(found), found["parts"].get("growth", {}).get("measured", [])
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained", width_ratios=(3, 2))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 3.2), layout="constrained", width_ratios=(3, 2))
     places = range(len(table))[::-1]
     left.barh(places, table["ratio"], height=0.55, color="#4c72b0", xerr=[table["ratio"] - table["low"], table["high"] - table["ratio"]], error_kw={"capsize": 3, "ecolor": "0.25"})
     left.vlines(table["bar"], [p - 0.4 for p in places], [p + 0.4 for p in places], color="#c44e52", lw=2, label="bar")
     left.axvline(1, color="0.6", lw=0.8)
     left.set(yticks=places, yticklabels=table.index, xlim=(0, None), xlabel="times as fast as the plain program\n(two processes: as one)")
-    left.legend(loc="upper right", frameon=False)
+    left.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     for axis in dict.fromkeys(row["axis"] for row in growth):
         rows = [row for row in growth if row["axis"] == axis]
         right.plot([r["count"]/rows[0]["count"] for r in rows], [r["seconds"]["median"]/rows[0]["seconds"]["median"] for r in rows], "o-", label=axis)
     right.plot([1, 5], [1, 5], color="0.6", lw=0.8, ls="--")
     right.set(xlabel="count, relative to the smallest", ylabel="seconds, likewise", title="Growth of cost" if growth else "Growth: not in the short bench")
-    if growth: right.legend(frameon=False)
+    if growth: right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     fig.savefig(path, dpi=110)
     plt.close(fig)
