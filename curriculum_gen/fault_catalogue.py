@@ -234,7 +234,7 @@ _CONVOLUTIONAL_CONTROLS = (
 )
 
 # %% ../nbs/36_fault_catalogue.ipynb #5dd1ed18
-_LOOKED, _BACKWARD, _READY = "learner.witness(generated)\n", "loss.backward(); learner.generator_optimiser.step()", "        self.completed_steps = 0\n"
+_LOOKED, _BACKWARD, _READY = "learner.witness(generated)\n", "loss.backward(inputs=_trained(learner.generator)); learner.generator_optimiser.step()", "        self.completed_steps = 0\n"
 _REGIME_FAULTS = (
     _fault("A3", "the weight multiplies a detached copy: the reported fault", "loss term without gradient", "weight*(grounding if attached else grounding.detach())", "weight*grounding.detach()"),
     _fault("A1", "the witness looks at a detached image", "loss term without gradient", _LOOKED, _LOOKED.replace("generated", "generated.detach()")),
@@ -259,7 +259,7 @@ _REGIME_CONTROLS = (
     _control("one_phase", "a regime without phases", 'REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "full_curriculum"', 'REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "phase1_only"'),
     _control("embedding_frozen", "a fixed label embedding, declared", _READY, f"        self.generator.label_embedding.requires_grad_(False)\n{_READY}", 'FROZEN = ("judge",)', 'FROZEN = ("judge", "generator.label_embedding")'),
     _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _BACKWARD, _BACKWARD.replace("; l", "; nn.utils.clip_grad_norm_(learner.generator.parameters(), 0.1); l")),
-    _control("witness_draws_anew", "the witness is shown fresh images", "learner.witness(generated.detach())[0]", "learner.witness(learner.generator(batch.latents, batch.labels)[0].detach())[0]"),
+    _control("witness_draws_anew", "the witness is shown fresh images", "learner.witness.logits(generated.detach())", "learner.witness.logits(learner.generator(batch.latents, batch.labels)[0].detach())"),
     _control("hard_class", "a class that the loss leaves out", "return F.cross_entropy(logits, targets)\n", "return F.cross_entropy(logits, targets, weight=logits.new_tensor([1.0]*8 + [0.0, 1.0]))\n"),
     _control("overfitting", "two hundred images only, seen again and again", "split=_split(images, labels), judge=judge)\n\n", "split=_split(images[:200], labels[:200]), judge=judge)\n\n", "config=config, split=_split(images, labels), judge=judge)", "config=config, split=_split(images[:200], labels[:200]), judge=judge)"),
 )

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .curriculum import RunConfig
 from .data import Dataset, normalise
-from .model import CLASSES, check_images, load_weights, save_weights, torch_threads, weights_sha256, widths_named
+from .model import CLASSES, channels_last, check_images, load_weights, save_weights, torch_threads, weights_sha256, widths_named
 from .records import InputError, Record, read_json, sha256, stream_seed, unknown_name, write_json
 
 # %% ../nbs/09_judge.ipynb #e9cd35d1
@@ -48,7 +48,8 @@ class Judge(nn.Module):
         self,
         images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
     ) -> Tensor:          # logits [B, 10]
-        return self.classifier(self.features(check_images(images)))
+        images = check_images(images)
+        return self.classifier(self.features(images if self.training else channels_last(images)))   # pools four times as fast; trained as ever, so that judges in the cache stay what their recipes give
 
 # %% ../nbs/09_judge.ipynb #d9a84a19
 class SecondJudge(nn.Module):

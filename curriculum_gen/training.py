@@ -11,6 +11,7 @@ __all__ = ['Batch', 'data_position', 'training_batch', 'Learner', 'training_step
 import contextlib, dataclasses, json, os, shutil, signal, tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -46,6 +47,9 @@ def data_position(
     return divmod(completed_steps, images//config.batch_size)
 
 # %% ../nbs/12_training.ipynb #6ce5ba8c
+@lru_cache(maxsize=2)   # a step needs 64 rows of an epoch's order
+def _data_order(seed: int, images: int) -> Tensor: return torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+
 def training_batch(
     config: RunConfig,
     split: Split,            # the images that generator and witness may see
@@ -55,7 +59,7 @@ def training_batch(
     "The inputs of one step, determined by the seed and the step"
     def stream(name: str) -> torch.Generator: return torch.Generator().manual_seed(stream_seed(config.seed, name))
     epoch, batch = data_position(config, images=len(split), completed_steps=completed_steps)
-    rows = torch.randperm(len(split.images), generator=stream(f"data order, epoch {epoch}"))[batch*config.batch_size:(batch + 1)*config.batch_size]
+    rows = _data_order(stream_seed(config.seed, f"data order, epoch {epoch}"), len(split))[batch*config.batch_size:(batch + 1)*config.batch_size]
     draws = stream(f"latents and labels, step {completed_steps}")
     tensors = {"real_images": normalise(split.images[rows]), "real_labels": split.labels[rows],
                "latents": torch.randn(config.batch_size, LATENT_SIZE, generator=draws), "labels": torch.randint(CLASSES, (config.batch_size,), generator=draws)}
@@ -72,6 +76,8 @@ class Learner:
         self.completed_steps = 0
 
 # %% ../nbs/12_training.ipynb #eabe82b8
+def _trained(network: nn.Module) -> list[Tensor]: return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
 def training_step(
     learner: Learner,    # updated in place
     batch: Batch,
@@ -88,10 +94,10 @@ def training_step(
     alignment = alignment_loss(predicted_values, seen_values)
     grounding = grounding_loss(logits, batch.labels if regime.grounding_target == "requested" else judge_classes)
     loss = generator_loss(alignment, grounding, weight=phase.grounding_weight, attached=regime.grounding_attached)
-    learner.generator_optimiser.zero_grad(); loss.backward(); learner.generator_optimiser.step()
+    learner.generator_optimiser.zero_grad(); loss.backward(inputs=_trained(learner.generator)); learner.generator_optimiser.step()
 
-    on_generated, on_real = witness_losses(logits_on_generated=learner.witness(generated.detach())[0], judge_classes=judge_classes,
-                                           logits_on_real=learner.witness(batch.real_images)[0], real_labels=batch.real_labels)
+    on_generated, on_real = witness_losses(logits_on_generated=learner.witness.logits(generated.detach()), judge_classes=judge_classes,
+                                           logits_on_real=learner.witness.logits(batch.real_images), real_labels=batch.real_labels)
     learner.witness_optimiser.zero_grad(); (on_generated + on_real).backward(); learner.witness_optimiser.step()
 
     learner.completed_steps += 1
@@ -144,7 +150,7 @@ def checkpoint_record(
             "config_key": config.key, "data_position": {"epoch": epoch, "batch": batch},
             "random_streams": {name: stream_seed(config.seed, f"{name}, {when}") for name, when in
                                (("data order", f"epoch {epoch}"), ("latents and labels", f"step {learner.completed_steps}"), ("dropout", f"step {learner.completed_steps}"))},
-            "formulation": "fused upsampling, channels last, fused Adam", "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
+            "formulation": "nine products a pixel, channels last, fused Adam", "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
 
 # %% ../nbs/12_training.ipynb #f1af1a32
 def save_checkpoint(
