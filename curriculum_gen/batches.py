@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
@@ -128,7 +129,7 @@ def execute_apart(
     if current_process().name.startswith("Loky"):
         with suppress(ValueError): signal.signal(signal.SIGINT, signal.SIG_IGN)   # the batch decides what an interrupt means
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    started, given = monotonic(), {"job": job, "config": config, "sweep": sweep, "timeout_seconds": timeout_seconds}
+    started, given = monotonic(), {"job": job, "config": config, "sweep": vars(sweep), "timeout_seconds": timeout_seconds}
     done = subprocess.run([sys.executable, "-c", _APART], input=pickle.dumps(given), stdout=subprocess.PIPE, env=os.environ | environment, start_new_session=True)   # until the pipe is closed
     return json.loads(done.stdout) if done.stdout else record_outcome(job, "failed", error="its process was killed", seconds=monotonic() - started, killed=True)
 
@@ -162,9 +163,9 @@ class _Watch:
         return {"seconds_per_step": seconds/steps} | ({"other_seconds": round(beside, 1)} if self.run.evaluation.exists() and not self.scored else {})
 
 # %% ../nbs/31_batches.ipynb #df65f76b
-def _execute_here(job: Job, config: RunConfig, *, sweep: Sweep, timeout_seconds: float) -> None:
-    started, watch = monotonic(), _Watch(RunFolder(job.report.parent), sweep)
-    mark = job.report.with_name(f".running-{sweep.token}-{os.getpid()}")
+def _execute_here(job: Job, config: RunConfig, *, sweep: dict, timeout_seconds: float) -> None:
+    started, watch = monotonic(), _Watch(RunFolder(job.report.parent), Sweep(**sweep))
+    mark = job.report.with_name(f".running-{sweep['token']}-{os.getpid()}")
     try:
         write_json(mark, {"process": os.getpid(), "host": socket.gethostname()})
         outcome = execute(job, timeout_seconds=timeout_seconds, cancelled=watch, further=watch.timing)
@@ -253,7 +254,9 @@ def _shown(board: Board, say: Callable[[str], None], *, progress: bool) -> Itera
 def _workers(jobs: int, scheduler: str | None) -> Iterator[int]:
     "Have joblib's jobs go to processes here or to a dask cluster; gives how many run at a time"
     if scheduler is None:
-        with parallel_config("loky", n_jobs=jobs): yield jobs
+        try:
+            with parallel_config("loky", n_jobs=jobs): yield jobs
+        finally: get_reusable_executor().shutdown(kill_workers=True)   # idle ones would stay for minutes
         return
     try: from dask.distributed import Client
     except ImportError: raise InputError("--scheduler: dask is not installed here; pip install 'curriculum_gen[cluster]'") from None
