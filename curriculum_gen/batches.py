@@ -88,7 +88,7 @@ class Sweep:
 # %% ../nbs/31_batches.ipynb #fadb62cb
 @contextmanager
 def one_sweep(
-    out: Path,
+    out: Path,                            # the study's folder; made when missing
     *,
     say: Callable[[str], None] = print,   # told when another batch is at work
 ) -> Iterator[Sweep]:
@@ -100,14 +100,15 @@ def one_sweep(
     except Timeout:
         with suppress(InputError): say(f"{out}: another batch is at work here (process {read_json(out/'.sweep')['process']}): waiting until it has ended")
         lock.acquire()
-    with lock:
+    try:
         for mark in out.glob("*/seed-*/.running-*"): mark.unlink(missing_ok=True)   # of a batch that was killed
         write_json(out/".sweep", {"token": sweep.token, "process": f"{os.getpid()} on {socket.gethostname()}"})
-        try: yield sweep
-        finally:
-            (out/".sweep").unlink(missing_ok=True)
-            limit = monotonic() + 15
-            while sweep.running() and monotonic() < limit: sleep(0.1)
+        yield sweep
+    finally:
+        (out/".sweep").unlink(missing_ok=True)
+        limit = monotonic() + 15
+        while sweep.running() and monotonic() < limit: sleep(0.1)
+        lock.release()
 
 # %% ../nbs/31_batches.ipynb #38c32917
 _APART = """
@@ -149,28 +150,26 @@ class _Watch:
         if monotonic() < self.next: return self.over
         self.next = monotonic() + 0.5
         steps = steps_done(self.run)
-        if steps > self.last[0]:
-            self.last = steps, monotonic()
-            self.first = self.first or self.last
+        if steps > self.last[0]: self.last = steps, monotonic(); self.first = self.first or self.last
         self.over = self.over or self.sweep.is_over()
         return self.over
 
-    def timing(self) -> dict:
-        "Seconds a step, and of everything beside the steps when the run was scored too"
+    def entries(self) -> dict:
+        "For `run.json`: the sweep, seconds a step, and of everything beside the steps when the run was scored too"
         steps, seconds = (end - start for start, end in zip(self.first or self.last, self.last))
-        if not steps: return {}
+        if not steps: return {"sweep": self.sweep.token}
         beside = monotonic() - self.started - (seconds/steps)*(self.last[0] - self.first[0] + 1)
-        return {"seconds_per_step": seconds/steps} | ({"other_seconds": round(beside, 1)} if self.run.evaluation.exists() and not self.scored else {})
+        return {"sweep": self.sweep.token, "seconds_per_step": round(seconds/steps, 4)} | ({"other_seconds": round(beside, 1)} if self.run.evaluation.exists() and not self.scored else {})
 
 # %% ../nbs/31_batches.ipynb #df65f76b
 def _execute_here(job: Job, config: RunConfig, *, sweep: dict, timeout_seconds: float) -> None:
-    started, watch = monotonic(), _Watch(RunFolder(job.report.parent), Sweep(**sweep))
-    mark = job.report.with_name(f".running-{sweep['token']}-{os.getpid()}")
+    watch, mark = _Watch(RunFolder(job.report.parent), Sweep(**sweep)), job.report.with_name(f".running-{sweep['token']}-{os.getpid()}")
     try:
         write_json(mark, {"process": os.getpid(), "host": socket.gethostname()})
-        outcome = execute(job, timeout_seconds=timeout_seconds, cancelled=watch, further=watch.timing)
+        last = job.last() or {}   # of this sweep when a worker was killed that had waited for it
+        outcome = last if last.get("sweep") == sweep["token"] else execute(job, timeout_seconds=timeout_seconds, cancelled=watch, further=watch.entries)
     except (InputError, OSError) as error:
-        outcome = {"status": "failed", "job": job.name, "error": str(error), "seconds": monotonic() - started, "killed": True}   # nothing of it is on record
+        outcome = {"status": "failed", "job": job.name, "error": str(error), "seconds": monotonic() - watch.started, "killed": True}   # nothing of it is on record
     finally: mark.unlink(missing_ok=True)
     with suppress(OSError): os.write(1, json.dumps(outcome).encode())   # nobody may be waiting any more
 
@@ -219,10 +218,8 @@ class Board:
     def _line(self, name: str, run: RunFolder, config: RunConfig) -> str:
         steps, now = steps_done(run), monotonic()
         if steps == config.total_steps: return f"  {name}: {steps:,} steps taken, {'writing the report' if run.evaluation.exists() else 'scoring the checkpoints'}"
-        begun, since = self.seen.get(name, (steps, now))
-        if steps == begun: self.seen[name] = steps, now
-        text = f"  {name}: step {steps:,} of {config.total_steps:,}"
-        if steps == begun: return text
+        text, (begun, since) = f"  {name}: step {steps:,} of {config.total_steps:,}", self.seen.get(name, (steps, now))
+        if steps == begun: self.seen[name] = steps, now; return text
         pace = (now - since)/(steps - begun)
         self.estimate = self.estimate or Estimate(seconds_per_step=pace, other_seconds=None, source="the first steps")
         return f"{text}, {duration(pace*(config.total_steps - steps))} of training left"
@@ -369,14 +366,14 @@ def _words(job: Job, config: RunConfig, state: str) -> str:
 def _plan(states: list[tuple[Job, RunConfig, str]], again: tuple[str, ...], *, out: Path, jobs: int, scheduler: str | None) -> Iterator[str]:
     "What `run_study` would do, in lines"
     work, first = [(RunFolder(job.report.parent), config) for job, config, state in states if state in again], states[0][1]
-    yield f"{out}: {len(states)} runs of {first.total_steps:,} steps, profile {first.profile}, {first.dataset}, widths {first.widths}, threads a run {first.threads}"
+    yield f"{out}: {len(states)} run{'s'*(len(states) > 1)} of {first.total_steps:,} steps, profile {first.profile}, {first.dataset}, widths {first.widths}, threads a run {first.threads}"
     told: dict[tuple[str, str], list[str]] = {}
     for job, config, state in states: told.setdefault((config.regime, _words(job, config, state)), []).append(str(config.seed))
     for (regime, words), seeds in told.items(): yield f"  {regime}, seed {', '.join(seeds)}: {words}"
     if not work: return
     estimate = recorded_estimate(out, first) or measured_estimate(first)
     left, (needed, free) = [estimate.left(run, config) for run, config in work], _space(out, [config for _, config in work])
-    with _workers(jobs, scheduler) as at_a_time: yield f"time: about {duration(max(sum(left)/at_a_time, max(left)))} for {len(work)} runs, {at_a_time} at a time"
+    with _workers(jobs, scheduler) as at_a_time: yield f"time: about {duration(max(sum(left)/at_a_time, max(left)))} for {len(work)} run{'s'*(len(work) > 1)}, {at_a_time} at a time"
     beside = "" if estimate.other_seconds is None else f" and {duration(estimate.other_seconds)} a run for scoring and report"
     yield f"  estimated from {estimate.seconds_per_step:.3f} s a step{beside}: {estimate.source}"
     yield f"disk: {needed/1e6:,.0f} MB more; {free/1e6:,.0f} MB are free"

@@ -66,22 +66,22 @@ class Cluster:
         for process in self.processes: process.kill(); process.wait()
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    running = Cluster(tmp_path)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    running = Cluster(tmp_path_factory.mktemp("cluster"))
     yield running
     running.end()
 
 
 # ---- what is killed
 
-LONG = [*BOTH, "--images-per-class", TRAINS, "--steps", 40, "--interval", 10]
+LONG = [*BOTH, "--images-per-class", TRAINS, "--steps", 24, "--interval", 6]
 
 @needs_dask
 def test_a_killed_kernel_costs_its_own_run_alone_which_a_cluster_then_finishes_to_the_same_bits(out, notebooks, cluster):
     start = Started(out, *LONG, "--jobs", 2, notebooks=notebooks)
     lost, other = map(RunFolder, folders(out))
-    start.wait_for(lambda: lost.path in start.runs() and [step for step in lost.steps() if step >= 10])
+    start.wait_for(lambda: lost.path in start.runs() and [step for step in lost.steps() if step >= 6])
     for process in start.runs()[lost.path]:
         if "ipykernel_launcher" in words(process): process.kill()
     assert start.wait() == 1, start.said
@@ -92,9 +92,9 @@ def test_a_killed_kernel_costs_its_own_run_alone_which_a_cluster_then_finishes_t
     again = Started(out, *LONG, "--scheduler", cluster.address, notebooks=notebooks)
     assert again.wait() == 0, again.said
     assert kept and kept.items() <= times(lost.path).items() and read_json(lost.status)["seconds_per_step"] > 0
-    unbroken = train(run_config("tiny", regime=REGIMES[0], seed=0, total_steps=40, checkpoint_interval=10), out.parent/"unbroken")
+    unbroken = train(run_config("tiny", regime=REGIMES[0], seed=0, total_steps=24, checkpoint_interval=6), out.parent/"unbroken")
     assert unbroken.history.read_bytes() == lost.history.read_bytes()
-    assert [read_json(run.checkpoint(40)/"record.json")["weights_sha256"] for run in (unbroken, lost)] == [read_json(lost.checkpoint(40)/"record.json")["weights_sha256"]]*2
+    assert [read_json(run.checkpoint(24)/"record.json")["weights_sha256"] for run in (unbroken, lost)] == [read_json(lost.checkpoint(24)/"record.json")["weights_sha256"]]*2
 
 
 def test_a_killed_worker_costs_nothing(out, notebooks):
@@ -167,14 +167,14 @@ def test_a_dry_run_without_records_measures_steps_and_says_so(out, batch, capfd)
 
 
 def test_a_dry_run_of_what_failed_and_of_what_is_done(known, batch, capfd):
-    assert batch(known, *BOTH) == 0
-    (folders(known)[0]/"broken").touch()
-    (folders(known)[0]/"report.html").unlink()
-    assert batch(known, *BOTH) == 1
-    capfd.readouterr()
+    jobs = reports.study_jobs(known, [run_config("tiny", regime=regime, seed=0) for regime in REGIMES], images_per_class=20)
+    for job, outcome in zip(jobs, ("failed", "ok")):
+        for path in (job.report, job.page): path.touch()
+        reports.record_outcome(job, outcome, error="this run is broken", seconds=1)
     assert batch(known, *BOTH, "--dry-run") == 0
     said = capfd.readouterr().out.splitlines()
-    assert said[1:] == [f"  {REGIMES[0]}, seed 0: failed before (RuntimeError: this run is broken); --retry-failed tries it again", f"  {REGIMES[1]}, seed 0: done"]
+    assert said[1:] == [f"  {REGIMES[0]}, seed 0: failed before (this run is broken); --retry-failed tries it again", f"  {REGIMES[1]}, seed 0: done"]
+    assert batch(known, *BOTH, "--dry-run", "--retry-failed") == 0 and "for 1 run," in capfd.readouterr().out
 
 
 @needs_dask
