@@ -285,7 +285,7 @@ def execute_all(
                 try:
                     for outcome in Parallel(return_as="generator_unordered", batch_size=1)(tasks):
                         outcomes[outcome["job"]] = outcome
-                        board.ended.add(outcome["job"])
+                        board.ended.add(outcome["job"]); board.estimate = recorded_estimate(sweep.out, work[0][1]) or board.estimate
                         tell(f"{outcome['job']}: {outcome['status']} in {duration(outcome['seconds'])}{outcome['error'] and ': ' + outcome['error']}")
                 except TerminatedWorkerError:
                     if (lost := lost + 1) > len(work) + 3: raise InputError("workers are killed again and again; is there enough memory? The same command continues") from None
