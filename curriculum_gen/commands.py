@@ -55,15 +55,16 @@ def run_command(
 
 # %% ../nbs/51_commands.ipynb #32f97c68
 def seed_list(
-    text: str,          # "0:3" for 0, 1, 2, or single seeds
-) -> list[int]:
+    text: str,          # "0:3" for 0, 1, 2, single seeds, or several of these with commas
+) -> list[int]:         # as written
     "Seeds as written on the command line"
-    try:
-        first, colon, end = text.partition(":")
-        seeds = list(range(int(first or 0), int(end))) if colon else [int(text)]
-    except ValueError: raise InputError(f"seeds {text!r}: write one as 3, several as 0:3 (0, 1, 2)") from None
-    if not seeds or min(seeds) < 0: raise InputError(f"seeds {text!r}: nothing at or above 0 in it")
-    return seeds
+    def one(part: str) -> list[int]:
+        first, colon, end = part.partition(":")
+        try: seeds = list(range(int(first or 0), int(end))) if colon else [int(part)]
+        except ValueError: raise InputError(f"seeds {text!r}: write one as 3, several as 0:3 (0, 1, 2) or 0,3,7") from None
+        if not seeds or min(seeds) < 0: raise InputError(f"seeds {text!r}: nothing at or above 0 in {part!r}")
+        return seeds
+    return [seed for part in text.split(",") for seed in one(part)]
 
 # %% ../nbs/51_commands.ipynb #3698a2fb
 def _add_config_options(parser: Parser) -> None:
@@ -192,27 +193,40 @@ def callable_named(
 def batch(args: Sequence[str] | None = None) -> int:
     "`cgen-batch`: train, evaluate and report every regime and seed"
     def work() -> int:
-        parser = Parser("cgen-batch", "Train, evaluate and report regimes and seeds; what is done is skipped.",
-                        example="cgen-batch --out runs --profile tiny --regimes phase1_only full_curriculum --seeds 0:2")
-        parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="the study's folder (default: runs)")
-        parser.add_argument("--regimes", nargs="+", default=list(REGIMES), metavar="NAME", help=f"default: all of {', '.join(REGIMES)}")
-        parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 0:3 or 0 4 7 (default: the profile's)")
-        parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: cores divided by threads)")
-        parser.add_argument("--timeout-minutes", type=float, default=24*60, metavar="M", help="total time of one run (default: a day)")
-        _add_config_options(parser); _add_images_option(parser)
-        given = parser.parse_args(args)
+        given = _batch_parser().parse_args(args)
         for name, value in (("jobs", given.jobs), ("images per class", given.images_per_class)):
             if value is not None and value < 1: raise InputError(f"{name} is {value}: it must be at least 1")
-        if not given.timeout_minutes > 0: raise InputError(f"timeout minutes is {given.timeout_minutes:g}: it must be above 0")
+        if not given.timeout > 0: raise InputError(f"timeout is {given.timeout:g} minutes: it must be above 0")
+        if given.scheduler and given.jobs: raise InputError("--jobs goes without --scheduler: a cluster executes as many runs as its workers have threads")
         from curriculum_gen.batches import run_study
-        seeds = [seed for text in given.seeds for seed in seed_list(text)] if given.seeds else None
-        outcomes = run_study(given.out, profile=given.profile, regimes=list(dict.fromkeys(given.regimes)), seeds=seeds, jobs=given.jobs, images_per_class=given.images_per_class,
-                           timeout_seconds=60*given.timeout_minutes, data_folder=given.data, progress=True, device=device_named(given.device), **_changes(given))
-        if (given.out/"seed_table.json").exists(): print(f"\n{read_json(given.out/'seed_table.json')['answer']}\n\nreports: {given.out/'index.html'}")
+        seeds = list(dict.fromkeys(seed for text in given.seeds for seed in seed_list(text))) if given.seeds else None
+        outcomes = run_study(given.out, profile=given.profile, regimes=list(dict.fromkeys(given.regimes)), seeds=seeds, jobs=given.jobs, scheduler=given.scheduler, images_per_class=given.images_per_class,
+                             timeout_seconds=60*given.timeout, retry_failed=given.retry_failed, dry_run=given.dry_run, data_folder=given.data, progress=True, device=device_named(given.device), **_changes(given))
+        if (given.out/"seed_table.json").exists() and not given.dry_run: print(f"\n{read_json(given.out/'seed_table.json')['answer']}\n\nreports: {given.out/'index.html'}")
         failed = [outcome for outcome in outcomes if outcome["status"] != "ok"]
-        for outcome in failed: print(f"cgen-batch: {outcome['job']} {outcome['status']}: {outcome['error']}; the same command tries it again", file=sys.stderr)
+        for outcome in failed: print(f"cgen-batch: {outcome['job']} {outcome['status']}: {outcome['error']}; {_remedy(outcome)}", file=sys.stderr)
         return 1 if failed else 0
     return run_command("cgen-batch", work)
+
+
+# %% ../nbs/51_commands.ipynb #6d0e92bf
+def _batch_parser() -> Parser:
+    parser = Parser("cgen-batch", "Train, evaluate and report regimes and seeds; what is done is skipped,\nwhat was stopped goes on from its last checkpoint.",
+                    example="cgen-batch --out runs --profile tiny --regimes phase1_only full_curriculum --seeds 0:2")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="the study's folder (default: runs)")
+    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), metavar="NAME", help=f"default: all of {', '.join(REGIMES)}")
+    parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 0:3 or 0,4,7 or 0 4 7 (default: the profile's)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: cores divided by threads)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask scheduler, such as tcp://host:8786: its workers execute the runs, one for each of their threads, in a folder that all machines see")
+    parser.add_argument("--timeout", type=float, default=24*60, metavar="MINUTES", help="total time of one run; then it is stopped, and goes on at the next start (default: a day)")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed by an error of its own")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, with estimated time and disk space")
+    _add_config_options(parser); _add_images_option(parser)
+    return parser
+
+def _remedy(outcome: dict) -> str:
+    return "--retry-failed tries it again" if outcome["status"] == "failed" and not outcome["killed"] else "the same command goes on with it"
+
 
 # %% ../nbs/51_commands.ipynb #f4cd3f26
 def gate(args: Sequence[str] | None = None) -> int:

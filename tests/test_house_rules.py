@@ -282,7 +282,7 @@ def settings() -> dict[str, list[str]]:
 
 def test_every_package_that_is_imported_is_required():
     top = {name.split(".")[0] for notebook in MODULES for source in notebook.code(exported=True) for name in imports(source)} - {PACKAGE} - sys.stdlib_module_names
-    required = {canonicalize_name(Requirement(line).name) for line in settings()["requirements"]}
+    required = {canonicalize_name(Requirement(line).name) for line in settings()["requirements"] + settings()["cluster_requirements"]}
     homes = packages_distributions()
     none((name for name in top if not {canonicalize_name(home) for home in homes.get(name, [])} & required), "add it to settings.ini and constraints.txt")
 
