@@ -92,6 +92,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'curriculum_gen/commands.py'),
                                          'curriculum_gen.commands._bench_faults': ( 'commands.html#_bench_faults',
                                                                                     'curriculum_gen/commands.py'),
+                                         'curriculum_gen.commands._bench_speed': ( 'commands.html#_bench_speed',
+                                                                                   'curriculum_gen/commands.py'),
                                          'curriculum_gen.commands._changes': ('commands.html#_changes', 'curriculum_gen/commands.py'),
                                          'curriculum_gen.commands._diagnosed_loop': ( 'commands.html#_diagnosed_loop',
                                                                                       'curriculum_gen/commands.py'),

@@ -287,19 +287,20 @@ def _print_diagnosis(found) -> None:
 def bench(args: Sequence[str] | None = None) -> int:
     "`cgen-bench`: test the instruments on what is known"
     def work() -> int:
-        parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand, or\nfaults, planted in training programs beside healthy ones.", example="cgen-bench controls --runs 1 --brief --out controls.json")
-        parser.add_argument("what", metavar="NAME", help="controls or faults")
-        parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: controls.json or faults.json)")
+        parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand;\nfaults, planted in training programs beside healthy ones; and speed, beside a plain\nprogram for the same training and scoring.", example="cgen-bench controls --runs 1 --brief --out controls.json")
+        parser.add_argument("what", metavar="NAME", help="controls, faults or speed")
+        parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: NAME.json)")
         parser.add_argument("--runs", type=int, metavar="N", help="of each control (default: 20); faults have runs of their own")
         parser.add_argument("--first-seed", type=int, metavar="N", help="of controls; pilots use 100 and above (default: 0)")
         parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: the cores)")
-        parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; faults: one run of each entry, and no timing")
+        parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; faults: one run of each entry, and no timing; speed: two parts only")
         given = parser.parse_args(args)
-        if given.what not in ("controls", "faults"): raise unknown_name("bench", given.what, among=("controls", "faults"))
+        benches = {"controls": _bench_controls, "faults": _bench_faults, "speed": _bench_speed}
+        if given.what not in benches: raise unknown_name("bench", given.what, among=benches)
         for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0), ("jobs", given.jobs, 1)):
             if value is not None and value < least: raise InputError(f"{name} is {value}: it must be at least {least}")
-        if given.what == "faults" and (given.runs is not None or given.first_seed is not None): raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
-        return _bench_controls(given) if given.what == "controls" else _bench_faults(given)
+        if given.what != "controls" and (given.runs is not None or given.first_seed is not None): raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
+        return benches[given.what](given)
     return run_command("cgen-bench", work)
 
 # %% ../nbs/51_commands.ipynb #9ab8d3da
@@ -318,4 +319,9 @@ def _bench_faults(given: argparse.Namespace) -> int:
         told = ", ".join(f"{name.replace('_', ' ')} {found[name]['k']} of {found[name]['n']} ({found[name]['low']:.1%} to {found[name]['high']:.1%})" for name in ("detected", "cause_first", "false_alarms"))
         print(f"{wave} wave: {told}; {found['wall_seconds']/60:.0f} minutes")
     for cost in result["overhead"]: print(f"watching {cost['program']}: {cost['ratio']['default']:.3f} times the time, with probes {cost['ratio']['probes']:.3f}")
+    return 0
+
+def _bench_speed(given: argparse.Namespace) -> int:
+    from curriculum_gen.speed_bench import bench_speed, speed_table
+    print(speed_table(bench_speed(given.out or Path("speed.json"), short=given.brief, progress=True)).to_string())
     return 0

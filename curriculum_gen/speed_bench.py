@@ -31,7 +31,7 @@ from .judge import CertifiedJudge, Judge
 from .model import CLASSES, LATENT_SIZE, VALUE_SIZE, Generator, Witness, load_weights, save_weights, seeded, torch_threads, widths_named
 from .panel import certified_panel
 from .records import read_json, write_json
-from .training import Batch, Learner, take_steps, training_batch
+from .training import FORMULATION, Batch, Learner, take_steps, training_batch
 
 # %% ../nbs/48_speed_bench.ipynb #4fd6b98c
 class PlainGenerator(nn.Module):
@@ -291,13 +291,13 @@ def _parts(short: bool) -> dict[str, Callable[[], object]]:
 
 # %% ../nbs/48_speed_bench.ipynb #eeaa970e
 def bench_speed(
-    folder: str | Path,        # where `speed.json` and `speed.png` are written; made when missing
+    out: str | Path,           # the result file, usually speed.json; the figure is written beside it
     *,
     short: bool = False,       # two parts in some seconds instead of all in some minutes
     progress: bool = False,    # show a bar
 ) -> dict:                     # what `speed.json` holds
     "Measure what is not measured yet, and draw it"
-    path, settings = Path(folder)/"speed.json", {"short": short, **_machine()}
+    path, settings = Path(out), {"short": short, "formulation": FORMULATION, **_machine()}
     found = read_json(path) if path.exists() else {}
     if found.get("settings") != settings: found = {"settings": settings, "parts": {}}
     for name, measure in tqdm(_parts(short).items(), desc="measuring", unit=" parts", disable=not progress):
@@ -305,7 +305,7 @@ def bench_speed(
         before, began = os.getloadavg()[0], time.perf_counter()
         found["parts"][name] = {"load_before": round(before, 2), "measured": measure(), "seconds": round(time.perf_counter() - began, 1)}
         write_json(path, found)
-    speed_figure(found, Path(folder)/"speed.png")
+    speed_figure(found, path.with_suffix(".png"))
     return found
 
 def _machine() -> dict:
