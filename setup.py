@@ -22,7 +22,7 @@ class BuildWithReports(build_py):
 
 setup(
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements"), "peers": lines("peers_requirements")},
+    extras_require={"dev": lines("dev_requirements"), "docs": lines("docs_requirements"), "peers": lines("peers_requirements")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["curriculum_gen = curriculum_gen._modidx:d"]},
     cmdclass={"build_py": BuildWithReports},
 )
