@@ -544,6 +544,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'curriculum_gen/documentation.py'),
                                               'curriculum_gen.documentation.site_path': ( 'documentation.html#site_path',
                                                                                           'curriculum_gen/documentation.py'),
+                                              'curriculum_gen.documentation.source_note': ( 'documentation.html#source_note',
+                                                                                            'curriculum_gen/documentation.py'),
                                               'curriculum_gen.documentation.sphinx': ( 'documentation.html#sphinx',
                                                                                        'curriculum_gen/documentation.py'),
                                               'curriculum_gen.documentation.stage': ( 'documentation.html#stage',
