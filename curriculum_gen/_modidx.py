@@ -498,6 +498,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'curriculum_gen/documentation.py'),
                                               'curriculum_gen.documentation._shown': ( 'documentation.html#_shown',
                                                                                        'curriculum_gen/documentation.py'),
+                                              'curriculum_gen.documentation._told': ( 'documentation.html#_told',
+                                                                                      'curriculum_gen/documentation.py'),
                                               'curriculum_gen.documentation._with_quarto': ( 'documentation.html#_with_quarto',
                                                                                              'curriculum_gen/documentation.py'),
                                               'curriculum_gen.documentation._with_sphinx': ( 'documentation.html#_with_sphinx',

@@ -209,16 +209,23 @@ def executed(
     parameters: dict,   # that papermill was given
     outcome: dict,      # what `run.json` holds; empty when there is none
 ) -> list[dict]:
-    "Cells of an executed report: how it ended under its title, and its parameters as a table instead of code"
+    "Cells of an executed report: how it ended under its title, its parameters as a table instead of code, and the code folded"
     rest = [cell for cell in cells if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))]
-    told = "".join(f"| `{name}` | `{str(value).replace('|', ' ')}` |\n" for name, value in parameters.items())
+    rest = [{**cell, "metadata": {"tags": ["hide-input"]}} if cell["cell_type"] == "code" else cell for cell in rest]
+    told = "".join(f"| `{name}` | `{_told(value)}` |\n" for name, value in parameters.items())
     table = f"{{.parameters}}\n| parameter | given |\n|---|---|\n{told}" if told else ""
     return [rest[0], markdown_cell("\n\n".join(filter(None, [_ending(outcome), table]))), *rest[1:]]
 
+def _told(value: object) -> str:
+    "A parameter's value; of a folder on the machine it ran on, the last two names"
+    text = str(value).replace("|", " ")
+    return "…/" + "/".join(Path(text).parts[-2:]) if Path(text).is_absolute() else text
+
 def _ending(outcome: dict) -> str:
-    if not outcome: return ":::{warning}\nHow this run ended is not on record: no `run.json` lies beside the report.\n:::"
+    if not outcome: return ":::{admonition} How this run ended is not on record\n:class: warning\nNo `run.json` lies beside the report.\n:::"
     made = f"`{outcome['notebook']}`, {outcome['job']}: {outcome['seconds']:.0f} s, curriculum_gen {outcome['versions']['curriculum_gen']}" + (f", commit `{outcome['commit'][:10]}`" if outcome["commit"] else "")
-    return f":::{{{'note' if outcome['status'] == 'ok' else 'error'}}}\nThis run ended with **{outcome['status']}**{outcome['error'] and ': ' + outcome['error']}. {made}.\n:::"
+    title, kind = f"This run ended with {outcome['status']}", "tip" if outcome["status"] == "ok" else "error"
+    return f":::{{admonition}} {title}\n:class: {kind}\n{outcome['error'] and outcome['error'] + '. '}{made}.\n:::"
 
 # %% ../nbs/50_documentation.ipynb #40983a4d
 def source_note(cells: list[dict]) -> list[dict]:
@@ -318,7 +325,8 @@ STYLE = """
 h1, h2, h3, code.literal { overflow-wrap: anywhere; } h2 code.literal, h3 code.literal { background: none; border: 0; padding: 0; font-size: 0.92em; }
 .subtitle { font-size: 1.1rem; color: var(--color-foreground-secondary); margin-top: -0.6rem; }
 div.cell_output { overflow-x: auto; } div.cell_output img { background: #fff; height: auto; max-width: 100%; }
-div.cell_output table { font-size: 0.85rem; border: 0; border-collapse: collapse; }
+div.cell_output table { font-size: 0.85rem; border: 0; border-collapse: collapse; width: max-content; max-width: none; }
+div.cell_output table td { max-width: 32em; }
 div.cell_output table th, div.cell_output table td { border: 0; border-bottom: 1px solid var(--color-background-border); padding: 0.25rem 0.6rem; text-align: right; }
 div.table-wrapper { overflow-x: auto; } table.docutils { margin-left: 0; box-shadow: none; font-size: 0.9rem; }
 table.parameters thead { display: none; } table.parameters td:first-child { white-space: nowrap; vertical-align: top; }

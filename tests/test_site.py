@@ -168,8 +168,8 @@ def test_no_page_is_wider_than_a_telephone(visits): none({page: f"{too_wide} pix
 
 def test_an_executed_report_tells_how_it_ended_and_with_which_parameters(visits):
     fine, failed = (visits[f"executed/{regime}/seed-3/report.html"][0].text for regime in ("phase1_only", "full_curriculum"))
-    assert "This run ended with ok. regime.ipynb, phase1_only seed 3: 42 s, curriculum_gen 0.1.0." in fine
-    assert "This run ended with failed: ValueError: no." in failed
+    assert "This run ended with ok\nregime.ipynb, phase1_only seed 3: 42 s, curriculum_gen 0.1.0." in fine
+    assert "This run ended with failed\nValueError: no. regime.ipynb" in failed
     assert "seed = " not in fine and "seed\t3" in fine
 
 
