@@ -22,7 +22,7 @@ class BuildWithReports(build_py):
 
 setup(
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements"), "peers": lines("peers_requirements"), "cluster": lines("cluster_requirements")},
+    extras_require={name.removesuffix("_requirements"): lines(name) for name in settings["DEFAULT"] if name.endswith("_requirements")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["curriculum_gen = curriculum_gen._modidx:d"]},
     cmdclass={"build_py": BuildWithReports},
 )

@@ -1,6 +1,6 @@
 """A headless Chromium spoken to over its own pipe (DevTools protocol), with nothing but the standard library: what a page fetched, said and shows
 
-No name resolves in it, so a page that needs anything from outside shows it here. Tests that take the fixture `browser` are skipped where no Chromium is installed.
+No name resolves in it, so a page that needs anything from outside shows it here; pages on loopback open. Tests that take the fixture `browser` are skipped where no Chromium is installed.
 """
 import json, os, select, shutil, signal, subprocess, time
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe"]
+         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe"]
 PATIENCE = 60   # seconds for any answer, on a busy machine
 
 
@@ -17,15 +17,17 @@ PATIENCE = 60   # seconds for any answer, on a busy machine
 class Visit:
     "What happened while a page was opened"
     requests: list[str] = field(default_factory=list)   # addresses the browser asked for, but for data: ones
+    failed: list[str] = field(default_factory=list)     # what it asked for and did not get
     errors: list[str] = field(default_factory=list)     # what its console said in red
     links: list[str] = field(default_factory=list)      # where its links lead, in full
     broken: list[str] = field(default_factory=list)     # images that did not come out
     ids: list[str] = field(default_factory=list)        # what links into the page may name
+    sliders: int = 0                                    # how many it has
     overflow: int = 0                                   # pixels by which it is wider than the window
     text: str = ""
 
 
-SHOWN = """({links: [...document.querySelectorAll('a[href]')].map(a => a.href), ids: [...document.querySelectorAll('[id]')].map(e => e.id), text: document.body.innerText,
+SHOWN = """({links: [...document.querySelectorAll('a[href]')].map(a => a.href), ids: [...document.querySelectorAll('[id]')].map(e => e.id), text: document.body.innerText, sliders: document.querySelectorAll('input[type=range]').length,
     broken: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src.slice(0, 80)), overflow: document.documentElement.scrollWidth - innerWidth})"""
 
 
@@ -67,15 +69,36 @@ class Browser:
         self.ask("Page.navigate", url=address)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events): self.events.append(self._receive())
 
+    def run(self, script: str):
+        "The value of a line of JavaScript on the open page"
+        found = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait_for(self, script: str):
+        "Wait until a line of JavaScript gives something true, and give it"
+        limit = time.monotonic() + PATIENCE
+        while not (value := self.run(script)):
+            assert time.monotonic() < limit, f"not within {PATIENCE} s: {script}"
+            time.sleep(0.05)
+        return value
+
+    def picture(self) -> str:
+        "What the window shows, as text that differs when the picture does"
+        return self.ask("Page.captureScreenshot", format="png")["data"]
+
     def visit(self, page: str | Path) -> Visit:
         "Open a page and wait until it and all it asked for has come or failed"
         self._go("about:blank")   # what the page before this one still had to say
         self._go(page if isinstance(page, str) else page.resolve().as_uri())
-        shown = self.ask("Runtime.evaluate", expression=SHOWN, returnByValue=True)["result"]["value"]
-        visit = Visit(**shown)
+        visit, addresses = Visit(**self.run(SHOWN)), {}
         for event in self.events:
             said = event.get("params", {})
-            if event["method"] == "Network.requestWillBeSent" and not said["request"]["url"].startswith("data:"): visit.requests.append(said["request"]["url"])
+            if event["method"] == "Network.requestWillBeSent":
+                addresses[said["requestId"]] = said["request"]["url"]
+                if not said["request"]["url"].startswith("data:"): visit.requests.append(said["request"]["url"])
+            if event["method"] == "Network.loadingFailed": visit.failed.append(f"{addresses.get(said['requestId'])}: {said['errorText']}")
+            if event["method"] == "Network.responseReceived" and said["response"]["status"] >= 400: visit.failed.append(f"{said['response']['url']}: {said['response']['status']}")
             if event["method"] == "Log.entryAdded" and said["entry"]["level"] == "error": visit.errors.append(said["entry"]["text"])
             if event["method"] == "Runtime.exceptionThrown": visit.errors.append(said["exceptionDetails"]["text"])
             if event["method"] == "Runtime.consoleAPICalled" and said["type"] == "error": visit.errors.append(str(said["args"]))

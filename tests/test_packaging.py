@@ -48,7 +48,7 @@ def test_the_wheel_says_what_settings_ini_says(wheel, settings):
     assert metadata["License-Expression"] == "Apache-2.0" and "licenses/LICENSE" in information
     def required(marker): return {line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist") if ("extra" in line) == marker}
     assert {normal(r) for r in required(False)} == {normal(r) for r in settings["requirements"]}
-    assert {normal(r) for r in required(True)} == {normal(r) for r in settings["dev_requirements"] + settings["peers_requirements"] + settings["cluster_requirements"]}
+    assert {normal(r) for r in required(True)} == {normal(r) for name, listed in settings.items() if name.endswith("_requirements") for r in listed}
     points = information["entry_points.txt"].decode()
     for line in [*settings["console_scripts"], "curriculum_gen = curriculum_gen._modidx:d"]: assert line in points
 
@@ -71,7 +71,7 @@ def test_every_command_is_installed_beside_the_interpreter(settings):
 def test_every_requirement_has_a_pin_that_fits(root, settings):
     pins = [Requirement(line) for line in (root/"constraints.txt").read_text().splitlines() if "==" in line]
     pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
-    for requirement in map(Requirement, settings["requirements"] + settings["dev_requirements"]):
+    for requirement in map(Requirement, settings["requirements"] + settings["dev_requirements"] + settings["docs_requirements"]):
         assert pinned.get(canonicalize_name(requirement.name)) in requirement.specifier, f"{requirement}: no pin in constraints.txt fits"
 
 

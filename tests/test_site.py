@@ -1,0 +1,234 @@
+"""The documentation as a site: what stops it, what its pages say, and how they behave in a browser that has no network"""
+import functools, http.server, threading
+from importlib.util import find_spec
+from urllib.parse import unquote, urldefrag
+
+import nbformat, pytest, yaml
+
+from browser import browser   # noqa: F401, a fixture
+from curriculum_gen import commands, documentation
+from curriculum_gen.records import InputError, write_json
+
+NARROW, WIDE = 375, 1200
+SLIDER = """<div><input type="range" min="0" max="2" value="0" oninput="this.nextElementSibling.style.marginLeft = 60*this.value + 'px'">
+<p style="width: 40px; background: #b00">here</p></div>"""
+
+
+# ---- what stops a build
+
+def settings(*contents): return {"website": {"title": "t", "sidebar": {"contents": list(contents)}}}
+
+
+def test_a_side_bar_that_cannot_be_read_is_refused_in_one_line():
+    with pytest.raises(InputError, match="section 'Later' lists no pages"): documentation.navigation(settings({"section": "Later"}))
+    with pytest.raises(InputError, match="neither the path of a notebook"): documentation.navigation(settings({"text": "Nowhere"}))
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    "A project with a side bar of our own, which the package takes for its checkout"
+    (tmp_path/"curriculum_gen").mkdir()
+    (tmp_path/"nbs").mkdir()
+    monkeypatch.setattr(documentation.curriculum_gen, "__file__", str(tmp_path/"curriculum_gen"/"__init__.py"))
+    def with_pages(*pages):
+        (tmp_path/"_quarto.yml").write_text(yaml.safe_dump(settings(*pages)))
+        return tmp_path
+    return with_pages
+
+
+def test_a_page_that_is_not_there_is_named(checkout, capsys):
+    project = checkout("index.ipynb")
+    assert commands.site(["--out", str(project/"site")]) == 2
+    assert capsys.readouterr().err == "cgen-site: _quarto.yml: nbs/index.ipynb is no notebook; write it, or take it out of the side bar\n"
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(checkout, capsys):
+    project = checkout("index.ipynb")
+    assert commands.site(["--out", str(project)]) == 2
+    assert "holds something that is no site" in capsys.readouterr().err and (project/"_quarto.yml").exists()
+
+
+def test_an_installed_package_says_that_it_has_no_notebooks(checkout, capsys):
+    (project := checkout("index.ipynb"))/"_quarto.yml"
+    (project/"_quarto.yml").unlink()
+    assert commands.site(["--out", str(project/"site")]) == 2
+    assert "clone the project" in capsys.readouterr().err
+
+
+def test_nbdev_renders_the_pages_where_quarto_is(checkout, monkeypatch):
+    project, ran = checkout("index.ipynb"), []
+    (project/"nbs"/"index.ipynb").touch()
+    (project/"results").mkdir()
+    def nbdev_docs(command, **_):
+        ran.append(command)
+        (project/"_docs").mkdir()
+        (project/"_docs"/"index.html").write_text("made by Quarto")
+    monkeypatch.setattr(documentation, "_run", nbdev_docs)
+    monkeypatch.setattr(documentation.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert documentation.build_site(project/"site").read_text() == "made by Quarto" and ran == [["nbdev-docs"]]
+    with pytest.raises(InputError, match="--with sphinx"): documentation.build_site(project/"other", runs=project/"results")
+
+
+def test_without_npm_there_is_no_mathjax(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert documentation.mathjax(tmp_path) is None
+
+
+def test_the_settings_are_what_quarto_knows(root):
+    "Quarto refuses names it does not know; its schema is in no registry, so what we use of it stands here"
+    found = yaml.safe_load((root/"_quarto.yml").read_text())
+    assert found.keys() == {"project", "website", "format", "metadata-files"} and found["project"] == {"type": "website"}
+    assert found["website"].keys() <= {"title", "sidebar", "description"} and found["website"]["sidebar"].keys() <= {"style", "contents"}
+    assert found["format"].keys() == {"html"} and found["format"]["html"].keys() <= {"theme", "toc"}
+    for section in found["website"]["sidebar"]["contents"]:
+        assert section.keys() in ({"text", "href"}, {"section", "contents"})
+        for page in section.get("contents", []): assert isinstance(page, str) or page.keys() == {"text", "href"}
+
+
+# ---- the site itself
+
+def executed_report(folder, name, status="ok"):
+    "A report as papermill leaves it, with a slider, a wide table and a formula in it"
+    tagged = {"parameters": "seed = 7", "injected-parameters": "seed = 3"}
+    cells = [nbformat.v4.new_markdown_cell("# One run\n\n> What came of it"), *(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}) for tag, source in tagged.items())]
+    wide = f"<table><tr>{''.join(f'<td>column_{n}</td>' for n in range(30))}</tr></table>"
+    outputs = [nbformat.v4.new_output("execute_result", {"text/html": html}) for html in (SLIDER, wide)]
+    cells += [nbformat.v4.new_code_cell("show()", outputs=outputs), nbformat.v4.new_markdown_cell("A long_name_" + "x"*80 + " and $e^x$.")]
+    folder.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"parameters": {"seed": 3, "run_folder": "r"*90}}}), folder/"report.ipynb")
+    write_json(folder/"run.json", {"status": status, "job": name, "notebook": "regime.ipynb", "seconds": 41.6, "error": "" if status == "ok" else "ValueError: no", "commit": None, "versions": {"curriculum_gen": "0.1.0"}})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, root):
+    "The whole site with two executed reports, and what the build said"
+    missing = [name for name in ("sphinx", "myst_nb", "furo", "sphinx_copybutton") if not find_spec(name)]
+    if missing: pytest.skip(f"{', '.join(missing)} not installed: pip install 'curriculum_gen[docs]'")
+    folder, said = tmp_path_factory.mktemp("site"), []
+    executed_report(folder/"runs"/"phase1_only"/"seed-3", "phase1_only seed 3")
+    executed_report(folder/"runs"/"full_curriculum"/"seed-3", "full_curriculum seed 3", status="failed")
+    documentation.build_site(folder/"site", runs=folder/"runs", program="sphinx", say=said.append)
+    return folder/"site", said
+
+
+@pytest.fixture(scope="module")
+def site(built): return built[0]
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    "The site on loopback"
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def visits(browser, site, address):
+    "Every page, opened once: what happened, and by how much it is too wide for a telephone"
+    found = {}
+    for page in sorted(site.rglob("*.html")):
+        browser.window(WIDE)
+        visit = browser.visit(address + page.relative_to(site).as_posix())
+        browser.window(NARROW)
+        found[page.relative_to(site).as_posix()] = visit, browser.run("document.documentElement.scrollWidth - innerWidth")
+    browser.window(WIDE)
+    return found
+
+
+def none(found): assert not found, "\n".join(f"{page}: {what}" for page, what in found.items())
+
+
+def test_every_notebook_of_the_side_bar_has_a_page(site, root):
+    for page in documentation.notebooks_of(documentation.navigation(yaml.safe_load((root/"_quarto.yml").read_text()))): assert (site/f"{documentation.site_path(page)}.html").exists()
+
+
+def test_no_page_says_anything_in_red_or_misses_anything(visits):
+    none({page: visit.errors + visit.failed + visit.broken for page, (visit, _) in visits.items() if visit.errors or visit.failed or visit.broken})
+
+
+def test_no_page_asks_for_anything_elsewhere(visits, address):
+    none({page: outside for page, (visit, _) in visits.items() if (outside := [url for url in visit.requests if not url.startswith((address, "about:", "blob:"))])})
+
+
+def test_every_link_leads_somewhere(visits, address):
+    def leads(link):
+        if not link.startswith(address): return link.startswith(("https://", "mailto:"))
+        page, anchor = urldefrag(link.removeprefix(address))
+        page = unquote(page.split("?")[0]) or "index.html"
+        return page in visits and (not anchor or unquote(anchor) in visits[page][0].ids)
+    none({page: dead for page, (visit, _) in visits.items() if (dead := sorted({link for link in visit.links if not leads(link)}))})
+
+
+def test_no_page_is_wider_than_a_telephone(visits): none({page: f"{too_wide} pixels" for page, (_, too_wide) in visits.items() if too_wide > 0})
+
+
+def test_an_executed_report_tells_how_it_ended_and_with_which_parameters(visits):
+    fine, failed = (visits[f"executed/{regime}/seed-3/report.html"][0].text for regime in ("phase1_only", "full_curriculum"))
+    assert "This run ended with ok\nregime.ipynb, phase1_only seed 3: 42 s, curriculum_gen 0.1.0." in fine
+    assert "This run ended with failed\nValueError: no. regime.ipynb" in failed
+    assert "seed = " not in fine and "seed\t3" in fine
+
+
+def test_the_side_bar_leads_to_every_section(browser, address, visits):
+    browser.visit(address + "index.html")
+    browser.run("[...document.querySelectorAll('.sidebar-tree a')].find(a => a.textContent == 'diagnosis').click()")
+    assert browser.wait_for("location.pathname == '/diagnosis.html' && document.readyState == 'complete' && document.title")
+    box = browser.wait_for("(r => r.top > 0 && r.bottom < innerHeight && [r.top, r.bottom])(document.querySelector('.sidebar-tree .current-page').getBoundingClientRect())")
+    assert box, "the page one is on is in sight in the side bar"
+
+
+def test_the_side_bar_opens_on_a_telephone(browser, address):
+    browser.window(NARROW)
+    browser.visit(address + "index.html")
+    edge = "document.querySelector('.sidebar-drawer').getBoundingClientRect().right"
+    assert browser.run(edge) <= 0
+    browser.run("document.querySelector('.mobile-header label[for=__navigation]').click()")
+    assert browser.wait_for(f"{edge} > 200")
+    browser.window(WIDE)
+
+
+@pytest.mark.parametrize("opened", ["served", "as a file"])
+def test_search_finds_pages(browser, site, address, opened):
+    visit = browser.visit((address if opened == "served" else site.as_uri() + "/") + "search.html?q=wilson")
+    assert "statistics.html" in browser.wait_for("[...document.querySelectorAll('#search-results li a')].map(a => a.href).join(' ')")
+    browser.wait_for("document.querySelector('#search-results p, #search-results h2').textContent.match(/found \\d+ page/)")
+    assert not visit.errors + visit.failed
+
+
+def test_the_theme_can_be_switched(browser, address):
+    browser.visit(address + "statistics.html")
+    seen = set()
+    for _ in range(3):
+        seen.add((browser.run("document.body.dataset.theme"), browser.run("getComputedStyle(document.body).backgroundColor")))
+        browser.run("[...document.querySelectorAll('.theme-toggle')].find(b => b.offsetParent).click()")
+    themes, backgrounds = map(set, zip(*seen))
+    assert {"light", "dark"} <= themes and len(backgrounds) == 2
+    chosen = browser.run("document.body.dataset.theme")
+    browser.visit(address + "records.html")
+    assert browser.run("document.body.dataset.theme") == chosen, "the choice holds on the next page"
+
+
+def test_formulas_are_drawn(browser, built, address):
+    _, said = built
+    if said: pytest.skip(said[0])
+    browser.visit(address + "statistics.html")
+    formulas = browser.run("document.querySelectorAll('.math').length")
+    browser.wait_for(f"document.querySelectorAll('.math mjx-container svg').length >= {formulas}")
+    assert formulas > 3 and not browser.run("document.querySelectorAll('[data-mjx-error]').length")
+
+
+def test_a_slider_moves_what_it_is_beside(browser, address, visits):
+    "Whatever page has one: the window looks different after it was moved"
+    pages = [page for page, (visit, _) in visits.items() if visit.sliders]
+    assert "executed/phase1_only/seed-3/report.html" in pages
+    for page in pages:
+        browser.visit(address + page)
+        browser.run("document.querySelector('input[type=range]').scrollIntoView({block: 'center', behavior: 'instant'})")
+        before = browser.picture()
+        browser.run("(s => { s.value = s.max; for (const kind of ['input', 'change']) s.dispatchEvent(new Event(kind, {bubbles: true})) })(document.querySelector('input[type=range]'))")
+        assert browser.picture() != before, page
+
