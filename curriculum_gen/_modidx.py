@@ -444,8 +444,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'curriculum_gen/diagnosis.py'),
                                           'curriculum_gen.diagnosis.Watch.include': ( 'diagnosis.html#watch.include',
                                                                                       'curriculum_gen/diagnosis.py'),
-                                          'curriculum_gen.diagnosis.Watch.measured_weights': ( 'diagnosis.html#watch.measured_weights',
-                                                                                               'curriculum_gen/diagnosis.py'),
                                           'curriculum_gen.diagnosis.Watch.not_possible': ( 'diagnosis.html#watch.not_possible',
                                                                                            'curriculum_gen/diagnosis.py'),
                                           'curriculum_gen.diagnosis.Watch.notes': ( 'diagnosis.html#watch.notes',

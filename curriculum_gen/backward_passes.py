@@ -68,6 +68,7 @@ def _held(values: Mapping, depth: int = 2) -> list[Mapping]:
     small = [outer for outer in plain if len(outer) <= 500]   # a cache or a data set holds no loss term
     return small + [inner for outer in small if depth > 1 for inner in _held(outer, depth - 1)]
 
+# %% ../nbs/22_backward_passes.ipynb #60f80ba8
 def see_backward(
     root: Tensor,          # the loss
     *,

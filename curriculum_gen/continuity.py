@@ -228,6 +228,7 @@ def _moment(state: object, *, parts: Callable | None, train_step: Callable, batc
     line = dict(train_step(state) or {})
     return _Moment(parts=before, batch=_digest(batches[known:]) if len(batches) > known else "", line=line)
 
+# %% ../nbs/24_continuity.ipynb #8a852648
 def _first_to_differ(earlier: list[_Moment], went_on: list[_Moment], again: list[_Moment], *, end: dict) -> list[tuple[str, str, str]]:
     "Cause, subject and evidence of what explains that a resumed run differs"
     found, saved, loaded = [], went_on[0].parts, again[0].parts

@@ -56,15 +56,16 @@ class Watch:
         "Made by `watch`, which checks what is given"
         self.named, self.terms, self.weights, self.declared, self.start_step = named, terms, weights, tuple(declared), start_step
         self.outcomes: list[Outcome] = []
-        self._found, self._owners, self._windows, self._signatures = [], {}, 0, set()
-        self._passes, self._updates, self._window_open, self._backwards = [], [], False, 0
+        self._found, self._passes, self._updates, self._owners, self._signatures, self._windows, self._backwards, self._window_open = [], [], [], {}, set(), 0, 0, False
         self._use, self._book = GradientUse(named, declared=declared), DeclaredTerms(named, terms=terms, weights=weights, declared=declared, start_step=start_step)
+        self.measured_weights = self._book.measured   # loss term -> completed steps before the step -> the weight with which it entered the loss
         self._copies = self._largest = self._generator_owner = None
         self._judges = {role: mode_dependent(named.networks[role]) for role in named.frozen if role in named.networks}
         self._averages = {name: entry.detach().clone() for name, entry in named.entries.items() if named.is_average(name) and isinstance(entry, nn.Parameter)}
         self._tracer, self._frozen, self._bad, self._written = self._new_tracer(), FrozenState(named), None, named.written()
 
     def _new_tracer(self) -> Tracer: return Tracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
+    def _known(self) -> dict[int, Tensor]: return {id(p): p for p in self.named.entries.values()} | {id(p): p for owner in self._owners.values() for p in owner.parameters}
     def _steps_of(self, role: str) -> int:
         ids = {id(p) for p in self.named.parameters(role).values()}
         return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
@@ -172,9 +173,6 @@ def _take_apart(self: Watch, root: Tensor) -> None:
     self._passes.append(seen)
     self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(), expect=bool(self.terms or self.weights))
 
-@patch
-def _known(self: Watch) -> dict[int, Tensor]:
-    return {id(p): p for p in self.named.entries.values()} | {id(p): p for owner in self._owners.values() for p in owner.parameters}
 
 # %% ../nbs/26_diagnosis.ipynb #2667aa17
 @patch
@@ -243,11 +241,6 @@ def findings(self: Watch) -> list[Finding]:
 def notes(self: Watch) -> list[Finding]:
     "What is worth knowing and no reason to doubt anything"
     return [finding for finding in ranked(self._everything()) if finding.kind == "note"]
-
-@patch
-def measured_weights(self: Watch) -> dict[str, dict[int, float]]:   # loss term -> completed steps before the step -> weight
-    "The weights with which declared terms entered the losses that were looked at"
-    return self._book.measured
 
 @patch
 def include(self: Watch, *outcomes: Outcome) -> Watch:

@@ -7,9 +7,8 @@ __all__ = ['PROGRAMS', 'WAVES', 'UNSEEN', 'REGIME', 'mnist', 'Stage', 'stage_of'
            'checks_sha256', 'run_wave', 'rate', 'summary', 'confusion', 'overhead', 'bench_faults']
 
 # %% ../nbs/46_fault_bench.ipynb #d4c577d9
-import copy, importlib, inspect, json, time
+import contextlib, copy, importlib, inspect, json, time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,7 +125,7 @@ def examine(
     third, again = _watched(program, resumed, steps=4, start_step=half)
     torch.set_num_threads(threads)
     outcomes += [batches_repeat(shown, epoch=len(stage.images), data=(stage.images, stage.labels)), check_canary(saved, [loaded], declared=program.DECLARED),
-                 *_ledgers(program, log + later, again, half=half, measured=_merged(first.measured_weights(), second.measured_weights())), _replayed(program, data, seed, batches)]
+                 *_ledgers(program, log + later, again, half=half, measured=_merged(first.measured_weights, second.measured_weights)), _replayed(program, data, seed, batches)]
     torch.set_num_threads(threads)
     return ranked([f for seen in (first, second, third) for f in seen.findings()] + [f for outcome in outcomes for f in outcome.findings])
 
@@ -294,7 +293,7 @@ def overhead(
         for step, _, _ in loops.values(): step()   # warm up, unwatched
         for _ in tqdm(range(steps//block), desc=f"overhead of {name}", disable=not progress):
             for kind in loops:
-                with watches.get(kind, nullcontext()): seconds[kind] += turn(loops[kind][0])
+                with watches.get(kind, contextlib.nullcontext()): seconds[kind] += turn(loops[kind][0])
     return {"program": name, "steps": steps, "milliseconds_per_step": {kind: 1000*value/steps for kind, value in seconds.items()}, "ratio": {kind: seconds[kind]/seconds["plain"] for kind in watches}}
 
 # %% ../nbs/46_fault_bench.ipynb #adde4294

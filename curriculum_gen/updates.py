@@ -56,6 +56,7 @@ def _gathered(names: Iterable[str], whole: Mapping[str, Sequence[str]]) -> list[
     roles = [role for role, all_of_it in whole.items() if all_of_it and set(all_of_it) <= set(names)]
     return roles + [name for name in names if name.split(".")[0] not in roles]
 
+# %% ../nbs/21_updates.ipynb #773ee0fa
 def ownership(
     named: NamedNetworks,
     optimisers: Sequence[Iterable[Tensor]],   # parameters of each optimiser that made a step
