@@ -63,10 +63,16 @@ def test_the_result_meets_the_bars(result):
     for cost in result["overhead"]: assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.05 and cost["ratio"]["probes"] <= 1.15
 
 
-@pytest.mark.xfail(strict=True, reason="the checks as they were frozen do less well on programs they had not met; they have to be mended, and measured again on programs that are new once more")
 def test_the_result_meets_the_bars_of_unseen_programs(result):
     unseen = result["waves"][UNSEEN]
-    assert unseen["cause_first"]["share"] >= 0.85 and unseen["detected"]["share"] >= 0.9 and unseen["precision"] >= 0.95 and result["drop_on_unseen"] <= 0.05
+    assert unseen["cause_first"]["share"] >= 0.85 and unseen["detected"]["share"] >= 0.9 and unseen["precision"] >= 0.95
+    everything = [found for wave in WAVES for found in [result["waves"][wave]]]
+    assert sum(found["detected"]["k"] for found in everything) >= 0.95*sum(found["detected"]["n"] for found in everything)
+    assert sum(found["false_alarms"]["k"] for found in everything) <= 0.01*sum(found["false_alarms"]["n"] for found in everything)
+
+
+@pytest.mark.xfail(strict=True, reason="missed narrowly: balanced accuracy falls by 0.052, and one of 41 healthy oddities that nobody had met is accused; a new measurement needs programs that are new again")
+def test_unseen_programs_cost_hardly_anything(result): assert result["drop_on_unseen"] <= 0.05 and result["waves"][UNSEEN]["false_alarms"]["share"] <= 0.01
 
 
 # ---- at length
