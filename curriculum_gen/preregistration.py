@@ -142,9 +142,9 @@ def plot_decisions(
         expected = row.predicted.split(":")[0]
         if expected in _OUTCOMES: ax.plot(_OUTCOMES.index(expected), level, "o", color="0.35", markerfacecolor="white", markersize=11)
         ax.plot(_OUTCOMES.index(row.outcome), level, "o" if row.outcome != "open" else "D", color=BLUE if row.outcome != "open" else "0.35", markersize=6)
-        ax.text(-6.2, level, textwrap.fill(f"{name}: {row.statement}", 84), va="center", fontsize=7)
+        ax.text(-4.9, level, textwrap.fill(f"{name}: {row.statement}", 84), va="center", fontsize=7)
         ax.hlines(level, -0.4, 2.3, color="0.9", linewidth=0.6, zorder=0)
-    ax.set(xlim=(-6.2, 2.4), ylim=(len(found) - 0.4, -0.6), xticks=range(3), yticks=[])
+    ax.set(xlim=(-4.9, 2.4), ylim=(len(found) - 0.4, -0.6), xticks=range(3), yticks=[])
     ax.set_xticklabels(_OUTCOMES); ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
     _say(figure, title="What was stated beforehand, and what came of it", shows="; ".join(f"{name}: expected {row.predicted}, outcome {row.outcome}" for name, row in found.iterrows()),
          caption=f"n = {len({row['seed'] for row in table['rows']})} seeds, {table['total_steps']:,} steps.", key=[Line2D([], [], color="0.35", marker="o", markerfacecolor="white", markersize=9, linestyle="none", label="expected"),
