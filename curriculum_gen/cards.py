@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from .plots import _printed, _say, regime_style
+from .plots import BLUE, _printed, _say, regime_style
 from .statistics import wilson_interval
 
 # %% ../nbs/28_cards.ipynb #04e7000d
@@ -59,14 +59,15 @@ def plot_card(
     judges: Mapping[str, dict],       # certificates of its judges
 ) -> Figure:                          # four panels: conditioning, student score, realism, diversity
     "A checkpoint's four parts of quality beside those of real images"
-    table, color = card_table(row, judges), regime_style(row.get("regime", "generator"))["color"]
+    table, color = card_table(row, judges), regime_style(row["regime"])["color"] if "regime" in row else BLUE
     figure, axes = plt.subplots(1, 4, figsize=(7.8, 2.8), width_ratios=(1.2, 0.8, 1, 1.5))
     for ax, part in zip(axes, ("conditioning", "student score", "realism")): _dots(ax, table[(table.part == part) & (table.measure != "KID")], title=part, color=color)
     _coverage(axes[3], row["realism"], color=color)
     kid = table[table.measure == "KID"].iloc[0]
     where = f"{regime_style(row['regime'])['label']}, seed {row['seed']}, step {row['step']:,}: " if "regime" in row else ""
     counts = f"n: {10*row['n_per_class']:,} generated images for judges, {kid.images:,} for realism and diversity"
-    _say(figure, title=f"{where}{row['verdict']}", caption=f"KID {kid.generated:,.0f} [{kid.low:,.0f}, {kid.high:,.0f}], real {kid.real:,.0f}. Lines: 95 % Wilson intervals. {counts}.",
+    told = "; ".join(f"{m.measure if m.part != 'student score' else 'student score'} {m.generated:.2f}, real images {m.real:.2f}" for m in table[table.measure != "KID"].itertuples())
+    _say(figure, title=f"{where}{row['verdict']}", shows=f"As shares, but for density: {told}", caption=f"KID {kid.generated:,.0f} [{kid.low:,.0f}, {kid.high:,.0f}], real {kid.real:,.0f}. Lines: 95 % Wilson intervals. {counts}.",
          key=[Line2D([], [], color=color, marker="o", label="generated"), Line2D([], [], label="real images in its place", **_REAL)])
     return figure
 
@@ -99,7 +100,7 @@ def plot_panel_confusions(
         ax.set(xticks=range(0, 10, 3), yticks=range(0, 10, 3), xlabel="class judged"); ax.spines[:].set_visible(True)
     axes[0].set_ylabel("class asked for")
     figure.colorbar(image, ax=figure.axes, shrink=0.8, pad=0.01, label="% of a class")
-    _say(figure, title="Which class does each judge see?", caption=f"n = {row['n_per_class']} images a class.")
+    _say(figure, title="Which class does each judge see?", shows="Judged as asked: " + ", ".join(f"{100*entry['accuracy']:.1f} % by {JUDGE_NAMES[name]}" for name, entry in row["panel"].items()), caption=f"n = {row['n_per_class']} images a class.")
     return figure
 
 # %% ../nbs/28_cards.ipynb #1e3ad6b7
@@ -114,14 +115,16 @@ def plot_misleading_accuracy(
     def line(row: dict, column: str) -> list[float]:
         table = card_table(row, judges).set_index("measure")
         return [100*table.loc[name, column] for name in [*JUDGE_NAMES.values(), f"of {10*row['student']['images_per_class']:,}\nimages", "precision", "coverage within classes"]]
+    means = {name: np.mean([line(row, "generated") for row in rows if row["regime"] == name], axis=0) for name in dict.fromkeys(row["regime"] for row in rows)}
     ax.plot(line(rows[0], "real"), color="0.35", linewidth=1.2, marker="o", markerfacecolor="white", zorder=4, label="real images")
-    for name in dict.fromkeys(row["regime"] for row in rows):
-        style = regime_style(name)
+    under = {"o": {"markersize": 6.5, "linewidth": 3}}   # shows beside a line of the same values that lies on top of it
+    for name, style in ((name, regime_style(name)) for name in means):
         for k, row in enumerate(r for r in rows if r["regime"] == name):
-            ax.plot(line(row, "generated"), color=style["color"], marker=style["marker"], markersize=3.5, linewidth=1, label="_" if k else style["label"])
+            ax.plot(line(row, "generated"), color=style["color"], marker=style["marker"], **under.get(style["marker"], {"markersize": 3.5, "linewidth": 1}), label="_" if k else style["label"])
     ax.axvline(0.5, color="0.7", linewidth=0.8); ax.axvline(4.5, color="0.7", linewidth=0.8)
     for x, words in ((0, "listened to"), (2.5, "judges that nothing listens to"), (6, "no judge")): ax.annotate(words, (x, 103), ha="center", fontsize=7.5, color="0.3", annotation_clip=False)
     ax.set(ylim=(0, 101), xlim=(-0.45, 7.3), xticks=range(8), ylabel="%"); ax.set_xticklabels([s.replace(" ", "\n", 1) for s in stations])
     handles, _ = ax.get_legend_handles_labels()
-    _say(figure, title="Why the judge's accuracy alone misleads", key=handles, caption=f"One line a run, {len(rows)} runs at their last step. n = {10*rows[0]['n_per_class']:,} images for the judges, {10*rows[0]['student']['images_per_class']:,} for the student.")
+    told = "; ".join(f"{regime_style(name)['label']}: " + ", ".join(f"{station} {value:.0f} %" for station, value in zip(stations, mean)) for name, mean in means.items())
+    _say(figure, title="Why the judge's accuracy alone misleads", key=handles, shows=f"Means over runs. {told}", caption=f"One line a run, {len(rows)} runs at their last step. n = {10*rows[0]['n_per_class']:,} images for the judges, {10*rows[0]['student']['images_per_class']:,} for the student.")
     return figure

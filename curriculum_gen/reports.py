@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'prepare_run', 'is_evaluated', 'example_study', 'example_card', 'report_notebook', 'Job', 'check_parameters',
-           'execute', 'record_outcome', 'write_page', 'outside_references', 'report_file', 'study_jobs', 'state_of',
-           'steps_done', 'Estimate', 'recorded_estimate', 'write_index', 'report_study']
+           'execute', 'record_outcome', 'provenance', 'write_page', 'outside_references', 'report_file', 'study_jobs',
+           'state_of', 'steps_done', 'Estimate', 'recorded_estimate', 'write_index', 'report_study']
 
 # %% ../nbs/30_reports.ipynb #9cf1001d
-import html, json, os, re, subprocess, sys, threading, warnings
+import base64, html, json, os, re, subprocess, sys, threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,15 +18,19 @@ from statistics import median
 from time import monotonic, sleep
 
 import nbformat
+import pandas as pd
 import papermill
 import psutil
 from filelock import FileLock, Timeout
 from nbconvert import HTMLExporter
+from pandas.io.formats.style import Styler
 from platformdirs import user_cache_dir
 
 import curriculum_gen
 from . import __version__
 from .curriculum import REGIMES, RunConfig, profile_named, run_config
+from .plots import in_few_colours
+from .preregistration import preregistration_sha256
 from .records import InputError, RunFolder, read_json, sha256, unknown_name, write_atomic, write_json
 from .study import run_folders, run_path, write_seed_table
 
@@ -165,14 +169,15 @@ def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | N
     killed = status == "killed" or status == "failed" and "Kernel died" in log.read_text(errors="replace")
     error = "" if status == "ok" else _last_error(log) if status == "failed" else status
     if status == "ok":
+        _shrink(partial)
         write_page(partial, job.page, title=job.name)
         os.replace(partial, job.report)
         log.unlink(missing_ok=True)
     return record_outcome(job, "failed" if killed else status, error=error, seconds=monotonic() - started, attempts=attempt, killed=killed, **further())
 
-
 # %% ../nbs/30_reports.ipynb #b71c0e52
-_RECORDED = "torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib"
+def _versions() -> dict[str, str]:
+    return {"curriculum_gen": __version__} | {name: version(name) for name in ("torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib")}
 
 def record_outcome(
     job: Job,
@@ -186,10 +191,9 @@ def record_outcome(
 ) -> dict:                # what `run.json` then holds
     "Write how a job ended"
     outcome = {"status": status, "job": job.name, "notebook": job.notebook.name, "parameters": job.json_parameters(), "key": job.key, "attempts": attempts,
-               "seconds": round(seconds, 1), "error": error, "killed": killed, **further, "commit": _commit(), "versions": {"curriculum_gen": __version__} | {p: version(p) for p in _RECORDED}}
+               "seconds": round(seconds, 1), "error": error, "killed": killed, **further, "commit": _commit(), "versions": _versions()}
     write_json(job.status, outcome)
     return outcome
-
 
 # %% ../nbs/30_reports.ipynb #8101578e
 # papermill in a process that ends, with everything it has started, when whoever started it is gone
@@ -232,27 +236,33 @@ def _last_error(log: Path) -> str:
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")).splitlines() if line.strip()]
     return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)), lines[-1] if lines else "no output")
 
+def _shrink(notebook: Path) -> None:
+    "Have the pictures of an executed notebook in few colours"
+    cells = nbformat.read(notebook, as_version=4)
+    for data in (output.data for cell in cells.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})):
+        data["image/png"] = base64.b64encode(in_few_colours(base64.b64decode(data["image/png"]))).decode()
+    nbformat.write(cells, notebook)
+
 def _commit() -> str | None:
     if not (_PACKAGE.parent/".git").exists(): return None
     return subprocess.run(["git", "-C", str(_PACKAGE), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
 
+# %% ../nbs/30_reports.ipynb #e2503753
+def provenance(
+    named: dict,   # what the report was made from, by name: parameters, data, fingerprints of judges
+) -> Styler:       # a row each
+    "What a report was made from and with: what is named, versions, commit and the statements registered beforehand"
+    rows = named | {"statements registered beforehand, SHA-256": preregistration_sha256(), "commit": _commit() or "an installed package"} | {f"version of {name}": v for name, v in _versions().items()}
+    return pd.DataFrame({"made from": rows.keys(), "": [str(value) if value != "" else "default" for value in rows.values()]}).style.hide().set_properties(
+        **{"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"})
+
 # %% ../nbs/30_reports.ipynb #7ebc3602
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 58rem; margin: 2.5rem auto; padding: 0 1.2rem; }}
-h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .25rem; }}
-img {{ width: min(100%, 54rem); height: auto; }} a {{ color: #0b5cad; }} code {{ background: #f2f2f2; padding: 0 .25em; border-radius: 3px; overflow-wrap: anywhere; }}
-table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }}
-th, td {{ white-space: nowrap; padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; }} th:first-child, td:first-child {{ text-align: left; }}
-thead th {{ white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888; }} blockquote {{ margin: 1rem 0; padding: .6rem 1.1rem; background: #f4f7fb; border-left: 4px solid #0b5cad; }}
-.jp-RenderedHTMLCommon, .output_html, .jp-OutputArea-output {{ overflow-x: auto; }} pre {{ white-space: pre-wrap; }} .anchor-link {{ display: none; }}
-h1 + blockquote {{ margin: -.4rem 0 1.4rem; padding: 0; background: none; border: 0; color: #555; font-size: 1.05rem; }}
-blockquote p:first-child {{ margin-top: 0; }} blockquote p:last-child {{ margin-bottom: 0; }}
-@media print {{ body {{ margin: 0; max-width: none; font-size: 11pt; }} img, table {{ break-inside: avoid; }} }}
-</style></head><body>
-{body}
-</body></html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
+body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 58rem; margin: 2.5rem auto; padding: 0 1.2rem; }} h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .25rem; }} img {{ width: min(100%, 54rem); height: auto; }} a {{ color: #0b5cad; }} code {{ background: #f2f2f2; padding: 0 .25em; border-radius: 3px; overflow-wrap: anywhere; }}
+table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }} th, td {{ white-space: nowrap; padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; }} th:first-child, td:first-child {{ text-align: left; }} thead th {{ white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888; }} blockquote {{ margin: 1rem 0; padding: .6rem 1.1rem; background: #f4f7fb; border-left: 4px solid #0b5cad; }}
+.jp-RenderedHTMLCommon, .output_html, .jp-OutputArea-output {{ overflow-x: auto; }} pre {{ white-space: pre-wrap; }} .anchor-link {{ display: none; }} h1 + blockquote {{ margin: -.4rem 0 1.4rem; padding: 0; background: none; border: 0; color: #555; font-size: 1.05rem; }} blockquote p:first-child {{ margin-top: 0; }} blockquote p:last-child {{ margin-bottom: 0; }}
+@media print {{ body {{ margin: 0; max-width: none; font-size: 11pt; }} img, table {{ break-inside: avoid; }} }}</style></head><body>{body}</body></html>
 """
 
 # %% ../nbs/30_reports.ipynb #89f34b70
@@ -268,10 +278,9 @@ def write_page(
     cells = nbformat.read(notebook, as_version=4)
     for cell in cells.cells:
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Alternative text is missing")
-        body, _ = exporter.from_notebook_node(cells)
-    body = body.replace('alt="No description has been provided for this image"', 'alt="Figure; its data are in the files named on this page"')
+    first = [cell for cell in cells.cells if cell.get("outputs")][:2]
+    cells.cells = [*cells.cells[:1], *first, *(cell for cell in cells.cells[1:] if cell not in first)]
+    body, _ = exporter.from_notebook_node(cells)
     write_atomic(page, PAGE.format(title=html.escape(title), body=body))
 
 # %% ../nbs/30_reports.ipynb #22999be3
