@@ -310,6 +310,7 @@ project, html_title = {title!r}, {title!r}
 extensions = ["myst_nb", "sphinx_copybutton"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_block"]
+nb_code_prompt_show, nb_code_prompt_hide = "Code", "Hide the code"
 myst_heading_anchors = 4
 myst_heading_slug_func = "curriculum_gen.documentation.anchor"
 mathjax_path = "mathjax.js"
@@ -324,6 +325,7 @@ STYLE = """
 .content { width: 52em; min-width: 0; } article { min-width: 0; overflow-wrap: break-word; }
 h1, h2, h3, code.literal { overflow-wrap: anywhere; } h2 code.literal, h3 code.literal { background: none; border: 0; padding: 0; font-size: 0.92em; }
 .subtitle { font-size: 1.1rem; color: var(--color-foreground-secondary); margin-top: -0.6rem; }
+div.cell.container details.hide.above-input > summary { background: none; border: 0; padding: 0; font-size: 0.8rem; color: var(--color-foreground-muted); } div.cell.container details.hide.above-input > summary::before { display: none; }
 div.cell_output { overflow-x: auto; } div.cell_output img { background: #fff; height: auto; max-width: 100%; }
 div.cell_output table { font-size: 0.85rem; border: 0; border-collapse: collapse; width: max-content; max-width: none; }
 div.cell_output table td { max-width: 32em; }
