@@ -300,31 +300,27 @@ def bench(args: Sequence[str] | None = None) -> int:
         for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0), ("jobs", given.jobs, 1)):
             if value is not None and value < least: raise InputError(f"{name} is {value}: it must be at least {least}")
         if given.what != "controls" and (given.runs is not None or given.first_seed is not None): raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
-        return benches[given.what](given)
+        benches[given.what](given)
+        return 0
     return run_command("cgen-bench", work)
 
 # %% ../nbs/51_commands.ipynb #9ab8d3da
-def _bench_controls(given: argparse.Namespace) -> int:
+def _bench_controls(given: argparse.Namespace) -> None:
     from curriculum_gen.controls import bench_controls
-    size = {"images_per_class": 50, "judge_training": "brief"} if given.brief else {}
-    result = bench_controls(given.out or Path("controls.json"), runs=given.runs or 20, first_seed=given.first_seed or 0, jobs=given.jobs, progress=True, **size)
+    result = bench_controls(given.out or Path("controls.json"), runs=given.runs or 20, first_seed=given.first_seed or 0, jobs=given.jobs, progress=True, **({"images_per_class": 50, "judge_training": "brief"} if given.brief else {}))
     for row in result["rows"]: print(f"{row['right']} of {row['runs']} right  {row['control']}: expected {row['expected']}, got {', '.join(f'{v} {n}' for v, n in row['got'].items())}")
-    return 0
 
-def _bench_faults(given: argparse.Namespace) -> int:
+def _bench_faults(given: argparse.Namespace) -> None:
     from curriculum_gen.fault_bench import bench_faults
-    size = {"seeds": (1, 1, 1), "overhead_steps": 0} if given.brief else {}
-    result = bench_faults(given.out or Path("faults.json"), jobs=given.jobs, progress=True, **size)
+    result = bench_faults(given.out or Path("faults.json"), jobs=given.jobs, progress=True, **({"seeds": (1, 1, 1), "overhead_steps": 0} if given.brief else {}))
     for wave, found in result["waves"].items():
         told = ", ".join(f"{name.replace('_', ' ')} {found[name]['k']} of {found[name]['n']} ({found[name]['low']:.1%} to {found[name]['high']:.1%})" for name in ("detected", "cause_first", "false_alarms"))
         print(f"{wave} wave: {told}; {found['wall_seconds']/60:.0f} minutes")
     for cost in result["overhead"]: print(f"watching {cost['program']}: {cost['ratio']['default']:.3f} times the time, with probes {cost['ratio']['probes']:.3f}")
-    return 0
 
-def _bench_speed(given: argparse.Namespace) -> int:
+def _bench_speed(given: argparse.Namespace) -> None:
     from curriculum_gen.speed_bench import bench_speed, speed_table
     print(speed_table(bench_speed(given.out or Path("speed.json"), short=given.brief, progress=True)).to_string())
-    return 0
 
 # %% ../nbs/51_commands.ipynb #6c7d21e0
 def site(args: Sequence[str] | None = None) -> int:
