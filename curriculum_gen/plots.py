@@ -93,11 +93,11 @@ def plot_null(
 ) -> Figure:                                         # left the distributions, right a table of tail shares
     "The reported accuracies on what networks show when the class asked for plays no part"
     networks = list({row["weights_sha256"]: row for row in rows if row["step"] > 0}.values())   # equal weights are one network
-    tests = [chance_test(row["confusion"]) for row in networks]
+    tests, seeds = [chance_test(row["confusion"]) for row in networks], len({row["seed"] for row in networks})
     nulls = {"all images of a class judged as one class:\nexact, the widest spread there is": one_class_per_row_null(),
              **{f"Dirichlet model, concentration {a0:g}": dirichlet_null(a0, n_per_class=reported[0].images//10) for a0 in concentrations},
              "our networks, classes asked for shuffled": AccuracyNull(tests[0].chance.accuracy, np.mean([test.null for test in tests], axis=0)),
-             f"our networks: n = {len(networks)} checkpoints\nof {len({row['seed'] for row in networks})} seeds":
+             f"our networks: n = {len(networks)} checkpoints\nof {seeds} seed{'s'*(seeds > 1)}":
                  AccuracyNull(np.sort([test.accuracy for test in tests]), np.full(len(tests), 1/len(tests)))}
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 1.3 + 0.55*len(nulls)), width_ratios=(1.45, 1), sharey=True)
     left.set(xlim=(-1.5, 42), xlabel="judged as the class asked for (%)", yticks=[], ylim=(0.9 - len(nulls), 1.8))
@@ -232,7 +232,7 @@ _VIEWER = """<style>
 .viewer .window {{ overflow: hidden; aspect-ratio: var(--ratio); background: #fff; }}
 .viewer img {{ display: block; width: 100%; max-width: none; height: auto; image-rendering: pixelated; transform: translateY(calc(var(--shown)*-100%/var(--of))); }}
 .viewer input {{ display: block; margin: .6rem 0; height: 1.6rem; }} .viewer figcaption {{ min-height: 4.8em; text-align: left; }}
-</style><figure class="viewer" style="--shown: {last}; --of: {checkpoints}; --classes: {classes}; --ratio: {ratio}" data-captions="{captions}"><div class="classes" aria-hidden="true">{heads}</div>
+</style><figure class="viewer" style="--shown: {last}; --of: {checkpoints}; --classes: {classes}; --ratio: {ratio}" data-captions="{captions}"><div aria-hidden="true">class asked for<div class="classes">{heads}</div></div>
 <div class="window"><img alt="Images of the checkpoint that is chosen below. Columns: classes asked for, 0 to {top}. Rows: {latents} latents, the same at every checkpoint." src="data:image/png;base64,{sprite}"></div>
 <input type="range" min="0" max="{last}" value="{last}" autocomplete="off" aria-label="checkpoint" aria-valuetext="{shown}" oninput="{script}">
 <figcaption aria-live="polite">{shown}</figcaption></figure>"""

@@ -136,7 +136,7 @@ def plot_decisions(
     table: dict,   # a study's `seed_table.json`
 ) -> Figure:       # a row a statement
     "What was expected of each statement, and what came of it"
-    found = verdict_table(table)
+    found, seeds = verdict_table(table), len({row["seed"] for row in table["rows"]})
     figure, ax = plt.subplots(figsize=(7.4, 0.9 + 0.44*len(found)))
     for level, (name, row) in enumerate(found.iterrows()):
         expected = row.predicted.split(":")[0]
@@ -147,6 +147,6 @@ def plot_decisions(
     ax.set(xlim=(-4.9, 2.4), ylim=(len(found) - 0.4, -0.6), xticks=range(3), yticks=[])
     ax.set_xticklabels(_OUTCOMES); ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
     _say(figure, title="What was stated beforehand, and what came of it", shows="; ".join(f"{name}: expected {row.predicted}, outcome {row.outcome}" for name, row in found.iterrows()),
-         caption=f"n = {len({row['seed'] for row in table['rows']})} seeds, {table['total_steps']:,} steps.", key=[Line2D([], [], color="0.35", marker="o", markerfacecolor="white", markersize=9, linestyle="none", label="expected"),
+         caption=f"n = {seeds} seed{'s'*(seeds > 1)}, {table['total_steps']:,} steps.", key=[Line2D([], [], color="0.35", marker="o", markerfacecolor="white", markersize=9, linestyle="none", label="expected"),
                                                                           Line2D([], [], color=BLUE, marker="o", linestyle="none", label="decided"), Line2D([], [], color="0.35", marker="D", linestyle="none", label="open")])
     return figure

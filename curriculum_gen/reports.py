@@ -253,7 +253,7 @@ def provenance(
 ) -> Styler:       # a row each
     "What a report was made from and with: what is named, versions, commit and the statements registered beforehand"
     rows = named | {"statements registered beforehand, SHA-256": preregistration_sha256(), "commit": _commit() or "an installed package"} | {f"version of {name}": v for name, v in _versions().items()}
-    return pd.DataFrame({"made from": rows.keys(), "": [str(value) if value != "" else "default" for value in rows.values()]}).style.hide().set_properties(
+    return pd.DataFrame({"made from": rows.keys(), "value": [str(value) if value != "" else "default" for value in rows.values()]}).style.hide().set_properties(
         **{"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"})
 
 # %% ../nbs/30_reports.ipynb #7ebc3602
@@ -262,7 +262,7 @@ PAGE = """<!doctype html>
 body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 58rem; margin: 2.5rem auto; padding: 0 1.2rem; }} h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .25rem; }} img {{ width: min(100%, 54rem); height: auto; }} a {{ color: #0b5cad; }} code {{ background: #f2f2f2; padding: 0 .25em; border-radius: 3px; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }} th, td {{ white-space: nowrap; padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; }} th:first-child, td:first-child {{ text-align: left; }} thead th {{ white-space: normal; vertical-align: bottom; border-bottom: 2px solid #888; }} blockquote {{ margin: 1rem 0; padding: .6rem 1.1rem; background: #f4f7fb; border-left: 4px solid #0b5cad; }}
 .jp-RenderedHTMLCommon, .output_html, .jp-OutputArea-output {{ overflow-x: auto; }} pre {{ white-space: pre-wrap; }} .anchor-link {{ display: none; }} h1 + blockquote {{ margin: -.4rem 0 1.4rem; padding: 0; background: none; border: 0; color: #555; font-size: 1.05rem; }} blockquote p:first-child {{ margin-top: 0; }} blockquote p:last-child {{ margin-bottom: 0; }}
-@media print {{ body {{ margin: 0; max-width: none; font-size: 11pt; }} img, table {{ break-inside: avoid; }} }}</style></head><body>{body}</body></html>
+@media (max-width: 40rem) {{ .output_png img {{ width: 38rem; max-width: none; }} }} @media print {{ body {{ margin: 0; max-width: none; font-size: 11pt; }} img, table {{ break-inside: avoid; }} }}</style></head><body>{body}</body></html>
 """
 
 # %% ../nbs/30_reports.ipynb #89f34b70

@@ -92,7 +92,7 @@ def _regression_sentence(comparisons: list[dict], total_steps: int) -> str:
     before, after = (scaled_step(s, total_steps) for s in (6000, 10_000))
     found = [c for c in comparisons if (c["regime"], c["before"], c["after"]) == ("full_curriculum_reported", before, after)]
     if not found: return ""
-    few = f" With {found[0]['seeds']} seeds no regime could be called REGRESSED in any case: that takes at least {SEEDS_NEEDED}." if found[0]["seeds"] < SEEDS_NEEDED else ""
+    few = f" With {found[0]['seeds']} seed{'s'*(found[0]['seeds'] != 1)} no regime could be called REGRESSED in any case: that takes at least {SEEDS_NEEDED}." if found[0]["seeds"] < SEEDS_NEEDED else ""
     return f"Is there a regression at the last step? Step {before} beside step {after}: {found[0]['verdict']}. {found[0]['words']}{few}"
 
 def _reported_sentence() -> str:

@@ -2,7 +2,7 @@
 
 No name resolves in it, so a page that needs anything from outside shows it here; pages on loopback open. Tests that take the fixture `browser` are skipped where no Chromium is installed.
 """
-import json, os, select, shutil, signal, subprocess, time
+import base64, json, os, select, shutil, signal, subprocess, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,6 +103,22 @@ class Browser:
             if event["method"] == "Runtime.exceptionThrown": visit.errors.append(said["exceptionDetails"]["text"])
             if event["method"] == "Runtime.consoleAPICalled" and said["type"] == "error": visit.errors.append(str(said["args"]))
         return visit
+
+    def value(self, expression: str):
+        "What an expression of JavaScript is on the page that is open"
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def press(self, key: str):
+        "A key, on what has the focus"
+        codes = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}
+        for kind in ("rawKeyDown", "keyUp"): self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+
+    def picture(self, selector: str) -> bytes:
+        "PNG of the part of the page that an element takes"
+        box = self.value(f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height, scale: 1}}))(document.querySelector({selector!r}).getBoundingClientRect())")
+        return base64.b64decode(self.ask("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"])
 
     def close(self):
         os.close(self.to); os.close(self.out)

@@ -3,18 +3,21 @@
 The study is made once, with the real reports, and is interrupted in the middle of its first training. What only concerns the batch is tried with stand-ins for the report notebooks, which cost
 a kernel's start each.
 """
-import shutil, signal, subprocess, sys
+import html, io, re, shutil, signal, subprocess, sys
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag
 
-import nbformat, pytest
+import nbformat, numpy as np, pytest
 from filelock import FileLock
+from PIL import Image
 
 from browser import browser
 from curriculum_gen import batches, commands, reports
-from curriculum_gen.records import RunFolder, read_history, read_json
+from curriculum_gen.ladder import diagnose_run
+from curriculum_gen.preregistration import preregistration_sha256
+from curriculum_gen.records import RunFolder, read_history, read_json, sha256, write_json
 from curriculum_gen.reports import outside_references
 from started import PAUSES, PATIENCE, REGIMES, SLEEPS, TRAINS, Started, notebooks, stand_in, times, words
 
@@ -119,9 +122,115 @@ def test_a_study_copied_without_its_checkpoints_is_done_wherever_it_lies(study, 
     assert {name for name, time in times(copy).items() if before.get(name) != time} <= {"seed_table.json", "index.html"} and times(copy).keys() == before.keys()
 
 
+# ---- what a page is like
+
+FILES = {"card": "card.json", "diagnosis": "findings.json", "verdict_table": "seed_table.json"}   # reports of one file
+
+
+@pytest.fixture(scope="module")
+def all_reports(study, tmp_path_factory) -> dict[str, Path]:
+    "A page of every report there is"
+    found, folder = {"regime": study.runs[1].page, "seed_table": study.out/"seed_table.html"}, tmp_path_factory.mktemp("reports")
+    evaluation = read_json(study.runs[1].evaluation)
+    contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"], "data_source": evaluation["data"]["source"]},
+                "diagnosis": diagnose_run(study.runs[1].path, undo_steps=0).to_dict(), "verdict_table": read_json(study.out/"seed_table.json")}
+    for name, content in contents.items():
+        (folder/name).mkdir()
+        file = write_json(folder/name/FILES[name], content)
+        parameter = "table" if name == "verdict_table" else name
+        job = reports.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb", threads=1, parameters={parameter: file, f"{parameter}_sha256": sha256(file)})
+        assert reports.execute(job)["status"] == "ok", read_json(job.status)["error"]
+        found[name] = job.page
+    return found
+
+
+REPORTS = pytest.mark.parametrize("name", [path.stem for path in sorted((Path(__file__).parent.parent/"nbs"/"reports").glob("*.ipynb"))])
+
+
+def words_of(page: str) -> str: return " ".join(re.sub(r"<(style|script).*?</\1>|<[^>]+>", " ", page, flags=re.S).split())
+
+
+@REPORTS
+def test_a_page_is_one_small_file(all_reports, name):
+    page = all_reports[name]
+    assert page.stat().st_size < 3_000_000 and outside_references(page.read_text()) == []
+    assert re.findall(r'<img[^>]*src="(?!data:)', page.read_text()) == []
+
+
+@REPORTS
+def test_every_picture_says_what_it_shows(all_reports, name):
+    pictures = re.findall(r"<img\b[^>]*>", all_reports[name].read_text())
+    texts = [html.unescape(found[1]) if (found := re.search(r'\balt="([^"]*)"', picture)) else "" for picture in pictures]
+    assert texts and all(len(text) > 60 and not re.match(r"<|No description|Figure", text) for text in texts), texts
+    assert len(set(texts)) == len(texts) or name == "seed_table", "two pictures with one text"   # there the sliders of equal regimes
+
+
+@REPORTS
+def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
+    after_title = re.split(r"</h1>", all_reports[name].read_text(), maxsplit=1)[1]
+    after_title = after_title.split("</blockquote>", 1)[1]   # the line under the title
+    answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
+    said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime", "verdict_table": "are decided with yes", "card": "the first judge assigns", "diagnosis": "First to act on: loss term without gradient"}
+    assert words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer) and len(answer.split("</p>")) == 2, words_of(answer)
+    assert words_of(rest[:rest.index("<img")]) == "", "something stands between the answer and its figure"
+
+
+@REPORTS
+def test_a_page_ends_with_what_it_was_made_from(all_reports, name, root):
+    end = all_reports[name].read_text().split("Parameters and provenance")
+    assert len(end) == 2 and "<h2" not in end[1]
+    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    named = ["parameter ", "version of curriculum_gen", "version of torch", preregistration_sha256(), commit, *(["fingerprint"] if name != "diagnosis" else [])]
+    assert [what for what in named if what not in words_of(end[1])] == []
+
+
 # ---- in a browser
 
 def pages(study) -> list[Path]: return [study.out/"index.html", study.out/"seed_table.html", *(run.page for run in study.runs)]
+
+
+@REPORTS
+def test_a_page_is_well_behaved_on_a_narrow_phone(all_reports, browser, name):
+    browser.window(375)
+    try: visit = browser.visit(all_reports[name])
+    finally: browser.window(1200)
+    assert visit.overflow <= 0 and not visit.errors and not visit.broken and visit.requests == [all_reports[name].resolve().as_uri()]
+
+
+@pytest.mark.parametrize("width", [375, 1200])
+def test_the_slider_shows_one_checkpoint_after_the_other(study, browser, width):
+    run = study.runs[1]
+    rows = read_json(run.evaluation)["rows"]
+    browser.window(width)
+    try:
+        visit = browser.visit(run.page)
+        browser.value("document.querySelector('.viewer input').focus()")
+        caption, seen = "document.querySelector('.viewer figcaption').textContent", []
+        for key in ["Home", *["ArrowRight"]*(len(rows) - 1)]:
+            browser.press(key)
+            seen.append((browser.value(caption), browser.picture(".viewer .window")))
+        for (told, _), row in zip(seen, rows):
+            n = 10*row["n_per_class"]
+            assert told.startswith(f"Step {row['step']:,} of {rows[-1]['step']:,}, ") and f"{round(n*row['accuracy']):,} of {n:,} images" in told and row["verdict"] in told
+        assert browser.value("document.querySelector('.viewer input').getAttribute('aria-valuetext')") == seen[-1][0]
+        assert len({words for words, _ in seen}) == len(rows) and len({picture for _, picture in seen}) == len(rows)
+        box = browser.value("(b => [b.left, b.right])(document.querySelector('.viewer').getBoundingClientRect())")
+        assert 0 <= box[0] < box[1] <= width and not visit.errors
+    finally: browser.window(1200)
+
+
+def test_the_slider_shows_the_images_on_record(study, browser):
+    "What the screen has in the place of one image is that image"
+    run = study.runs[1]
+    with np.load(run.samples) as saved: images = saved["images"]
+    browser.visit(run.page)
+    browser.value("document.querySelector('.viewer input').focus()")
+    for key, shown in (("Home", images[0]), ("ArrowRight", images[1]), ("End", images[-1])):
+        browser.press(key)
+        screen = 255 - np.array(Image.open(io.BytesIO(browser.picture(".viewer .window"))).convert("L").resize((10*30, images.shape[2]*30), Image.Resampling.BOX), dtype=float)
+        for label, latent in ((0, 0), (7, images.shape[2] - 1)):
+            part = screen[30*latent + 1:30*latent + 29, 30*label + 1:30*label + 29]
+            assert np.corrcoef(part.ravel(), shown[label, latent].ravel().astype(float))[0, 1] > 0.9
 
 
 def test_every_page_opens_without_an_error_and_asks_for_nothing_but_itself(study, browser):
