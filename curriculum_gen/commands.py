@@ -300,8 +300,7 @@ def bench(args: Sequence[str] | None = None) -> int:
         for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0), ("jobs", given.jobs, 1)):
             if value is not None and value < least: raise InputError(f"{name} is {value}: it must be at least {least}")
         if given.what != "controls" and (given.runs is not None or given.first_seed is not None): raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
-        benches[given.what](given)
-        return 0
+        return benches[given.what](given) or 0
     return run_command("cgen-bench", work)
 
 # %% ../nbs/51_commands.ipynb #9ab8d3da

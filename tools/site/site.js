@@ -1,0 +1,5 @@
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;   // a browser lets no page opened as a file read another one
+addEventListener("DOMContentLoaded", () => {                                           // the page one is on is in sight in the side bar
+  const bar = document.querySelector(".sidebar-scroll"), here = document.querySelector(".sidebar-tree .current-page");
+  if (bar && here) bar.scrollTop = here.offsetTop - bar.clientHeight / 2;
+});
