@@ -94,6 +94,7 @@ class Browser:
 
     def picture(self, selector: str) -> bytes:
         "PNG of the part of the page that an element takes"
+        self.ask("Emulation.setScrollbarsHidden", hidden=True)   # or the page becomes wider while it is photographed
         box = self.value(f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height, scale: 1}}))(document.querySelector({selector!r}).getBoundingClientRect())")
         return base64.b64decode(self.ask("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"])
 
