@@ -42,6 +42,7 @@ class Browser:
         [page] = [target for target in self.ask("Target.getTargets")["targetInfos"] if target["type"] == "page"]
         self.session = self.ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"): self.ask(f"{domain}.enable")
+        self.ask("Emulation.setScrollbarsHidden", hidden=True)   # or a page becomes wider while it is photographed
         self.window(1200)
 
     def _receive(self) -> dict:
@@ -94,7 +95,6 @@ class Browser:
 
     def picture(self, selector: str) -> bytes:
         "PNG of the part of the page that an element takes"
-        self.ask("Emulation.setScrollbarsHidden", hidden=True)   # or the page becomes wider while it is photographed
         box = self.value(f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height, scale: 1}}))(document.querySelector({selector!r}).getBoundingClientRect())")
         return base64.b64decode(self.ask("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"])
 
