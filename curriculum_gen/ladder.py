@@ -78,8 +78,8 @@ def plot_rungs(
         color = "0.5" if not asked else BLUE if rung["answer"] == "yes" else VERMILLION
         ax.plot([k, k + 1], [k, k], color=color, linewidth=2.5, linestyle="-" if asked else (0, (2, 2)))
         ax.text(k - 0.08, k, rung["question"], ha="right", va="center")
-        ax.text(k + 0.5, k + 0.12, rung["answer"], ha="center", va="bottom", fontweight="bold")
-    ax.set(xlim=(-1.5, 4.2), ylim=(-0.4, 3.8)); ax.axis("off")
+        ax.text(k, k + 0.12, rung["answer"], va="bottom", fontweight="bold")
+    ax.set(xlim=(-1.5, 4.6), ylim=(-0.4, 3.8)); ax.axis("off")
     _say(figure, title="Four questions, from the bottom up", shows="; ".join(f"{rung['question']} {rung['answer']}" for rung in rungs), caption="Dashed: not asked, because the answer below leaves nothing to ask.")
     return figure
 

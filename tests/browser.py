@@ -44,6 +44,7 @@ class Browser:
         [page] = [target for target in self.ask("Target.getTargets")["targetInfos"] if target["type"] == "page"]
         self.session = self.ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"): self.ask(f"{domain}.enable")
+        self.ask("Emulation.setScrollbarsHidden", hidden=True)   # or a page becomes wider while it is photographed
         self.window(1200)
 
     def _receive(self) -> dict:
