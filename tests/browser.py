@@ -70,29 +70,19 @@ class Browser:
         self.ask("Page.navigate", url=address)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events): self.events.append(self._receive())
 
-    def run(self, script: str):
-        "The value of a line of JavaScript on the open page"
-        found = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
-
     def wait_for(self, script: str):
         "Wait until a line of JavaScript gives something true, and give it"
         limit = time.monotonic() + PATIENCE
-        while not (value := self.run(script)):
+        while not (value := self.value(script)):
             assert time.monotonic() < limit, f"not within {PATIENCE} s: {script}"
             time.sleep(0.05)
         return value
-
-    def picture(self) -> str:
-        "What the window shows, as text that differs when the picture does"
-        return self.ask("Page.captureScreenshot", format="png")["data"]
 
     def visit(self, page: str | Path) -> Visit:
         "Open a page and wait until it and all it asked for has come or failed"
         self._go("about:blank")   # what the page before this one still had to say
         self._go(page if isinstance(page, str) else page.resolve().as_uri())
-        visit, addresses = Visit(**self.run(SHOWN)), {}
+        visit, addresses = Visit(**self.value(SHOWN)), {}
         for event in self.events:
             said = event.get("params", {})
             if event["method"] == "Network.requestWillBeSent":
@@ -107,7 +97,7 @@ class Browser:
 
     def value(self, expression: str):
         "What an expression of JavaScript is on the page that is open"
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
