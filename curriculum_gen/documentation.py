@@ -345,7 +345,12 @@ def prepare(project: Path) -> None:
     "Have nbdev's prepared notebooks in `_proc`"
     _run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"], folder=project, telling=r"^(?:Error in cell|[\w.]*(?:Error|Exception):)")
 
-def sphinx(source: Path, target: Path, *, title: str) -> None:
+def sphinx(
+    source: Path,   # what `stage` wrote
+    target: Path,   # folder for the pages
+    *,
+    title: str,     # of the whole site
+) -> None:
     "Pages from what `stage` wrote; `InputError` names the first warning"
     missing = [name for module, name in _PACKAGES.items() if not find_spec(module)]
     if missing: raise InputError(f"{', '.join(missing)} not installed: pip install 'curriculum_gen[docs]', or install Quarto")
