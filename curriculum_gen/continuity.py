@@ -321,8 +321,8 @@ def schedule_kept(
             cause, words = _explained(history, off, schedule=schedule, resumed=resumed)
             restarted = cause == "schedule restarts on resume" and any(f.cause == cause for f in found)   # a rate that starts again alone was lost with the optimiser
             if schedule is rate and not restarted: cause = "learning rate differs from declared"
-            applied = {line["step"]: measured[term][line["step"] - 1] for line in off for term in measured if line["step"] - 1 in measured[term]} if schedule is weights else {}
-            if applied and not _departing_from(measured, weights): cause, words = "records differ from the schedule", f"; the loss itself was weighted as declared in all {sum(map(len, measured.values()))} losses that were looked at"
+            looked_at = schedule is weights and any(line["step"] - 1 in steps for line in off for steps in measured.values())
+            if looked_at and not _departing_from(measured, weights): cause, words = "records differ from the schedule", f"; the loss itself was weighted as declared in all {sum(map(len, measured.values()))} losses that were looked at"
             tell(cause, name, f"step {off[0]['step']}: {name} {logged}, declared {meant}; {len(off)} of {len(history)} lines differ{words}", off[0]["step"])
     for before, line in zip(history, history[1:]):
         due, step = before["step"] + every, line["step"]
