@@ -21,6 +21,7 @@ from platformdirs import user_cache_dir
 
 import curriculum_gen
 from .records import InputError, read_json, write_atomic
+from .reports import answer_first
 
 # %% ../nbs/50_documentation.ipynb #54ee293d
 @dataclass(frozen=True, kw_only=True)
@@ -151,24 +152,37 @@ def opening(cells: list[dict]) -> list[dict]:
 _TAGS = {"echo: false": "remove-input", "output: false": "remove-output", "warning: false": "remove-stderr", "include: false": "remove-cell", "code-fold: true": "hide-input"}
 
 def code_cells(cells: list[dict]) -> list[dict]:
-    "Cells in which code looks as Quarto's directives ask, and the documentation of code is text"
+    "Cells in which code looks as Quarto's directives ask, pictures are described, and the documentation of code is text"
     found, level = [], 1
     for cell in cells:
         if cell["cell_type"] == "markdown": level = max([level, *(min(3, 1 + len(marks)) for marks in re.findall(r"^(#+) ", cell["source"], re.M))])
         if cell["cell_type"] != "code": found.append(cell)
         elif re.search(r"^show_doc\(", cell["source"], re.M): found += [markdown_cell(api_text(shown, level=max(2, level))) for shown in _shown(cell)]
-        elif (shown := _directed(cell))["source"] or shown["outputs"]: found.append(shown)
+        elif (shown := _directed(cell))["source"] or shown["outputs"]: found += _described(shown)
     return found
 
 def _shown(cell: dict) -> Iterator[str]:
     for output in cell["outputs"]:
         if "text/markdown" in output.get("data", {}): yield output["data"]["text/markdown"]
 
+# %% ../nbs/50_documentation.ipynb #3f86ffd0
 def _directed(cell: dict) -> dict:
     lines = cell["source"].split("\n")
     directives = [re.sub(r"^#\|\s*", "", line).strip() for line in lines if line.startswith("#|")]
     tags = [*cell["metadata"].get("tags", []), *(_TAGS[one] for one in directives if one in _TAGS)]
-    return {**cell, "metadata": {"tags": tags} if tags else {}, "source": "\n".join(line for line in lines if not line.startswith("#|")).strip()}
+    words = [one.removeprefix("fig-alt:").strip() for one in directives if one.startswith("fig-alt:")]
+    outputs = [{**output, "metadata": output.get("metadata", {}) | {"alt": words[0]}} for output in cell["outputs"]] if words else cell["outputs"]
+    return {**cell, "metadata": {"tags": tags} if tags else {}, "outputs": outputs, "source": "\n".join(line for line in lines if not line.startswith("#|")).strip()}
+
+def _described(cell: dict) -> list[dict]:
+    "A cell for every picture that says in words what it shows: Sphinx takes the words from the cell"
+    cells = [{**cell, "outputs": []}]
+    for output in cell["outputs"]:
+        words = output.get("metadata", {}).get("alt") if "image/png" in output.get("data", {}) else None
+        if words and "mystnb" in cells[-1]["metadata"]: cells.append({**cell, "source": "", "outputs": [], "metadata": {"tags": ["remove-input"]}})
+        if words: cells[-1]["metadata"] = cells[-1]["metadata"] | {"mystnb": {"image": {"alt": words}}}
+        cells[-1]["outputs"].append(output)
+    return cells
 
 # %% ../nbs/50_documentation.ipynb #049d994d
 _CALLOUT = re.compile(r"^:::+ ?\{\.callout-(note|tip|warning|important|caution)(?: title=\"(.*?)\")?.*?\}\n(?:\s*#+ (.*)\n)?", re.M)
@@ -206,26 +220,15 @@ def links(
 def executed(
     cells: list[dict],  # of an executed report, its title first
     *,
-    parameters: dict,   # that papermill was given
     outcome: dict,      # what `run.json` holds; empty when there is none
 ) -> list[dict]:
-    "Cells of an executed report: how it ended under its title, its parameters as a table instead of code, and the code folded"
+    "Cells of an executed report with its code folded: the answer first when it ended well, else how it ended"
     rest = [cell for cell in cells if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))]
-    rest = [{**cell, "metadata": {"tags": ["hide-input"]}} if cell["cell_type"] == "code" else cell for cell in rest]
-    told = "".join(f"| `{name}` | `{_told(value)}` |\n" for name, value in parameters.items())
-    table = f"{{.parameters}}\n| parameter | given |\n|---|---|\n{told}" if told else ""
-    return [rest[0], markdown_cell("\n\n".join(filter(None, [_ending(outcome), table]))), *rest[1:]]
-
-def _told(value: object) -> str:
-    "A parameter's value; of a folder on the machine it ran on, the last two names"
-    text = str(value).replace("|", " ")
-    return "…/" + "/".join(Path(text).parts[-2:]) if Path(text).is_absolute() else text
-
-def _ending(outcome: dict) -> str:
-    if not outcome: return ":::{admonition} How this run ended is not on record\n:class: warning\nNo `run.json` lies beside the report.\n:::"
-    made = f"`{outcome['notebook']}`, {outcome['job']}: {outcome['seconds']:.0f} s, curriculum_gen {outcome['versions']['curriculum_gen']}" + (f", commit `{outcome['commit'][:10]}`" if outcome["commit"] else "")
-    title, kind = f"This run ended with {outcome['status']}", "tip" if outcome["status"] == "ok" else "error"
-    return f":::{{admonition}} {title}\n:class: {kind}\n{outcome['error'] and outcome['error'] + '. '}{made}.\n:::"
+    rest = [{**cell, "metadata": {**cell["metadata"], "tags": ["hide-input", "remove-stderr"]}} if cell["cell_type"] == "code" else cell for cell in rest]
+    if not outcome: return [rest[0], markdown_cell(":::{admonition} How this run ended is not on record\n:class: warning\nNo `run.json` lies beside the report.\n:::"), *rest[1:]]
+    made = f"Executed from `{outcome['notebook']}` in {outcome['seconds']:.0f} s, by curriculum_gen {outcome['versions']['curriculum_gen']}" + (f", commit `{outcome['commit'][:10]}`." if outcome["commit"] else ".")
+    if outcome["status"] == "ok": return [*answer_first(rest), markdown_cell(made)]
+    return [rest[0], markdown_cell(f":::{{admonition}} {outcome['job']} ended with {outcome['status']}\n:class: error\n{outcome['error'] and outcome['error'] + '. '}{made}\n:::"), *rest[1:]]
 
 # %% ../nbs/50_documentation.ipynb #40983a4d
 def source_note(cells: list[dict]) -> list[dict]:
@@ -246,14 +249,14 @@ def site_notebook(
     "A notebook as Sphinx reads it"
     cells = opening([{**cell, "source": _joined(cell.get("source"))} | ({"outputs": [_output(o) for o in cell["outputs"]]} if "outputs" in cell else {}) for cell in notebook["cells"]])
     if outcome is None: cells = source_note(cells)
-    else: cells = executed(cells, parameters=notebook["metadata"].get("papermill", {}).get("parameters", {}), outcome=outcome)
+    else: cells = executed(cells, outcome=outcome)
     cells = [*code_cells(cells), *([markdown_cell(ending)] if ending else [])]
     kept = {"markdown": ("cell_type", "source"), "code": ("cell_type", "source", "outputs")}
     made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python", "pygments_lexer": "ipython3"}})
     for number, cell in enumerate(cell for cell in cells if cell["cell_type"] in kept):
         cell = _linked(cell, lambda text, to: links(callouts(text), page=page, pages=pages, to=to))
         more = {"execution_count": None} if cell["cell_type"] == "code" else {}
-        made.cells.append(nbformat.from_dict({name: cell[name] for name in kept[cell["cell_type"]]} | {"id": f"cell-{number}", "metadata": {"tags": cell["metadata"].get("tags", [])}} | more))
+        made.cells.append(nbformat.from_dict({name: cell[name] for name in kept[cell["cell_type"]]} | {"id": f"cell-{number}", "metadata": {"tags": [], **cell["metadata"]} if cell["cell_type"] == "code" else {}} | more))
     nbformat.validate(made)
     return made
 

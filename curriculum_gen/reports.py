@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'prepare_run', 'is_evaluated', 'example_study', 'example_card', 'report_notebook', 'Job', 'check_parameters',
-           'execute', 'record_outcome', 'provenance', 'write_page', 'outside_references', 'report_file', 'study_jobs',
-           'state_of', 'steps_done', 'Estimate', 'recorded_estimate', 'write_index', 'report_study']
+           'execute', 'record_outcome', 'provenance', 'answer_first', 'write_page', 'outside_references', 'report_file',
+           'study_jobs', 'state_of', 'steps_done', 'Estimate', 'recorded_estimate', 'write_index', 'report_study']
 
 # %% ../nbs/30_reports.ipynb #9cf1001d
 import base64, html, json, os, re, subprocess, sys, threading
@@ -176,8 +176,7 @@ def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | N
     return record_outcome(job, "failed" if killed else status, error=error, seconds=monotonic() - started, attempts=attempt, killed=killed, **further())
 
 # %% ../nbs/30_reports.ipynb #b71c0e52
-def _versions() -> dict[str, str]:
-    return {"curriculum_gen": __version__} | {name: version(name) for name in ("torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib")}
+def _versions() -> dict[str, str]: return {"curriculum_gen": __version__} | {name: version(name) for name in ("torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib")}
 
 def record_outcome(
     job: Job,
@@ -266,6 +265,13 @@ table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tab
 """
 
 # %% ../nbs/30_reports.ipynb #89f34b70
+def answer_first(
+    cells: list[dict],   # of an executed report, its title first
+) -> list[dict]:         # title, answer and its figure, which are the first two outputs, then all others
+    "Cells in the order of a reader in a hurry"
+    shown = [n for n, cell in enumerate(cells) if cell.get("outputs")][:2]
+    return [cells[n] for n in (0, *shown, *(n for n in range(1, len(cells)) if n not in shown))]
+
 def write_page(
     notebook: Path,   # executed
     page: Path,       # HTML, written atomically
@@ -273,13 +279,11 @@ def write_page(
     title: str,       # of the browser's tab
 ) -> None:
     "The text and outputs of an executed notebook as one self-contained HTML file"
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
-    exporter.anchor_link_text = ""
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True, anchor_link_text="")
     cells = nbformat.read(notebook, as_version=4)
     for cell in cells.cells:
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    first = [cell for cell in cells.cells if cell.get("outputs")][:2]
-    cells.cells = [*cells.cells[:1], *first, *(cell for cell in cells.cells[1:] if cell not in first)]
+    cells.cells = answer_first(cells.cells)
     body, _ = exporter.from_notebook_node(cells)
     write_atomic(page, PAGE.format(title=html.escape(title), body=body))
 

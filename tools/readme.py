@@ -1,7 +1,8 @@
 """Write the two files that are copies: README.md from nbs/index.ipynb, and nbs/_quarto.yml from _quarto.yml (`make readme`).
 
-The README is what nbconvert's markdown exporter gives, with three changes for a reader at the top of the repository: `#|` directives
-are dropped with the cells that hold nothing else, links are made relative to the top, and the styling of tables is left out.
+The README is what nbconvert's markdown exporter gives, with four changes for a reader at the top of the repository: `#|` directives
+are dropped with the cells that hold nothing else, pictures have the words of `fig-alt`, links are made relative to the top, and the
+styling of tables is left out.
 """
 import posixpath, re, sys
 from pathlib import Path
@@ -26,11 +27,21 @@ def prepare(cell):
     return None if directives & {"hide", "default_exp"} or not (source or cell.get("outputs")) else {**cell, "source": source}
 
 
+def described(notebook):
+    "What the pictures of a notebook show in words, in their order; empty where it is not said"
+    for cell in notebook.cells:
+        words = re.search(r"^#\|\s*fig-alt:\s*(.*)$", cell.source, re.M)
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}): yield words[1] if words else ""
+
+
 def readme(notebook):
     "Text of the README, and its images by path"
+    words = described(notebook)
     cells = [prepare(cell) for cell in notebook.cells]
     notebook = nbformat.from_dict({**notebook, "cells": [cell for cell in cells if cell], "metadata": {"language_info": {"name": "python"}}})
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": IMAGES, "unique_key": "index"})
+    text = re.sub(r"!\[png\](?=\()", lambda _: f"![{next(words)}]", text)
     text = re.sub(r"<style.*?</style>\n?", "", text, flags=re.DOTALL)
     text = re.sub(r"[ \t]+\n", "\n", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", resources["outputs"]
