@@ -314,7 +314,7 @@ def _bench_faults(given: argparse.Namespace) -> None:
     result = bench_faults(given.out or Path("faults.json"), jobs=given.jobs, progress=True, **({"seeds": (1, 1, 1), "overhead_steps": 0} if given.brief else {}))
     for wave, found in result["waves"].items():
         told = ", ".join(f"{name.replace('_', ' ')} {found[name]['k']} of {found[name]['n']} ({found[name]['low']:.1%} to {found[name]['high']:.1%})" for name in ("detected", "cause_first", "false_alarms"))
-        print(f"{wave} wave: {told}; {found['wall_seconds']/60:.0f} minutes")
+        print(f"{wave} wave: {told}; {found['seconds']/60:.0f} minutes of runs")
     for cost in result["overhead"]: print(f"watching {cost['program']}: {cost['ratio']['default']:.3f} times the time, with probes {cost['ratio']['probes']:.3f}")
 
 def _bench_speed(given: argparse.Namespace) -> None:

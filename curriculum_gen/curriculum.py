@@ -119,10 +119,11 @@ def draw_curriculum(
     "The phases of a regime as bars whose height is the grounding weight; hatched where the term carries no gradient"
     for phase in regime.phases(total_steps):
         ax.bar(phase.start_step, phase.grounding_weight, width=phase.end_step - phase.start_step, align="edge", edgecolor="white", linewidth=1.5,
-               color="#4c72b0" if regime.grounding_attached else "#c8c8c8", hatch=None if regime.grounding_attached else "///")
+               color="#0072B2" if regime.grounding_attached else "#c8c8c8", hatch=None if regime.grounding_attached else "///")
         ax.text((phase.start_step + phase.end_step)/2, phase.grounding_weight + 0.04, f"{phase.name}, {phase.grounding_weight:g}", ha="center")
     ax.set(title=f"{regime.name}: grounding {'attached' if regime.grounding_attached else 'detached'}, aims at the {regime.grounding_target} class",
            xlabel="completed optimiser steps", ylabel="grounding weight", xlim=(0, total_steps), ylim=(0, 1.25))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

@@ -309,10 +309,9 @@ def bench_faults(
     "All waves in their order, and what watching costs"
     out, result = Path(out), {"checks_sha256": checks_sha256(), "waves": {}, "overhead": []}
     for wave in WAVES:
-        began = time.perf_counter()
         rows = run_wave(wave, rows_file=out.with_suffix(".rows.jsonl"), seeds=seeds, only=only, jobs=jobs, progress=progress)
         parts = {program: summary([row for row in rows if row["program"] == program]) for program in dict.fromkeys(row["program"] for row in rows)}
-        result["waves"][wave] = {**(summary(rows) if rows else {}), "wall_seconds": time.perf_counter() - began, "programs": parts, "confusion": confusion(rows).to_dict("index") if rows else {}, "rows": rows}
+        result["waves"][wave] = {**(summary(rows) if rows else {}), "programs": parts, "confusion": confusion(rows).to_dict("index") if rows else {}, "rows": rows}
     if result["checks_sha256"] != checks_sha256(): raise RuntimeError("the checks changed while the bench ran")
     if all(result["waves"][wave]["rows"] for wave in ("first", UNSEEN)): result["drop_on_unseen"] = result["waves"]["first"]["balanced_accuracy"] - result["waves"][UNSEEN]["balanced_accuracy"]
     if overhead_steps: result["overhead"] = [overhead(name, steps=overhead_steps, progress=progress) for name in ("mlp_program", REGIME)]

@@ -30,6 +30,7 @@ from .evaluation import confusion_counts, evaluation_latents, generate, judged_b
 from .judge import CertifiedJudge, Judge
 from .model import CLASSES, LATENT_SIZE, VALUE_SIZE, Generator, Witness, load_weights, save_weights, seeded, torch_threads, widths_named
 from .panel import certified_panel
+from .plots import BLUE, ORANGE, SKY_BLUE, VERMILLION
 from .records import read_json, write_json
 from .training import FORMULATION, Batch, Learner, take_steps, training_batch
 
@@ -331,14 +332,14 @@ def speed_figure(found: dict, path: Path) -> None:
     table, growth = speed_table(found), found["parts"].get("growth", {}).get("measured", [])
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 3.2), layout="constrained", width_ratios=(3, 2))
     places = range(len(table))[::-1]
-    left.barh(places, table["ratio"], height=0.55, color="#4c72b0", xerr=[table["ratio"] - table["low"], table["high"] - table["ratio"]], error_kw={"capsize": 3, "ecolor": "0.25"})
-    left.vlines(table["bar"], [p - 0.4 for p in places], [p + 0.4 for p in places], color="#c44e52", lw=2, label="bar")
+    left.barh(places, table["ratio"], height=0.55, color=BLUE, xerr=[table["ratio"] - table["low"], table["high"] - table["ratio"]], error_kw={"capsize": 3, "ecolor": "0.25"})
+    left.vlines(table["bar"], [p - 0.4 for p in places], [p + 0.4 for p in places], color=VERMILLION, lw=2, label="bar")
     left.axvline(1, color="0.6", lw=0.8)
     left.set(yticks=places, yticklabels=table.index, xlim=(0, None), xlabel="times as fast as the plain program\n(two processes: as one)")
     left.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-    for axis in dict.fromkeys(row["axis"] for row in growth):
+    for axis, colour in zip(dict.fromkeys(row["axis"] for row in growth), (BLUE, ORANGE, VERMILLION, SKY_BLUE)):
         rows = [row for row in growth if row["axis"] == axis]
-        right.plot([r["count"]/rows[0]["count"] for r in rows], [r["seconds"]["median"]/rows[0]["seconds"]["median"] for r in rows], "o-", label=axis)
+        right.plot([r["count"]/rows[0]["count"] for r in rows], [r["seconds"]["median"]/rows[0]["seconds"]["median"] for r in rows], "o-", color=colour, label=axis)
     right.plot([1, 5], [1, 5], color="0.6", lw=0.8, ls="--")
     right.set(xlabel="count, relative to the smallest", ylabel="seconds, likewise", title="Growth of cost" if growth else "Growth: not in the short bench")
     if growth: right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

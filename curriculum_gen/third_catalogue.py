@@ -6,15 +6,15 @@
 __all__ = ['THIRD_FAULTS', 'THIRD_CONTROLS']
 
 # %% ../nbs/44_third_catalogue.ipynb #26e2918c
-from .second_catalogue import ProgramControl, ProgramFault, _controls, _declare, _DETACHED, _faults, _freeze, _TRAINS_NOTHING, _UNEQUAL
+from .second_catalogue import DETACHED, TRAINS_NOTHING, UNEQUAL, ProgramControl, ProgramFault, declare, freeze, program_controls, program_faults
 
 # %% ../nbs/44_third_catalogue.ipynb #9b190f8e
 _G, _SUM = "projection_gan_program", "sum(applied[name] * term for name, term in terms.items()).backward()"
 _TO_GENERATOR, _TO_DISCRIMINATOR = (f"        self.{name}_adam.zero_grad()\n        {_SUM}" for name in ("generator", "discriminator"))
-_GAN_LOOP = _faults(_G,
-    A1=("the slope's graph is kept but not made, so the penalty is a number", _DETACHED, ("create_graph=True", "retain_graph=True")),
-    A4=("typical features of real images are compared with features of other real images", _TRAINS_NOTHING, ("(self.discriminator.seen(fakes).mean(0) - typical)", "(self.discriminator.seen(next_batch(self)[0]).mean(0) - typical)")),
-    A6=("the generator's loss, a sum of means, is divided by the batch size", _UNEQUAL, (_TO_GENERATOR, _TO_GENERATOR.replace("sum(", "(sum(").replace(").backward()", ") / BATCH).backward()"))),
+_GAN_LOOP = program_faults(_G,
+    A1=("the slope's graph is kept but not made, so the penalty is a number", DETACHED, ("create_graph=True", "retain_graph=True")),
+    A4=("typical features of real images are compared with features of other real images", TRAINS_NOTHING, ("(self.discriminator.seen(fakes).mean(0) - typical)", "(self.discriminator.seen(next_batch(self)[0]).mean(0) - typical)")),
+    A6=("the generator's loss, a sum of means, is divided by the batch size", UNEQUAL, (_TO_GENERATOR, _TO_GENERATOR.replace("sum(", "(sum(").replace(").backward()", ") / BATCH).backward()"))),
     B1=("weight normalisation is put on after the optimiser was made", "parameters in no optimiser", ("        self.feed = Feed(", "        nn.utils.parametrizations.weight_norm(self.discriminator.real)\n        self.feed = Feed(")),
     B4=("the discriminator's gradients are never cleared", "gradients accumulate", ("        self.discriminator_adam.zero_grad()\n", "")),
     B6=("the generator's optimiser is made of both networks", "parameters in two optimisers", ("Adam(self.generator.parameters(),", "Adam([p for network in (self.generator, self.discriminator) for p in network.parameters()],")),
@@ -26,25 +26,25 @@ _GAN_LOOP = _faults(_G,
     D1=("weights are looked up at the beginning of every five steps", "schedule shifted", ("applied = weights(state.step)", "applied = weights(state.step // 5 * 5)")))
 
 # %% ../nbs/44_third_catalogue.ipynb #537b245b
-_GAN_AROUND = _faults(_G,
+_GAN_AROUND = program_faults(_G,
     E1=("the checkpoint refers to the weights instead of copying them", "checkpoint is not what was saved", ('"parts": copy.deepcopy(parts)', '"parts": parts')),
     E4=("the place in the data is not restored", "data repeat after resume", ('    state.feed.epoch, state.feed.at = counters["epoch"], counters["at"]\n', "")),
     F1=("after scoring the judge is left ready to train", "judge in train mode", ('    return {"images": images,', '    state.judge.train()\n    return {"images": images,')),
     F3=("the averaged generator is never put into eval mode", "sampling depends on the batch", (".requires_grad_(False).eval()\n", ".requires_grad_(False)\n")),
     F6=("the score that the generator is trained by is that of the judge", "judge gamed", ("-self.discriminator(fakes, asked).mean()", "nn.functional.cross_entropy(judge_logits(self, fakes), asked)")),
     F7=("images of ten classes from the same latents are counted as so many draws", "images counted more than once", ('"independent": n}', '"independent": CLASSES * n}')),
-    N1=("the penalty is added with the other terms and once more by itself", _UNEQUAL, (_TO_DISCRIMINATOR, _TO_DISCRIMINATOR.replace("sum(", '(applied["slope"] * terms["slope"] + sum(').replace(").backward()", ")).backward()"))),
+    N1=("the penalty is added with the other terms and once more by itself", UNEQUAL, (_TO_DISCRIMINATOR, _TO_DISCRIMINATOR.replace("sum(", '(applied["slope"] * terms["slope"] + sum(').replace(").backward()", ")).backward()"))),
     N2=("the average does not follow the running statistics", "averaged weights not updated", ("    for old, new in zip(averaged.buffers(), trained.buffers()): old.copy_(new)\n", "")),
     N3=("labels are looked up one row too early, as in a file with a header", "batch labels do not match images", ("return self.images[rows], self.labels[rows]", "return self.images[rows], self.labels[rows - 1]")),
     N4=("digits are drawn in the order 1 to 9 and 0, and scored in the order 0 to 9", "scoring pairs images and labels wrongly", ("for label in range(CLASSES)])", "for label in (*range(1, CLASSES), 0)])")))
 
 # %% ../nbs/44_third_catalogue.ipynb #7b84dcde
 _V, _CLEAR, _ALL_TERMS = "prior_vae_program", "    state.optimiser.zero_grad()\n    for _ in range(BATCHES_A_STEP):\n", "sum(applied[name] * terms[name] for name in TERMS)"
-_VAE_LOOP = _faults(_V,
-    A1=("latents are drawn without gradients, so no image reaches the encoder", _DETACHED, ("    latents = drawn_from(posterior,", "    with torch.no_grad(): latents = drawn_from(posterior,")),
-    A3=("the centres of the priors are read from the tensor's data", _DETACHED, ("centre.weight.square()", "centre.weight.data.square()")),
-    A4=("the divergence is that of the prior from itself", _TRAINS_NOTHING, ("divergence_by_latent(posterior, prior).mean()", "divergence_by_latent(prior, prior).mean()")),
-    A6=("the divergence, a mean already, is divided by the batch size", _UNEQUAL, (_ALL_TERMS, 'sum(applied[name] * terms[name] / (BATCH if name == "divergence" else 1) for name in TERMS)')),
+_VAE_LOOP = program_faults(_V,
+    A1=("latents are drawn without gradients, so no image reaches the encoder", DETACHED, ("    latents = drawn_from(posterior,", "    with torch.no_grad(): latents = drawn_from(posterior,")),
+    A3=("the centres of the priors are read from the tensor's data", DETACHED, ("centre.weight.square()", "centre.weight.data.square()")),
+    A4=("the divergence is that of the prior from itself", TRAINS_NOTHING, ("divergence_by_latent(posterior, prior).mean()", "divergence_by_latent(prior, prior).mean()")),
+    A6=("the divergence, a mean already, is divided by the batch size", UNEQUAL, (_ALL_TERMS, 'sum(applied[name] * terms[name] / (BATCH if name == "divergence" else 1) for name in TERMS)')),
     B1=("the group of the priors is missing in the optimiser", "parameters in no optimiser", (', {"params": generator.prior.parameters(), "lr": 3 * RATE, "weight_decay": 0.0}]', "]")),
     B3=("the variances of the priors are still frozen from an earlier experiment", "parameters frozen without declaration", ("        nn.init.zeros_(self.log_variance.weight)\n", "        nn.init.zeros_(self.log_variance.weight)\n        self.log_variance.requires_grad_(False)\n")),
     B4=("gradients are cleared in the first step only", "gradients accumulate", (_CLEAR, _CLEAR.replace("    state", "    if state.step == 0: state", 1))),
@@ -55,7 +55,7 @@ _VAE_LOOP = _faults(_V,
     D1=("the schedule of weights is given batches instead of steps", "schedule shifted", ("applied, rate = weights(state.step)", "applied, rate = weights(state.step * BATCHES_A_STEP)")))
 
 # %% ../nbs/44_third_catalogue.ipynb #119d4e93
-_VAE_AROUND = _faults(_V,
+_VAE_AROUND = program_faults(_V,
     D3=("the step is not restored, and with it the weights", "schedule restarts on resume", ('state.order, state.step = kept["order"], kept["step"]', 'state.order = kept["order"]')),
     E3=("the optimiser's state is saved and never loaded", "optimiser state not restored", ('    state.optimiser.load_state_dict(kept["optimiser"])\n', "")),
     E4=("the random state is saved and never loaded", "random draws repeat after resume", ('    state.random.set_state(kept["random"])\n', "")),
@@ -70,10 +70,10 @@ _VAE_AROUND = _faults(_V,
 # %% ../nbs/44_third_catalogue.ipynb #9720c061
 _F, _PREDICTED, _RATES = "flow_matching_program", "    predicted = state.generator(on_the_line(noise, images, times=times), times,", "    applied, phase, rate = weights(state.step)"
 _OF_TURN = 'loss = applied["velocity"] * terms["velocity"] + applied["turn"] * terms["turn"]'
-_FLOW_LOOP = _faults(_F,
-    A1=("the angle is measured on a detached direction, as for a log", _DETACHED, ("cosine_similarity(predicted, line)", "cosine_similarity(predicted.detach(), line)")),
-    A4=("the angle is measured between the line and the point on it", _TRAINS_NOTHING, (_PREDICTED, "    points = on_the_line(noise, images, times=times)\n    predicted = state.generator(points, times,"), ("cosine_similarity(predicted, line)", "cosine_similarity(points, line)")),
-    A6=("the velocity's error, a mean already, is divided by the number of pixels", _UNEQUAL, (_OF_TURN, _OF_TURN.replace(" +", " / PIXELS +"))),
+_FLOW_LOOP = program_faults(_F,
+    A1=("the angle is measured on a detached direction, as for a log", DETACHED, ("cosine_similarity(predicted, line)", "cosine_similarity(predicted.detach(), line)")),
+    A4=("the angle is measured between the line and the point on it", TRAINS_NOTHING, (_PREDICTED, "    points = on_the_line(noise, images, times=times)\n    predicted = state.generator(points, times,"), ("cosine_similarity(predicted, line)", "cosine_similarity(points, line)")),
+    A6=("the velocity's error, a mean already, is divided by the number of pixels", UNEQUAL, (_OF_TURN, _OF_TURN.replace(" +", " / PIXELS +"))),
     B1=("the label embedding is made anew, larger, after the optimiser was made", "parameters in no optimiser", ("    scheduler = LambdaLR", "    generator.condition.label = nn.Embedding(CLASSES + 1, WIDTH)\n    scheduler = LambdaLR")),
     B3=("the label embedding is frozen", "parameters frozen without declaration", ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)")),
     B4=("the gradients of the average are cleared instead of the generator's", "gradients accumulate", ("state.optimiser.zero_grad(", "state.average.zero_grad(")),
@@ -84,7 +84,7 @@ _FLOW_LOOP = _faults(_F,
     D1=("weights are looked up in every second step", "schedule shifted", (_RATES, _RATES.replace("state.step", "state.step // 2 * 2"))))
 
 # %% ../nbs/44_third_catalogue.ipynb #97da6acd
-_FLOW_AROUND = _faults(_F,
+_FLOW_AROUND = program_faults(_F,
     D3=("the scheduler is not among the things that are saved", "schedule restarts on resume", ('STATEFUL = ("generator", "average", "optimiser", "scheduler")', 'STATEFUL = ("generator", "average", "optimiser")')),
     E3=("the optimiser's state is saved and never loaded", "optimiser state not restored", ("    for name in STATEFUL: getattr", '    for name in ("generator", "average", "scheduler"): getattr')),
     E7=("the average is updated from itself", "averaged weights not updated", ("update_parameters(state.generator)", "update_parameters(state.average.module)")),
@@ -99,7 +99,7 @@ THIRD_FAULTS = _GAN_LOOP + _GAN_AROUND + _VAE_LOOP + _VAE_AROUND + _FLOW_LOOP + 
 
 # %% ../nbs/44_third_catalogue.ipynb #f05af905
 _NO_GRAD, _NORM = "        with torch.no_grad(): fakes = self.generator(latents, asked)\n", "nn.BatchNorm2d(channels, affine=False)"
-_GAN_CONTROLS = _controls(_G,
+_GAN_CONTROLS = program_controls(_G,
     turns=("five steps of the discriminator for one of the generator", ("TURNS, DECAY = 2,", "TURNS, DECAY = 5,")),
     two_rates=("the generator learns at half the discriminator's rate", ("Adam(self.generator.parameters(), lr=8e-3", "Adam(self.generator.parameters(), lr=4e-3")),
     spectral=("spectral normalisation, whose buffers move with every forward pass", ("nn.Conv2d(1, 12, 4, stride=2, padding=1)", "nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 12, 4, stride=2, padding=1))")),
@@ -108,23 +108,23 @@ _GAN_CONTROLS = _controls(_G,
     detached=("the generator's images are drawn with gradients and detached for the discriminator, two lines later", (_NO_GRAD, "        fakes = self.generator(latents, asked)\n"), ("self.discriminator(fakes, asked)\n", "self.discriminator(fakes.detach(), asked)\n")),
     lazy_slope=("the penalty counts in every fourth step, and four times as much there", ('"slope": 0.5', '"slope": 2.0 if step % 4 == 0 else 0.0')),
     paused=("the features have no weight in the last quarter", ("0.0 if step < FEATURES_FROM else 2.0", "0.0 if step < FEATURES_FROM or step >= 36 else 2.0")),
-    imbalance=("low digits are asked for three times as often", _declare("class_imbalance"), ("torch.randint(CLASSES, (BATCH,), generator=self.random)", "torch.multinomial(torch.tensor([3.0] * 5 + [1.0] * 5), BATCH, replacement=True, generator=self.random)")))
+    imbalance=("low digits are asked for three times as often", declare("class_imbalance"), ("torch.randint(CLASSES, (BATCH,), generator=self.random)", "torch.multinomial(torch.tensor([3.0] * 5 + [1.0] * 5), BATCH, replacement=True, generator=self.random)")))
 
 # %% ../nbs/44_third_catalogue.ipynb #eb762320
 _SCORE = 'terms = {"score": -self.discriminator(fakes, asked).mean()'
-_GAN_PARTS = _controls(_G,
-    fixed_direction=("the directions of the labels stay as they were drawn", _freeze("discriminator.direction"), ("        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n", "        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n        self.direction.requires_grad_(False)\n"),
+_GAN_PARTS = program_controls(_G,
+    fixed_direction=("the directions of the labels stay as they were drawn", freeze("discriminator.direction"), ("        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n", "        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n        self.direction.requires_grad_(False)\n"),
         ("Adam(self.discriminator.parameters(),", "Adam([p for p in self.discriminator.parameters() if p.requires_grad],")),
-    clipping=("the generator's gradients are clipped to a small norm", _declare("clipping"), ("        self.generator_adam.step()\n", "        nn.utils.clip_grad_norm_(self.generator.parameters(), 0.1)\n        self.generator_adam.step()\n")),
+    clipping=("the generator's gradients are clipped to a small norm", declare("clipping"), ("        self.generator_adam.step()\n", "        nn.utils.clip_grad_norm_(self.generator.parameters(), 0.1)\n        self.generator_adam.step()\n")),
     dead_units=("a third of the channels begin where ReLU lets nothing through", ("        nn.init.normal_(self.shift.weight, 0.0, 0.5)\n", "        nn.init.normal_(self.shift.weight, 0.0, 0.5)\n        self.shift.weight.data[:, ::3] = -8.0\n")),
-    batch_statistics=("the generator has no running statistics, and draws in mixed batches", _declare("batch_statistics"), (_NORM, _NORM.replace(")", ", track_running_stats=False)")),
+    batch_statistics=("the generator has no running statistics, and draws in mixed batches", declare("batch_statistics"), (_NORM, _NORM.replace(")", ", track_running_stats=False)")),
         ("torch.stack([sample(state, latents, torch.full((n,), label)) for label in range(CLASSES)])", "sample(state, latents.repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(n)).view(CLASSES, n, PIXELS)")),
     instance_noise=("the discriminator sees real and generated images through a little noise", ("        images.requires_grad_(True)\n", "        images, fakes = (kind + 0.1 * torch.randn(kind.shape, generator=self.random) for kind in (images, fakes))\n        images.requires_grad_(True)\n"),
         (_SCORE, "noisy = fakes + 0.1 * torch.randn(fakes.shape, generator=self.random)\n        " + _SCORE.replace("fakes", "noisy"))))
 
 # %% ../nbs/44_third_catalogue.ipynb #6e6db07a
 _LATENTS, _KL = "    logits = state.generator.decoder(latents)\n", "divergence_by_latent(posterior, prior).mean()"
-_VAE_CONTROLS = _controls(_V,
+_VAE_CONTROLS = program_controls(_V,
     free_bits=("a divergence below 0.3 in a latent costs no more, so its gradient is exactly zero there", (_KL, "divergence_by_latent(posterior, prior).mean(0).clamp(min=0.3).mean()")),
     balancing=("both sides of the divergence are detached in turn, so that the posterior moves more than the prior", (_KL,
         "(0.3 * divergence_by_latent(tuple(part.detach() for part in posterior), prior) + 0.7 * divergence_by_latent(posterior, tuple(part.detach() for part in prior))).mean()")),
@@ -135,11 +135,11 @@ _VAE_CONTROLS = _controls(_V,
     twentyfold=("the divergence's weight drops to a twentieth at step 60", ('(DIVERGENCE[1] - DIVERGENCE[0]), "', '(DIVERGENCE[1] - DIVERGENCE[0]) if step < 60 else 0.05, "')))
 
 # %% ../nbs/44_third_catalogue.ipynb #8b7ff63c
-_VAE_PARTS = _controls(_V,
+_VAE_PARTS = program_controls(_V,
     four_batches=("four batches of half the size make a step", ("BATCH, BATCHES_A_STEP = 48, 2", "BATCH, BATCHES_A_STEP = 24, 4")),
     tight_clipping=("gradients are clipped to a twentieth", ("RATE, LARGEST_NORM = 100, 8e-3, 1.0", "RATE, LARGEST_NORM = 100, 8e-3, 0.05")),
     slow_decoder=("the decoder learns at a fifth of the rate", ('{"params": generator.decoder.parameters()}', '{"params": generator.decoder.parameters(), "lr": RATE / 5}')),
-    unit_variances=("every prior keeps a variance of 1", _freeze("generator.prior.log_variance"), ("        nn.init.zeros_(self.log_variance.weight)\n", "        nn.init.zeros_(self.log_variance.weight)\n        self.log_variance.requires_grad_(False)\n"),
+    unit_variances=("every prior keeps a variance of 1", freeze("generator.prior.log_variance"), ("        nn.init.zeros_(self.log_variance.weight)\n", "        nn.init.zeros_(self.log_variance.weight)\n        self.log_variance.requires_grad_(False)\n"),
         ('{"params": generator.prior.parameters(),', '{"params": [p for p in generator.prior.parameters() if p.requires_grad],')),
     half=("the encoder computes in bfloat16", ("    posterior, prior = state.encoder(images, labels), state.generator.prior(labels)\n",
         '    with torch.autocast("cpu", dtype=torch.bfloat16): posterior = state.encoder(images, labels)\n    posterior, prior = tuple(part.float() for part in posterior), state.generator.prior(labels)\n')),
@@ -148,7 +148,7 @@ _VAE_PARTS = _controls(_V,
 
 # %% ../nbs/44_third_catalogue.ipynb #9464066d
 _CALL, _ERROR, _GO = "    predicted = state.generator(", "(predicted - line).square().mean()", "    loss.backward()\n    state.optimiser.step()\n"
-_FLOW_CONTROLS = _controls(_F,
+_FLOW_CONTROLS = program_controls(_F,
     logit_normal=("times near the middle are drawn more often", ("times = torch.rand(len(images), generator=state.random)", "times = torch.sigmoid(torch.randn(len(images), generator=state.random))")),
     mirrored=("half the noise is the other half with its sign turned", ("noise = torch.randn(images.shape, generator=state.random)", "noise = torch.randn(len(images) // 2, PIXELS, generator=state.random)\n    noise = torch.cat([noise, -noise])")),
     transport=("every image of a batch is paired with noise that lies near it", ("    times = torch.rand(", "    from scipy.optimize import linear_sum_assignment\n    noise = noise[linear_sum_assignment(torch.cdist(images, noise).square().numpy())[1]]\n    times = torch.rand(")),
@@ -156,15 +156,15 @@ _FLOW_CONTROLS = _controls(_F,
     paused=("the angle has no weight for twenty steps", ("0.5 if step >= TURN_FROM else 0.0", "0.5 if TURN_FROM <= step < 40 or step >= 60 else 0.0")),
     slow_average=("the average is far behind for most of the run", ("RISE, AVERAGE_KEEPS = 1e-2, 8, 0.9", "RISE, AVERAGE_KEEPS = 1e-2, 8, 0.97")),
     restarts=("the learning rate rises and falls again every twenty steps", ("(step + 1) / RISE, math.sqrt(RISE / (step + 1))", "(step % 20 + 1) / RISE, math.sqrt(RISE / (step % 20 + 1))")),
-    plain=("the plain weights draw, and the average is kept for later", _declare("plain_weights_scored"), ("    points = latents\n", "    points = latents\n    state.generator.eval()\n"), ("leaning(state.average, points", "leaning(state.generator, points")))
+    plain=("the plain weights draw, and the average is kept for later", declare("plain_weights_scored"), ("    points = latents\n", "    points = latents\n    state.generator.eval()\n"), ("leaning(state.average, points", "leaning(state.generator, points")))
 
 # %% ../nbs/44_third_catalogue.ipynb #cb636ac5
-_FLOW_PARTS = _controls(_F,
+_FLOW_PARTS = program_controls(_F,
     zero_end=("the last layer begins at zero, so nothing before it learns in the first step", ("        self.leave = nn.Linear(WIDTH, PIXELS)\n", "        self.leave = nn.Linear(WIDTH, PIXELS)\n        nn.init.zeros_(self.leave.weight)\n")),
     zero_conditions=("the condition begins without any effect, so labels make no difference at first", ("        self.layers = nn", "        for start in self.from_condition.parameters(): nn.init.zeros_(start)\n        self.layers = nn")),
-    fixed_labels=("the label embedding stays as it was drawn", _freeze("generator.condition.label"), ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)"),
+    fixed_labels=("the label embedding stays as it was drawn", freeze("generator.condition.label"), ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)"),
         ("Adam(generator.parameters(),", "Adam([p for p in generator.parameters() if p.requires_grad],")),
     checkpointing=("the forward pass is not kept but made again during the backward pass", (_CALL, "    predicted = torch.utils.checkpoint.checkpoint(state.generator, "), ("random=state.random))\n    line", "random=state.random), use_reentrant=False)\n    line")),
     half=("the forward pass is made in bfloat16", (_CALL, '    with torch.autocast("cpu", dtype=torch.bfloat16): predicted = state.generator('), ("    line = images - noise\n", "    predicted, line = predicted.float(), images - noise\n")),
-    clipping=("gradients are clipped to a small norm", _declare("clipping"), (_GO, _GO.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state"))))
+    clipping=("gradients are clipped to a small norm", declare("clipping"), (_GO, _GO.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state"))))
 THIRD_CONTROLS = _GAN_CONTROLS + _GAN_PARTS + _VAE_CONTROLS + _VAE_PARTS + _FLOW_CONTROLS + _FLOW_PARTS
