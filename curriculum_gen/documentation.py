@@ -224,7 +224,7 @@ def executed(
 ) -> list[dict]:
     "Cells of an executed report with its code folded: the answer first when it ended well, else how it ended"
     rest = [cell for cell in cells if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))]
-    rest = [{**cell, "metadata": {**cell["metadata"], "tags": ["hide-input", "remove-stderr"]}} if cell["cell_type"] == "code" else cell for cell in rest]
+    rest = [{**cell, "metadata": {**cell["metadata"], "tags": ["hide-input"]}} if cell["cell_type"] == "code" else cell for cell in rest]
     if not outcome: return [rest[0], markdown_cell(":::{admonition} How this run ended is not on record\n:class: warning\nNo `run.json` lies beside the report.\n:::"), *rest[1:]]
     made = f"Executed from `{outcome['notebook']}` in {outcome['seconds']:.0f} s, by curriculum_gen {outcome['versions']['curriculum_gen']}" + (f", commit `{outcome['commit'][:10]}`." if outcome["commit"] else ".")
     if outcome["status"] == "ok": return [*answer_first(rest), markdown_cell(made)]
@@ -319,7 +319,9 @@ def stage(
 ) -> None:
     "Write everything Sphinx reads"
     pages = notebooks_of(sections)
-    if reports: sections = [*sections, Section(title="Executed reports", pages=tuple((page, _report_title(page, path)) for page, path in reports.items()))]
+    if reports:
+        after = next((n for n, section in enumerate(sections, 1) if section.title == "Results"), len(sections))
+        sections = [*sections[:after], Section(title="Executed reports", pages=tuple((page, _report_title(page, path)) for page, path in reports.items())), *sections[after:]]
     for page in pages:
         notebook = read_json(project/"_proc"/page)
         _write_page(target, page, site_notebook(notebook, page=page, pages=pages, ending=contents(sections) if site_path(page) == "index" else ""))

@@ -268,7 +268,8 @@ table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tab
 def answer_first(
     cells: list[dict],   # of an executed report, its title first
 ) -> list[dict]:         # title, answer and its figure, which are the first two outputs, then all others
-    "Cells in the order of a reader in a hurry"
+    "Cells in the order of a reader in a hurry, without what was said on the way"
+    cells = [{**cell, "outputs": [o for o in cell["outputs"] if o.get("name") != "stderr"]} if "outputs" in cell else cell for cell in cells]
     shown = [n for n, cell in enumerate(cells) if cell.get("outputs")][:2]
     return [cells[n] for n in (0, *shown, *(n for n in range(1, len(cells)) if n not in shown))]
 
@@ -281,10 +282,7 @@ def write_page(
     "The text and outputs of an executed notebook as one self-contained HTML file"
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True, anchor_link_text="")
     cells = nbformat.read(notebook, as_version=4)
-    for cell in cells.cells:
-        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    cells.cells = answer_first(cells.cells)
-    body, _ = exporter.from_notebook_node(cells)
+    body, _ = exporter.from_notebook_node(nbformat.from_dict({**cells, "cells": answer_first(cells.cells)}))
     write_atomic(page, PAGE.format(title=html.escape(title), body=body))
 
 # %% ../nbs/30_reports.ipynb #22999be3

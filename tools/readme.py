@@ -1,8 +1,8 @@
 """Write the two files that are copies: README.md from nbs/index.ipynb, and nbs/_quarto.yml from _quarto.yml (`make readme`).
 
 The README is what nbconvert's markdown exporter gives, with four changes for a reader at the top of the repository: `#|` directives
-are dropped with the cells that hold nothing else, pictures have the words of `fig-alt`, links are made relative to the top, and the
-styling of tables is left out.
+are obeyed or dropped, with the cells that hold nothing else; pictures have the words of `fig-alt`; links are made relative to the top;
+and the styling of tables is left out.
 """
 import posixpath, re, sys
 from pathlib import Path
@@ -24,7 +24,9 @@ def prepare(cell):
     lines = cell.source.split("\n")
     directives = {line[2:].split(":")[0].split()[0] for line in lines if re.match(r"#\|\s*\w", line)}
     source = "\n".join(line for line in lines if not line.startswith("#|")).strip()
-    return None if directives & {"hide", "default_exp"} or not (source or cell.get("outputs")) else {**cell, "source": source}
+    silent = "#| echo: false" in lines
+    if directives & {"hide", "default_exp"} or not (cell.get("outputs") or source and not silent): return None
+    return {**cell, "source": source, "metadata": {"transient": {"remove_source": True}} if silent else {}}
 
 
 def described(notebook):
