@@ -1165,6 +1165,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'curriculum_gen/preregistration.py'),
                                                 'curriculum_gen.preregistration._rows': ( 'preregistration.html#_rows',
                                                                                           'curriculum_gen/preregistration.py'),
+                                                'curriculum_gen.preregistration._seeds': ( 'preregistration.html#_seeds',
+                                                                                           'curriculum_gen/preregistration.py'),
                                                 'curriculum_gen.preregistration.decide': ( 'preregistration.html#decide',
                                                                                            'curriculum_gen/preregistration.py'),
                                                 'curriculum_gen.preregistration.plot_decisions': ( 'preregistration.html#plot_decisions',

@@ -219,7 +219,7 @@ def plot_samples(
     ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
     ax.set_xticks(np.arange(classes)*(latents*width + 8) + latents*width/2 - 0.5, range(classes))
     ax.set_yticks((np.arange(checkpoints) + 0.5)*height - 0.5, [f"{step:,}" for step in steps])
-    ax.set(xlabel="class asked for", ylabel="completed optimiser steps"); ax.xaxis.set_label_position("top")
+    ax.set(xlabel="class asked for", ylabel="completed optimiser steps" if checkpoints > 3 else "step"); ax.xaxis.set_label_position("top")
     ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
     _say(figure, title="What does the generator draw for each class?", shows=f"Images of {checkpoints} checkpoints below one another, step {steps[0]:,} to {steps[-1]:,}, for {classes} classes side by side",
          caption=f"n = {latents} image{'s'*(latents > 1)} a class and checkpoint, of one run; the same latents everywhere. Dark is ink.")

@@ -60,6 +60,7 @@ def _pooled(table: dict, regime: str, step: int) -> dict | None:
     return next((row for row in table["pooled"] if row["regime"] == regime and row["step"] == step), None)
 
 def _decision(name: str, yes: bool, evidence: str) -> Decision: return Decision(name=name, outcome="yes" if yes else "no", evidence=evidence)
+def _seeds(number: int) -> str: return f"{number} seed{'s'*(number != 1)}"
 
 # %% ../nbs/29_preregistration.ipynb #03d18b21
 def _h1(table: dict) -> Decision | str:
@@ -77,7 +78,7 @@ def _h3(table: dict) -> Decision | str:
     found = [(number, _pooled(table, number.regime, scaled_step(number.step, table["total_steps"]))) for number in REPORTED]
     if not all(row for _, row in found): return "not all four checkpoints are in the table"
     words = ", ".join(f"{number.step:,}: {row['accuracy']:.1%}, p = {row['p_chance']:.2g}" for number, row in found)
-    return _decision("H3", all(row["p_chance"] > 0.05/4 for _, row in found), f"{words} ({found[0][1]['n_seeds']} seeds)")
+    return _decision("H3", all(row["p_chance"] > 0.05/4 for _, row in found), f"{words} ({_seeds(found[0][1]['n_seeds'])})")
 
 def _h4(table: dict) -> Decision | str:
     tails = [min(one_class_per_row_null().tail_probabilities(number.accuracy)) for number in REPORTED]
@@ -95,22 +96,22 @@ def _h5(table: dict) -> Decision | str:
 def _h6(table: dict) -> Decision | str:
     last = _pooled(table, "phase1_only", table["total_steps"])
     if not last: return "phase1_only is not in the table"
-    return _decision("H6", last["p_chance"] <= 0.005 and last["accuracy"] >= 0.9, f"{last['accuracy']:.1%} of {10*last['n_per_class']*last['n_seeds']:,} images, p = {last['p_chance']:.2g}, {last['n_seeds']} seeds")
+    return _decision("H6", last["p_chance"] <= 0.005 and last["accuracy"] >= 0.9, f"{last['accuracy']:.1%} of {10*last['n_per_class']*last['n_seeds']:,} images, p = {last['p_chance']:.2g}, {_seeds(last['n_seeds'])}")
 
 def _h7(table: dict) -> Decision | str:
     verdicts = [row["verdict"] for row in _rows(table, "phase1_only", table["total_steps"])]
     gamed = sum(v in (Verdict.GAMED, Verdict.SUSPECT) for v in verdicts)
-    if len(verdicts) < 5: return f"{gamed} of {len(verdicts)} seeds are GAMED or SUSPECT; the rule asks for at least 5 seeds"
-    return _decision("H7", gamed >= 0.8*len(verdicts), f"{gamed} of {len(verdicts)} seeds are GAMED or SUSPECT")
+    if len(verdicts) < 5: return f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT; the rule asks for at least 5 seeds"
+    return _decision("H7", gamed >= 0.8*len(verdicts), f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT")
 
 def _h9(table: dict) -> Decision | str:
     first, last = ({(row["regime"], row["seed"]): row for name in ("full_curriculum", "phase1_only") for row in _rows(table, name, step)} for step in (table["total_steps"]//3, table["total_steps"]))
     seeds = sorted(seed for regime, seed in last if regime == "full_curriculum" and ("phase1_only", seed) in last)
-    if len(seeds) < 6: return f"{len(seeds)} common seeds; the rule asks for at least 6"
+    if len(seeds) < 6: return f"{_seeds(len(seeds))} in common; the rule asks for at least 6"
     differences = np.array([last["full_curriculum", seed]["accuracy"] - last["phase1_only", seed]["accuracy"] for seed in seeds])
     equal = sum(first["full_curriculum", seed]["weights_sha256"] == first["phase1_only", seed]["weights_sha256"] for seed in seeds)
     p = sign_flip_p(differences, two_sided=True)
-    return _decision("H9", p <= 0.05, f"{100*differences.mean():+.2f} points at the last step over {len(seeds)} seeds, p = {p:.2g}; equal weights at T/3 in {equal} of {len(seeds)}")
+    return _decision("H9", p <= 0.05, f"{100*differences.mean():+.2f} points at the last step over {_seeds(len(seeds))}, p = {p:.2g}; equal weights at T/3 in {equal} of {len(seeds)}")
 
 # %% ../nbs/29_preregistration.ipynb #523c2456
 _RULES: dict[str, Callable[[dict], "Decision | str"]] = {"H1": _h1, "H2": _h2, "H3": _h3, "H4": _h4, "H5": _h5, "H6": _h6, "H7": _h7, "H9": _h9}
