@@ -42,7 +42,7 @@ def prepare_judges(
         def show(name: str, total: int) -> None:
             totals[name] = total
             bar.total = sum(totals.values()); bar.update()
-        waiting = [pool.submit(_judge_process, config, name, show=show, running=running) for name in ("noise", "second", "first", "hog_svm", "neighbours")]   # the longest first
+        waiting = [pool.submit(_judge_process, config, name, show=show, running=running) for name in ("first", "noise", "second", "hog_svm", "neighbours")]   # the longest first
         try:
             for future in waiting: future.result()
         except BaseException:

@@ -276,10 +276,10 @@ def _linked(cell: dict, change: Callable[[str, str], str]) -> dict:
 # %% ../nbs/50_documentation.ipynb #bab84a5f
 def executed_reports(
     folder: str | Path,   # a study's folder, or one with several
-) -> dict[str, Path]:     # path in the site -> the notebook, in the order of their paths
+) -> dict[str, Path]:     # path in the site -> the notebook; a study's own report before those of its runs
     "Every executed report below a folder"
     folder = Path(folder)
-    found = [path for path in sorted(folder.rglob("*.ipynb")) if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in sorted(folder.rglob("*.ipynb"), key=lambda path: (len(path.parts), path)) if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return {f"executed/{path.relative_to(folder).as_posix()}": path for path in found if "papermill" in nbformat.read(path, as_version=4).metadata}
 
 def outcome_of(report: Path) -> dict:
@@ -319,9 +319,8 @@ def stage(
 ) -> None:
     "Write everything Sphinx reads"
     pages = notebooks_of(sections)
-    if reports:
-        after = next((n for n, section in enumerate(sections, 1) if section.title == "Results"), len(sections))
-        sections = [*sections[:after], Section(title="Executed reports", pages=tuple((page, _report_title(page, path)) for page, path in reports.items())), *sections[after:]]
+    after = next((n for n, section in enumerate(sections, 1) if section.title == "Results"), len(sections))
+    sections = [*sections[:after], *_report_sections(reports), *sections[after:]]
     for page in pages:
         notebook = read_json(project/"_proc"/page)
         _write_page(target, page, site_notebook(notebook, page=page, pages=pages, ending=contents(sections) if site_path(page) == "index" else ""))
@@ -330,7 +329,13 @@ def stage(
     shutil.copytree(project/"tools"/"site", target/"_static", ignore=shutil.ignore_patterns("conf.py"))
     shutil.copy(project/"tools"/"site"/"conf.py", target)
 
-def _report_title(page: str, path: Path) -> str: return outcome_of(path).get("job") or site_path(page).removeprefix("executed/")
+def _report_sections(reports: dict[str, Path]) -> list[Section]:
+    "A section a study, which is called by its folder where there are several"
+    studies: dict[str, list] = {}
+    for page, path in reports.items():
+        study = re.sub(r"(/[^/]+/seed-\d+)?/[^/]+$", "", page.removeprefix("executed")).strip("/")
+        studies.setdefault(study, []).append((page, outcome_of(path).get("job") or posixpath.basename(site_path(page))))
+    return [Section(title=f"Executed reports: {study}" if study else "Executed reports", pages=tuple(pages)) for study, pages in studies.items()]
 
 def _write_page(target: Path, page: str, notebook: dict) -> None:
     file = target/f"{site_path(page)}.ipynb"

@@ -21,6 +21,7 @@ class Visit:
     errors: list[str] = field(default_factory=list)     # what its console said in red
     links: list[str] = field(default_factory=list)      # where its links lead, in full
     broken: list[str] = field(default_factory=list)     # images that did not come out
+    undescribed: list[str] = field(default_factory=list)   # images without a word on what they show
     ids: list[str] = field(default_factory=list)        # what links into the page may name
     sliders: int = 0                                    # how many it has
     overflow: int = 0                                   # pixels by which it is wider than the window
@@ -28,7 +29,8 @@ class Visit:
 
 
 SHOWN = """({links: [...document.querySelectorAll('a[href]')].map(a => a.href), ids: [...document.querySelectorAll('[id]')].map(e => e.id), text: document.body.innerText, sliders: document.querySelectorAll('input[type=range]').length,
-    broken: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src.slice(0, 80)), overflow: document.documentElement.scrollWidth - innerWidth})"""
+    broken: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src.slice(0, 80)),
+    undescribed: [...document.images].filter(i => !i.alt || i.alt.endsWith('.png')).map(i => i.src.slice(0, 80)), overflow: document.documentElement.scrollWidth - innerWidth})"""
 
 
 class Browser:

@@ -1,5 +1,5 @@
 """The documentation as a site: what stops it, what its pages say, and how they behave in a browser that has no network"""
-import functools, http.server, re, threading
+import functools, http.server, re, shutil, threading
 from importlib.util import find_spec
 from urllib.parse import unquote, urldefrag
 
@@ -148,10 +148,11 @@ def executed_report(folder, name, status="ok"):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, root):
-    "The whole site with two executed reports, and what the build said"
+    "The whole site with the reports that are kept and two made up, and what the build said"
     missing = [name for name in ("sphinx", "myst_nb", "furo", "sphinx_copybutton") if not find_spec(name)]
     if missing: pytest.skip(f"{', '.join(missing)} not installed: pip install 'curriculum_gen[docs]'")
     folder, said = tmp_path_factory.mktemp("site"), []
+    shutil.copytree(root/"results"/"quick", folder/"runs"/"quick")
     executed_report(folder/"runs"/"phase1_only"/"seed-3", "phase1_only seed 3")
     executed_report(folder/"runs"/"full_curriculum"/"seed-3", "full_curriculum seed 3", status="failed")
     documentation.build_site(folder/"site", runs=folder/"runs", program="sphinx", say=said.append)
@@ -201,12 +202,13 @@ def test_no_page_asks_for_anything_elsewhere(visits, address):
     none({page: outside for page, (visit, _) in visits.items() if (outside := [url for url in visit.requests if not url.startswith((address, "about:", "blob:"))])})
 
 
-def test_every_link_leads_somewhere(visits, address):
+def test_every_link_leads_somewhere(visits, address, site):
     def leads(link):
         if not link.startswith(address): return link.startswith(("https://", "mailto:"))
         page, anchor = urldefrag(link.removeprefix(address))
         page = unquote(page.split("?")[0]) or "index.html"
-        return page in visits and (not anchor or unquote(anchor) in visits[page][0].ids)
+        if page not in visits: return (site/page).is_file()   # a figure in its full size
+        return not anchor or unquote(anchor) in visits[page][0].ids
     none({page: dead for page, (visit, _) in visits.items() if (dead := sorted({link for link in visit.links if not leads(link)}))})
 
 
@@ -218,6 +220,17 @@ def test_an_executed_report_tells_how_it_ended_and_with_which_parameters(visits)
     assert "Executed from regime.ipynb in 42 s, by curriculum_gen 0.1.0." in fine
     assert "full_curriculum seed 3 ended with failed ValueError: no. Executed from regime.ipynb" in failed
     assert "seed = " not in fine and "seed = " not in failed
+
+
+def test_a_report_begins_with_its_answer(visits):
+    "Then comes the figure, and what the report is about only after it"
+    text, (answer, about) = visits["executed/quick/seed_table.html"][0].text, ("As reported, it is not the regime", "A lab report measured four checkpoints")
+    assert 0 < text.index(answer) < text.index(about)
+
+
+def test_every_picture_of_a_report_says_what_it_shows(visits):
+    none({page: visit.undescribed for page, (visit, _) in visits.items() if page.startswith("executed/") and visit.undescribed})
+    assert not visits["index.html"][0].undescribed
 
 
 def test_the_side_bar_leads_to_every_section(browser, address, visits):
