@@ -28,7 +28,7 @@ from platformdirs import user_cache_dir
 
 import curriculum_gen
 from . import __version__
-from .curriculum import REGIMES, RunConfig, profile_named, run_config
+from .curriculum import FORMULATION, REGIMES, RunConfig, profile_named, run_config
 from .plots import in_few_colours
 from .preregistration import preregistration_sha256
 from .records import InputError, RunFolder, read_json, sha256, unknown_name, write_atomic, write_json
@@ -65,7 +65,7 @@ def is_evaluated(
 # %% ../nbs/30_reports.ipynb #14ec6a84
 def example_study() -> Path:
     "The folder of a tiny study of all regimes, made on first use"
-    out = Path(user_cache_dir("curriculum_gen"))/"examples"/__version__
+    out = Path(user_cache_dir("curriculum_gen"))/"examples"/f"{__version__}-{sha256(FORMULATION)[:8]}"
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out/".lock"):
         for regime in REGIMES:

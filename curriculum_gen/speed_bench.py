@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
-from .curriculum import RunConfig, regime_named, run_config
+from .curriculum import FORMULATION, RunConfig, regime_named, run_config
 from .data import Split, load_dataset
 from .evaluation import confusion_counts, evaluation_latents, generate, judged_by
 from .judge import CertifiedJudge, Judge
@@ -32,7 +32,7 @@ from .model import CLASSES, LATENT_SIZE, VALUE_SIZE, Generator, Witness, load_we
 from .panel import certified_panel
 from .plots import BLUE, ORANGE, SKY_BLUE, VERMILLION
 from .records import read_json, write_json
-from .training import FORMULATION, Batch, Learner, take_steps, training_batch
+from .training import Batch, Learner, take_steps, training_batch
 
 # %% ../nbs/48_speed_bench.ipynb #4fd6b98c
 class PlainGenerator(nn.Module):

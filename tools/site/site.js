@@ -3,3 +3,6 @@ addEventListener("DOMContentLoaded", () => {                                    
   const bar = document.querySelector(".sidebar-scroll"), here = document.querySelector(".sidebar-tree .current-page");
   if (bar && here) bar.scrollTop = here.offsetTop - bar.clientHeight / 2;
 });
+addEventListener("DOMContentLoaded", () => {                                           // a table of words wraps them, one of numbers can be moved
+  for (const table of document.querySelectorAll("div.cell_output table")) if ([...table.querySelectorAll("td")].some(cell => cell.textContent.length > 60)) table.classList.add("worded");
+});
