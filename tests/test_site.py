@@ -8,6 +8,7 @@ import nbformat, pytest, yaml
 from browser import browser   # noqa: F401, a fixture
 from curriculum_gen import commands, documentation
 from curriculum_gen.records import InputError, write_json
+from tools import keep
 
 NARROW, WIDE = 375, 1200
 SLIDER = """<div><input type="range" min="0" max="2" value="0" oninput="this.nextElementSibling.style.marginLeft = 60*this.value + 'px'">
@@ -132,17 +133,37 @@ def test_what_workflows_start_is_there(root):
     assert set(re.findall(r"\bmake (\w+)", text)) <= targets
 
 
+# ---- what is kept of a study
+
+def test_a_study_is_kept_without_the_places_it_was_made_in(tmp_path):
+    "Its table, its own report and that of each regime's first seed"
+    study, target = tmp_path/"runs", tmp_path/"results"/"mine"
+    for name in ("phase1_only/seed-10", "phase1_only/seed-9", "full_curriculum/seed-9"): executed_report(study/name, name)
+    executed_report(study, "seed table", notebook="seed_table.ipynb", parameters={"out": str(study)})
+    (study/"seed_table.json").write_text("{}")
+    keep.main([str(study), str(target)])
+    assert {str(path.relative_to(target)) for path in target.rglob("*.ipynb")} == {"seed_table.ipynb", "phase1_only/seed-9/report.ipynb", "full_curriculum/seed-9/report.ipynb"}
+    assert target.with_suffix(".json").read_text() == "{}" and documentation.executed_reports(target)
+    assert nbformat.read(target/"seed_table.ipynb", as_version=4).metadata.papermill.parameters == {"out": "runs"}
+    assert not [path for path in target.rglob("*") if path.is_file() and str(tmp_path) in path.read_text()]
+
+
+def test_what_is_no_study_is_not_kept(tmp_path, capsys):
+    with pytest.raises(SystemExit): keep.main([str(tmp_path), str(tmp_path/"mine")])
+    assert "no seed_table.json there" in capsys.readouterr().err
+
+
 # ---- the site itself
 
-def executed_report(folder, name, status="ok"):
+def executed_report(folder, name, status="ok", notebook="report.ipynb", parameters={"seed": 3, "run_folder": "r"*90}):
     "A report as papermill leaves it, with a slider, a wide table and a formula in it"
     tagged = {"parameters": "seed = 7", "injected-parameters": "seed = 3"}
     cells = [nbformat.v4.new_markdown_cell("# One run\n\n> What came of it"), *(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}) for tag, source in tagged.items())]
     wide = f"<table><tr>{''.join(f'<td>column_{n}</td>' for n in range(30))}</tr></table>"
     outputs = [nbformat.v4.new_output("execute_result", {"text/html": html}) for html in (SLIDER, wide)]
     cells += [nbformat.v4.new_code_cell("show()", outputs=outputs), nbformat.v4.new_markdown_cell("A long_name_" + "x"*80 + " and $e^x$.")]
-    folder.mkdir(parents=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"parameters": {"seed": 3, "run_folder": "r"*90}}}), folder/"report.ipynb")
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"parameters": parameters, "output_path": str(folder)}}), folder/notebook)
     write_json(folder/"run.json", {"status": status, "job": name, "notebook": "regime.ipynb", "seconds": 41.6, "error": "" if status == "ok" else "ValueError: no", "commit": None, "versions": {"curriculum_gen": "0.1.0"}})
 
 
