@@ -7,7 +7,7 @@ __all__ = ['InputError', 'unknown_name', 'disk_error', 'write_atomic', 'write_js
            'Record', 'StepRecord', 'Verdict', 'RunFolder', 'read_history']
 
 # %% ../nbs/00_records.ipynb #adbc6c91
-import dataclasses, difflib, errno, hashlib, json, math, os, tempfile
+import dataclasses, difflib, errno, hashlib, json, math, os, re, tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -66,8 +66,9 @@ def write_atomic(
 
 # %% ../nbs/00_records.ipynb #7a94eb14
 def write_json(path: str | Path, value: object) -> Path:
-    "Write a JSON file atomically; NaN and infinities are refused, since other programs cannot read them"
-    return write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    "Write a JSON file atomically, lists of numbers on one line; NaN and infinities are refused, since other programs cannot read them"
+    text = json.dumps(value, indent=1, allow_nan=False)
+    return write_atomic(path, re.sub(r"\[\n[-\d.e+,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n")
 
 def read_json(path: str | Path) -> object:
     "Read a JSON file; `InputError` names a file that is missing or damaged"
