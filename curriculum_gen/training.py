@@ -305,8 +305,9 @@ def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: Certifi
                                               disable=not progress) as bar):
         for record in take_steps(learner, config, split=split, judge=judge.network, stop_step=config.total_steps):
             _append(run.history, json.dumps(record.to_dict()) + "\n")
-            if record.step in planned or asked: checkpoint()
+            stopping = bool(asked)   # asked once: an interrupt between the two uses below is for the next step
+            if record.step in planned or stopping: checkpoint()
             bar.update()
             bar.set_postfix_str(f"{record.phase} w={record.grounding_weight:g}, alignment {record.alignment:.3f}, grounding {record.grounding:.2f}, "
                                 f"judge {record.judge_accuracy:.0%} of {record.images}", refresh=False)
-            if asked: raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
+            if stopping: raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
