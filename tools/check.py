@@ -5,7 +5,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = Path(sys.executable).parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-WORKERS = "3"   # one more than the two cores this is meant for: tests wait for processes, and then another works
 
 
 def fingerprints():
@@ -39,6 +38,6 @@ def step(name, action, *arguments):
 
 
 step("export, clean and readme leave no difference", no_difference)
-step("the notebooks run (nbdev-test)", command, "nbdev-test", "--n-workers", WORKERS, "--timing")
+step("the notebooks run (nbdev-test)", command, "nbdev-test", "--n-workers", "2", "--timing")
 print("\n== pytest", flush=True)
-command("pytest", "-n", WORKERS, "--dist", "loadfile", "--durations", "5")   # last, and nothing after it: its closing line is the result
+command("pytest", "-n", "2", "--dist", "loadfile", "--durations", "5")   # last, and nothing after it: its closing line is the result
