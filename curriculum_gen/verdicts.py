@@ -148,12 +148,13 @@ def stuck_meters(
     *,
     least_steps: int = 3,         # common steps from which equality is no accident
 ) -> list[tuple[str, str]]:       # pairs of runs, as "regime seed N"
-    "Runs with different weights and the same counts at every step at which the class asked for matters"
+    "Runs with different weights and the same counts at every step whose counts could have differed"
     series: dict[str, dict[int, dict]] = {}
-    for row in rows:
-        if any(counts != row["confusion"][0] for counts in row["confusion"]): series.setdefault(f"{row['regime']} seed {row['seed']}", {})[row["step"]] = row
+    for row in rows: series.setdefault(f"{row['regime']} seed {row['seed']}", {})[row["step"]] = row
+    def tells(row: dict) -> bool:   # the class asked for matters, and some class gets more than one answer
+        return any(counts != row["confusion"][0] for counts in row["confusion"]) and any(np.count_nonzero(counts) > 1 for counts in row["confusion"])
     def stuck(a: dict[int, dict], b: dict[int, dict]) -> bool:
-        common = a.keys() & b.keys()
+        common = [step for step in a.keys() & b.keys() if tells(a[step]) or tells(b[step])]
         return len(common) >= least_steps and all(a[s]["weights_sha256"] != b[s]["weights_sha256"] and a[s]["confusion"] == b[s]["confusion"] for s in common)
     return [(one, other) for one, other in combinations(series, 2) if stuck(series[one], series[other])]
 
