@@ -129,8 +129,10 @@ def _worse(case: _Case) -> tuple[Rung, Bisection | None]:
     return Rung(question=QUESTIONS[2], answer="yes", evidence=f"{told}: a measured drop of this run, which says nothing yet of its regime; it {where}"), where
 
 def _learned(case: _Case, outcome: Outcome) -> Rung:
-    "Rung 2"
-    return Rung(question=QUESTIONS[1], answer="no" if outcome.findings else "yes", evidence=outcome.compared)
+    "Rung 2, with the word that an evaluation gave to the last checkpoint: to follow the class is not yet to draw it"
+    rows = read_json(case.run.evaluation)["rows"] if case.run.evaluation.exists() else []
+    given = "".join(f"; the evaluation calls it {row['reasons'][0]}" for row in rows if row["step"] == case.run.steps()[-1])
+    return Rung(question=QUESTIONS[1], answer="no" if outcome.findings else "yes", evidence=outcome.compared + given)
 
 def _second_opinion(case: _Case) -> Outcome:
     "Whether the other judges of the run confirm the last checkpoint"

@@ -11,7 +11,7 @@ import pytest, torch
 import curriculum_gen
 from curriculum_gen import batches, commands
 from curriculum_gen.curriculum import PROFILES, REGIMES, run_config
-from curriculum_gen.records import RunFolder, read_json
+from curriculum_gen.records import RunFolder, read_json, write_json
 from curriculum_gen.training import train
 
 COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-diagnose", "cgen-bench"]
@@ -147,9 +147,10 @@ def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_is_diagnosed(mine, capsys):
+    write_json(mine.evaluation, {"rows": [{"step": mine.steps()[-1], "reasons": ["GAMED: by whatever it is", "ABOVE-CHANCE: too"]}]})
     assert call("cgen-diagnose", [mine.path, "--undo-steps", "0"]) == 0
     told = capsys.readouterr().out
-    assert "1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told
+    assert "1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told and "the evaluation calls it GAMED: by whatever it is\n" in told
     assert mine.findings.exists() and mine.findings.with_name("report.html").exists()
 
 
