@@ -13,6 +13,10 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 PATIENCE = 60   # seconds for any answer, on a busy machine
 
 
+class Refused(AssertionError):
+    "Chromium could not do what it was asked, for one because the page was just being left"
+
+
 @dataclass
 class Visit:
     "What happened while a page was opened"
@@ -62,7 +66,7 @@ class Browser:
         self.asked += 1
         os.write(self.to, json.dumps({"id": self.asked, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
         while (message := self._receive()).get("id") != self.asked: self.events.append(message)
-        assert "error" not in message, message
+        if "error" in message: raise Refused(message)
         return message["result"]
 
     def window(self, width: int): self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
@@ -73,12 +77,15 @@ class Browser:
         while not any(event["method"] == "Page.loadEventFired" for event in self.events): self.events.append(self._receive())
 
     def wait_for(self, script: str):
-        "Wait until a line of JavaScript gives something true, and give it"
+        "Wait until a line of JavaScript gives something true, on this page or on the one it is being left for, and give it"
         limit = time.monotonic() + PATIENCE
-        while not (value := self.value(script)):
-            assert time.monotonic() < limit, f"not within {PATIENCE} s: {script}"
+        while True:
+            try:
+                if value := self.value(script): return value
+                why = "nothing true yet"
+            except Refused as refusal: why = refusal
+            assert time.monotonic() < limit, f"not within {PATIENCE} s: {script}: {why}"
             time.sleep(0.05)
-        return value
 
     def visit(self, page: str | Path) -> Visit:
         "Open a page and wait until it and all it asked for has come or failed"
