@@ -14,11 +14,11 @@ from filelock import FileLock
 from PIL import Image
 
 from browser import browser
-from curriculum_gen import batches, commands, reports
+from curriculum_gen import batches, commands, execution, reports
 from curriculum_gen.ladder import diagnose_run
 from curriculum_gen.preregistration import preregistration_sha256
 from curriculum_gen.records import RunFolder, read_history, read_json, sha256, write_json
-from curriculum_gen.reports import outside_references
+from curriculum_gen.execution import outside_references
 from started import PAUSES, PATIENCE, REGIMES, SLEEPS, TRAINS, Started, notebooks, stand_in, times, words
 
 STUDY = ["--profile", "tiny", "--regimes", *REGIMES, "--seeds", "0", "--jobs", "1"]
@@ -138,8 +138,8 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
         (folder/name).mkdir()
         file = write_json(folder/name/FILES[name], content)
         parameter = "table" if name == "verdict_table" else name
-        job = reports.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb", threads=1, parameters={parameter: file, f"{parameter}_sha256": sha256(file)})
-        assert reports.execute(job)["status"] == "ok", read_json(job.status)["error"]
+        job = execution.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb", threads=1, parameters={parameter: file, f"{parameter}_sha256": sha256(file)})
+        assert execution.execute(job)["status"] == "ok", read_json(job.status)["error"]
         found[name] = job.page
     return found
 

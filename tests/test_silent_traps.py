@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 
 from browser import browser
 from curriculum_gen.records import InputError, read_json
-from curriculum_gen.reports import Job, execute, outside_references, write_page
+from curriculum_gen.execution import Job, execute, outside_references, write_page
 
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 PATIENCE = 60   # seconds that anything gets, on a busy machine; nothing needs a tenth of it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil, pytest
 
-from curriculum_gen import batches, commands, reports
+from curriculum_gen import batches, commands, execution, reports
 from curriculum_gen.curriculum import run_config
 from curriculum_gen.records import RunFolder, read_json, write_json
 from curriculum_gen.reports import example_study
@@ -170,7 +170,7 @@ def test_a_dry_run_of_what_failed_and_of_what_is_done(known, batch, capfd):
     jobs = reports.study_jobs(known, [run_config("tiny", regime=regime, seed=0) for regime in REGIMES], images_per_class=20)
     for job, outcome in zip(jobs, ("failed", "ok")):
         for path in (job.report, job.page): path.touch()
-        reports.record_outcome(job, outcome, error="this run is broken", seconds=1)
+        execution.record_outcome(job, outcome, error="this run is broken", seconds=1)
     assert batch(known, *BOTH, "--dry-run") == 0
     said = capfd.readouterr().out.splitlines()
     assert said[1:] == [f"  {REGIMES[0]}, seed 0: failed before (this run is broken); --retry-failed tries it again", f"  {REGIMES[1]}, seed 0: done"]
