@@ -355,6 +355,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'curriculum_gen/data.py'),
                                      'curriculum_gen.data.Dataset': ('data.html#dataset', 'curriculum_gen/data.py'),
                                      'curriculum_gen.data.Dataset._pairs': ('data.html#dataset._pairs', 'curriculum_gen/data.py'),
+                                     'curriculum_gen.data.Dataset.half_a': ('data.html#dataset.half_a', 'curriculum_gen/data.py'),
+                                     'curriculum_gen.data.Dataset.half_b': ('data.html#dataset.half_b', 'curriculum_gen/data.py'),
                                      'curriculum_gen.data.SourceProblem': ('data.html#sourceproblem', 'curriculum_gen/data.py'),
                                      'curriculum_gen.data.Split': ('data.html#split', 'curriculum_gen/data.py'),
                                      'curriculum_gen.data.Split.__len__': ('data.html#split.__len__', 'curriculum_gen/data.py'),

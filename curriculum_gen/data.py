@@ -13,6 +13,7 @@ import gzip, hashlib, io, json, math, os, queue, shutil, signal, struct, subproc
 import tarfile, tempfile, threading, time, urllib.request, zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files as package_files
 from pathlib import Path
 import torch
@@ -94,9 +95,17 @@ class Dataset:
     train: Split         # in the order of the published files
     test: Split          # for the certificates of the judges
     source: DataSource   # goes into every result
-    half_a = property(lambda self: self._pairs(0), doc="Positions 0, 1, 4, 5, 8, ...: generator, witness, first judge")
-    half_b = property(lambda self: self._pairs(1), doc="Positions 2, 3, 6, 7, 10, ...: all other judges, and whatever is compared with real images")
     fingerprint = property(lambda self: sha256(f"{self.source.fingerprint}, halves by pairs"), doc="SHA-256 over the name, the files' MD5 and the split")
+
+    @cached_property
+    def half_a(self) -> Split:
+        "Positions 0, 1, 4, 5, 8, ...: generator, witness, first judge"
+        return self._pairs(0)
+
+    @cached_property
+    def half_b(self) -> Split:
+        "Positions 2, 3, 6, 7, 10, ...: all other judges, and whatever is compared with real images"
+        return self._pairs(1)
 
     def _pairs(self, remainder: int) -> Split:
         rows = torch.arange(len(self.train))//2 % 2 == remainder

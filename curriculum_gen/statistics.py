@@ -175,17 +175,17 @@ def _ways_by_score(
     confusion: np.ndarray,   # [classes, classes] int64, at most 12 classes
 ) -> np.ndarray:             # [images + 1] int64: number of permutations with each score; their sum is classes!
     "Exact distribution of the score over all permutations of the rows"
-    start = np.zeros(confusion.sum() + 1, dtype=np.int64); start[0] = 1
-    ways = {0: start}                                     # set of used columns, as bits -> ways to each score
-    for row in confusion:
-        grown = {}
+    ways, most = {0: np.ones(1, dtype=np.int64)}, 0       # set of used columns, as bits -> ways to each score; the highest score so far
+    for row in confusion.tolist():
+        grown, most = {}, most + max(row)
         for used, by_score in ways.items():
             for column, hits in enumerate(row):
                 if used >> column & 1: continue
-                target = grown.setdefault(used | 1 << column, np.zeros_like(start))
-                target[hits:] += by_score[:len(start) - hits]
+                if (wider := used | 1 << column) not in grown: grown[wider] = np.zeros(most + 1, dtype=np.int64)
+                grown[wider][hits:hits + len(by_score)] += by_score
         ways = grown
-    return ways[2**len(confusion) - 1]
+    found = ways[2**len(confusion) - 1]
+    return np.pad(found, (0, confusion.sum() - most))
 
 # %% ../nbs/02_statistics.ipynb #e2133596
 @dataclass(frozen=True, eq=False, kw_only=True)
