@@ -187,7 +187,7 @@ def _valid_rows(rows: list[dict]) -> list[dict]:
     stuck = {name: pair for pair in stuck_meters(rows) for name in pair}
     def checked(row: dict) -> dict:
         pair = stuck.get(f"{row['regime']} seed {row['seed']}")
-        return row | {"verdict": str(Verdict.INVALID), "reasons": [f"INVALID: {' and '.join(pair)} have different weights and the same counts at every step"]} if pair else row
+        return row | {"verdict": str(Verdict.INVALID), "reasons": [f"INVALID: {' and '.join(pair)} have different weights and the same counts at every step that could tell them apart"]} if pair else row
     return [checked(row) for row in rows]
 
 # %% ../nbs/16_study.ipynb #9785259b
