@@ -933,6 +933,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'curriculum_gen.judge.certified_judge': ('judge.html#certified_judge', 'curriculum_gen/judge.py'),
                                       'curriculum_gen.judge.certify': ('judge.html#certify', 'curriculum_gen/judge.py'),
                                       'curriculum_gen.judge.hog_features': ('judge.html#hog_features', 'curriculum_gen/judge.py'),
+                                      'curriculum_gen.judge.judge_folder': ('judge.html#judge_folder', 'curriculum_gen/judge.py'),
                                       'curriculum_gen.judge.judge_recipe': ('judge.html#judge_recipe', 'curriculum_gen/judge.py'),
                                       'curriculum_gen.judge.judged_classes': ('judge.html#judged_classes', 'curriculum_gen/judge.py'),
                                       'curriculum_gen.judge.limits_of': ('judge.html#limits_of', 'curriculum_gen/judge.py'),

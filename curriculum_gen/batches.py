@@ -33,13 +33,18 @@ def prepare_judges(
     progress: bool = False,   # a bar with time left
 ) -> None:
     "Have the panel of a configuration in the cache, trained side by side where it is not"
+    from curriculum_gen.data import load_dataset   # these import torch
+    from curriculum_gen.judge import judge_folder, judge_recipe
+    dataset, longest_first = load_dataset(config.dataset, report=lambda line: None), ("first", "noise", "second", "hog_svm", "neighbours")
+    missing = [name for name in longest_first if not (judge_folder(judge_recipe(name, config), dataset)/f"{name}.json").exists()]
+    if not missing: return
     totals: dict[str, int] = {}
     running: list[subprocess.Popen] = []
     with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar, ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//config.threads)) as pool:
         def show(name: str, total: int) -> None:
             totals[name] = total
             bar.total = sum(totals.values()); bar.update()
-        waiting = [pool.submit(_judge_process, config, name, show=show, running=running) for name in ("first", "noise", "second", "hog_svm", "neighbours")]   # the longest first
+        waiting = [pool.submit(_judge_process, config, name, show=show, running=running) for name in missing]
         try:
             for future in waiting: future.result()
         except BaseException:

@@ -44,6 +44,7 @@ def run_command(
     work: Callable[[], int],       # does the work and gives the exit code
 ) -> int:                          # 2 for a problem the user can mend, 130 after an interrupt
     "Run a command with the package's manners"
+    if not sys.stderr.isatty(): os.environ.setdefault("TQDM_MININTERVAL", "30")   # a log gets a bar twice a minute, not ten times a second
     try: return work()
     except InputError as error: problem = str(error)
     except OSError as error: problem = str(disk_error(error, error.filename or "disk"))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PANEL', 'EPOCHS', 'LIMITS', 'Judge', 'SecondJudge', 'NoiseJudge', 'NeighbourJudge', 'hog_features', 'HogJudge',
            'JudgeRecipe', 'judge_recipe', 'train_judge', 'limits_of', 'Certificate', 'judged_classes', 'certify',
-           'CertifiedJudge', 'load_judge', 'certified_judge']
+           'CertifiedJudge', 'load_judge', 'judge_folder', 'certified_judge']
 
 # %% ../nbs/09_judge.ipynb #0528d712
 import itertools, json
@@ -361,6 +361,13 @@ def load_judge(
     return CertifiedJudge(network.to(device).eval().requires_grad_(False), certificate)
 
 # %% ../nbs/09_judge.ipynb #8780551f
+def judge_folder(
+    recipe: JudgeRecipe,
+    dataset: Dataset,
+) -> Path:   # its certificate `<judge>.json` is in there when it has been made
+    "Where the cache keeps a judge"
+    return Path(user_cache_dir("curriculum_gen"))/"judges"/sha256(json.dumps([recipe.to_dict(), dataset.fingerprint], sort_keys=True))[:16]
+
 def certified_judge(
     recipe: JudgeRecipe,
     dataset: Dataset,
@@ -370,8 +377,7 @@ def certified_judge(
 ) -> CertifiedJudge:
     "The judge of a recipe from the cache, or trained, certified and put there"
     limits = limits_of(recipe, dataset.source.kind)   # before minutes are spent on a judge that could not be certified
-    key = sha256(json.dumps([recipe.to_dict(), dataset.fingerprint], sort_keys=True))[:16]
-    folder = Path(user_cache_dir("curriculum_gen"))/"judges"/key
+    folder = judge_folder(recipe, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/".lock"):
         try:

@@ -17,7 +17,11 @@ def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
 
 
+LONGEST = ["test_reports", "test_site", "test_resume", "test_commands", "test_sweeps"]
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))   # or one of two processes begins minutes of work when the other one ends
     if config.getoption("--run-slow") or "slow" in (config.getoption("-m") or ""): return
     for item in items:
         if "slow" in item.keywords: item.add_marker(pytest.mark.skip(reason="slow: give --run-slow to run it"))

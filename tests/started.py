@@ -47,9 +47,10 @@ def stand_in(notebooks):
     batches.prepare_judges = lambda *arguments, **options: None
 
 
-def in_process(log, arguments, notebooks):
+def in_process(log, arguments, notebooks, environment):
     "Runs in the new process, which leads a group of its own, as a command in a terminal does"
     os.setsid()
+    os.environ |= environment
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1); os.dup2(descriptor, 2)
     sys.stdout.reconfigure(line_buffering=True)
@@ -59,9 +60,9 @@ def in_process(log, arguments, notebooks):
 
 class Started:
     "cgen-batch in a process of its own"
-    def __init__(self, out, *arguments, notebooks=None):
+    def __init__(self, out, *arguments, notebooks=None, environment={}):
         self.out, self.log = Path(out), Path(out).with_name(f"{Path(out).name}-{time.monotonic_ns()}.log")
-        self.process = PROCESSES.Process(target=in_process, args=(self.log, ["--out", out, *arguments], notebooks))
+        self.process = PROCESSES.Process(target=in_process, args=(self.log, ["--out", out, *arguments], notebooks, environment))
         self.process.start()
 
     def runs(self) -> dict[Path, list[psutil.Process]]:

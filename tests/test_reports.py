@@ -68,7 +68,7 @@ def test_the_same_command_continues_an_interrupted_study(study):
 
 
 def test_ctrl_c_while_the_judges_are_prepared_ends_every_process(study, tmp_path):
-    start = Started(tmp_path/"runs", *ONE)
+    start = Started(tmp_path/"runs", *ONE, environment={"XDG_CACHE_HOME": str(tmp_path/"cache")})
     start.wait_for(lambda: any("curriculum_gen.batches" in " ".join(words(member)) for member in start.family()))
     stop = start.signalled(signal.SIGINT)
     assert stop.code == 130 and not stop.left and "Traceback" not in start.said

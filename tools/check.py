@@ -40,4 +40,4 @@ def step(name, action, *arguments):
 step("export, clean and readme leave no difference", no_difference)
 step("the notebooks run (nbdev-test)", command, "nbdev-test", "--n-workers", "2", "--timing")
 print("\n== pytest", flush=True)
-command("pytest", "-n", "2", "--dist", "loadfile", "--durations", "5")   # last, and nothing after it: its closing line is the result
+command("pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "5")   # last, and nothing after it: its closing line is the result
