@@ -160,8 +160,7 @@ def _evaluate_folder(given: argparse.Namespace) -> int:
 def _evaluate_any(given: argparse.Namespace) -> int:
     from curriculum_gen.evaluation import evaluate_generator
     from curriculum_gen.reports import report_file
-    images = 200 if given.images_per_class is None else given.images_per_class
-    row = evaluate_generator(callable_named(given.generator), dataset=given.dataset or "mnist", images_per_class=images, progress=True)
+    row = evaluate_generator(callable_named(given.generator), dataset=given.dataset or "mnist", progress=True, images_per_class=200 if given.images_per_class is None else given.images_per_class)
     card = (given.out or Path("card"))/"card.json"
     write_json(card, row | {"generator": given.generator})
     _print_rows([row], [])
