@@ -92,6 +92,7 @@ def test_the_examples_of_training_and_evaluation_work_one_after_the_other(helps,
         process = start(*example(helps[command]), folder=tmp_path)
         output, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
+        assert error.count("\r") < 12, "a log got a bar for each step"
         outputs.append(output)
     run = RunFolder(tmp_path/"runs"/"mine")
     assert "next: cgen-evaluate runs/mine" in outputs[0]
