@@ -53,18 +53,21 @@ class BackwardPass:
 def local_tensors(
     frames: Sequence,         # of the caller, innermost first
 ) -> dict[str, Tensor]:       # by name of the variable
-    "Scalar tensors in the local variables of the calling functions, innermost first; then those that dictionaries and objects there hold"
+    """Scalar tensors in the local variables of the calling functions, innermost first;
+    then those that dictionaries and objects there hold"""
     places = [frame.f_locals | (frame.f_globals if frame.f_code.co_name == "<module>" else {}) for frame in frames[:8]]
     found: dict[str, Tensor] = {}
     for values in (*places, *(inner for outer in places for inner in _held(outer))):
         for name, value in values.items():
-            if isinstance(name, str) and not name.startswith("_") and isinstance(value, Tensor) and value.numel() == 1: found.setdefault(name, value)
+            if isinstance(name, str) and not name.startswith("_") and isinstance(value, Tensor) and value.numel() == 1:
+                found.setdefault(name, value)
     return found
 
 def _held(values: Mapping, depth: int = 2) -> list[Mapping]:
     "The dictionaries among values and the attributes of objects among them, and what these hold in turn"
     plain = [value if isinstance(value, dict) else vars(value) for name, value in values.items()
-             if isinstance(name, str) and not name.startswith("_") and (isinstance(value, dict) or (hasattr(value, "__dict__") and not isinstance(value, (Tensor, type, ModuleType, nn.Module))))]
+             if isinstance(name, str) and not name.startswith("_") and (isinstance(value, dict) or (
+                 hasattr(value, "__dict__") and not isinstance(value, (Tensor, type, ModuleType, nn.Module))))]
     small = [outer for outer in plain if len(outer) <= 500]   # a cache or a data set holds no loss term
     return small + [inner for outer in small if depth > 1 for inner in _held(outer, depth - 1)]
 
@@ -78,12 +81,19 @@ def see_backward(
 ) -> BackwardPass:
     "Write down one backward pass before it is made"
     traced, origin, scalars = root in tracer.origins, tracer.origins.get(root, Origin()), local_tensors(frames)
-    by_node = {tensor.grad_fn: name for name, tensor in reversed(scalars.items()) if tensor.grad_fn is not None and tensor is not root}
-    by_number = {tracer.origins[tensor].number: name for name, tensor in reversed(scalars.items()) if tensor in tracer.origins}
-    names = [_name(node, by_node) or f"summand {i} ({node.name().split('Backward')[0]})" for i, node in enumerate(summands(root), 1)]
-    parts = tuple(Summand(name=name, reached=frozenset(reached(node)), cut=tracer.origins.get(scalars.get(name, root), Origin()).cut) for name, node in zip(names, summands(root)))
-    lost = tuple(Lost(name=next((by_number[n] for n in sorted(severed.recent, reverse=True) if n in by_number), "an operand"), severed=severed, added=added) for severed, added in origin.lost)
-    return BackwardPass(where=place(frames[0]) if frames else "?", step=step, traced=traced, reached=frozenset().union(*(part.reached for part in parts)), summands=parts, lost=lost,
+    by_node = {tensor.grad_fn: name for name, tensor in reversed(scalars.items()) if tensor.grad_fn is not None
+               and tensor is not root}
+    by_number = {tracer.origins[tensor].number: name for name, tensor in reversed(scalars.items())
+                 if tensor in tracer.origins}
+    names = [_name(node, by_node) or f"summand {i} ({node.name().split('Backward')[0]})"
+             for i, node in enumerate(summands(root), 1)]
+    parts = tuple(Summand(name=name, reached=frozenset(reached(node)),
+                          cut=tracer.origins.get(scalars.get(name, root), Origin()).cut)
+                  for name, node in zip(names, summands(root)))
+    lost = tuple(Lost(name=next((by_number[n] for n in sorted(severed.recent, reverse=True) if n in by_number),
+                                "an operand"), severed=severed, added=added) for severed, added in origin.lost)
+    return BackwardPass(where=place(frames[0]) if frames else "?", step=step, traced=traced,
+                        reached=frozenset().union(*(part.reached for part in parts)), summands=parts, lost=lost,
                         labels=origin.labels, data=origin.data, calls=origin.calls, draws=origin.draws, cut=origin.cut)
 
 def _name(node: object, by_node: dict) -> str:
@@ -101,12 +111,13 @@ def lost_terms(
 ) -> list[Finding]:
     "Summands that had a gradient and lost it"
     return [Finding(cause="loss term without gradient", subject=lost.name, where=p.where, step=p.step,
-                    evidence=f"{lost.severed.how} at {lost.severed.where} takes its gradient away, and {'there' if lost.added == lost.severed.where else f'at {lost.added}'} it is added to a loss that is then trained on")
-            for p in passes for lost in p.lost]
+                    evidence=f"{lost.severed.how} at {lost.severed.where} takes its gradient away, "
+                    f"and {'there' if lost.added == lost.severed.where else f'at {lost.added}'} it is added to a loss "
+                    "that is then trained on") for p in passes for lost in p.lost]
 
 def idle_terms(
     passes: Sequence[BackwardPass],            # whose gradients were used
-    consumers: Mapping[int, frozenset[int]],   # position of a pass -> parameters of the optimisers that used it, by `id`
+    consumers: Mapping[int, frozenset[int]],   # pass -> parameters of the optimisers that used it, by `id`
 ) -> list[Finding]:
     "Summands that reach no parameter of the optimisers that used the gradients, in every pass at a line"
     idle, made, cut = defaultdict(list), defaultdict(int), {}
@@ -114,11 +125,15 @@ def idle_terms(
         if not consumers.get(i): continue
         made[p.where] += 1
         for s in p.summands:
-            if s.reached & consumers[i] or s.name in {other.name for other in p.summands if other.reached & consumers[i]}: continue
+            if s.reached & consumers[i] or s.name in {other.name for other in p.summands
+                                                      if other.reached & consumers[i]}:
+                continue
             idle[p.where, s.name].append(p.step)
             cut[s.name] = min((c.where for c in s.cut if c.leaves & consumers[i]), default="")
-    return [Finding(cause="loss term without gradient" if cut[name] else "loss term trains nothing", subject=name, where=where, step=steps[0],
-                    evidence=f"in {len(steps)} of {made[where]} backward passes it led to no parameter that an optimiser then moved" + (f"; the gradient ends at {cut[name]}" if cut[name] else ""))
+    return [Finding(cause="loss term without gradient" if cut[name] else "loss term trains nothing",
+                    subject=name, where=where, step=steps[0],
+                    evidence=f"in {len(steps)} of {made[where]} backward passes it led to no parameter "
+                    "that an optimiser then moved" + (f"; the gradient ends at {cut[name]}" if cut[name] else ""))
             for (where, name), steps in idle.items() if len(steps) == made[where]]
 
 # %% ../nbs/22_backward_passes.ipynb #f04b32fe
@@ -144,13 +159,16 @@ def unused_labels(
     "Requested labels that the generator was given and no loss of it knows, and labels that its output ignores"
     asked = [(update, call) for update in updates for call in update.calls if call.labels and call.with_gradient]
     ignored = [(update, call) for update, call in asked if call.ignored]
-    if ignored: return [Finding(cause="labels ignored by the generator", subject="generator", where=call.where, step=update.step, evidence=f"in {len(ignored)} of {len(asked)} forward passes labels went in and no number of the output depends on them")
-                        for update, call in ignored[:1]]
+    if ignored:
+        return [Finding(cause="labels ignored by the generator", subject="generator", where=call.where,
+                        step=update.step, evidence=f"in {len(ignored)} of {len(asked)} forward passes labels went in "
+                        "and no number of the output depends on them") for update, call in ignored[:1]]
     unused = [(update, call) for update, call in asked if _unused(call, update, random)]
     if not unused or len(unused) < len(asked): return []
     update, call = unused[0]
     return [Finding(cause="requested labels reach no loss", subject="generator", where=call.where, step=update.step,
-                    evidence=f"labels went into the generator, and in {len(unused)} of {len(asked)} updates no loss that trains it ({update.where}) depends on them except through its own output")]
+                    evidence=f"labels went into the generator, and in {len(unused)} of {len(asked)} updates no loss "
+                    f"that trains it ({update.where}) depends on them except through its own output")]
 
 # %% ../nbs/22_backward_passes.ipynb #d189d869
 def repeated_draws(
@@ -163,11 +181,19 @@ def repeated_draws(
         for draw in p.draws:
             first = seen.setdefault((p.where, draw.where, draw.digest), draw)
             if first.number != draw.number and draw.size >= 16:
-                found.append(Finding(cause="random draws repeat", subject="latents", where=draw.where, step=p.step, evidence=f"{draw.size} numbers drawn here are the same, bit by bit, as in an earlier step"))
-    given = [(update.step, call) for update in updates for call in update.calls if call.with_gradient and call.numbers_digest]
-    if len({step for step, _ in given}) >= 3 and len({c.numbers_digest for _, c in given}) == 1 and len({c.labels_digest for _, c in given}) > 1:
-        found.append(Finding(cause="random draws repeat", subject="latents", where=given[0][1].where, step=given[1][0], evidence=f"the generator was given the same numbers in {len(given)} calls, with changing labels"))
+                found.append(Finding(cause="random draws repeat", subject="latents", where=draw.where, step=p.step,
+                                     evidence=f"{draw.size} numbers drawn here are the same, bit by bit, "
+                                     "as in an earlier step"))
+    given = [(update.step, call) for update in updates for call in update.calls if call.with_gradient
+             and call.numbers_digest]
+    if (len({step for step, _ in given}) >= 3 and len({c.numbers_digest for _, c in given}) == 1
+        and len({c.labels_digest for _, c in given}) > 1):
+        found.append(Finding(cause="random draws repeat", subject="latents", where=given[0][1].where, step=given[1][0],
+                             evidence=f"the generator was given the same numbers in {len(given)} calls, "
+                             "with changing labels"))
     for step, call in given:
         for draw in call.latents_ignored:
-            found.append(Finding(cause="random draws repeat", subject="latents", where=call.where, step=step, evidence=f"numbers drawn at {draw.where} went into the generator, and its output does not depend on them"))
+            found.append(Finding(cause="random draws repeat", subject="latents", where=call.where, step=step,
+                                 evidence=f"numbers drawn at {draw.where} went into the generator, "
+                                 "and its output does not depend on them"))
     return found[:1]

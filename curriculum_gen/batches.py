@@ -35,12 +35,15 @@ def prepare_judges(
     "Have the panel of a configuration in the cache, trained side by side where it is not"
     from curriculum_gen.data import load_dataset   # these import torch
     from curriculum_gen.judge import judge_folder, judge_recipe
-    dataset, longest_first = load_dataset(config.dataset, report=lambda line: None), ("first", "noise", "second", "hog_svm", "neighbours")
-    missing = [name for name in longest_first if not (judge_folder(judge_recipe(name, config), dataset)/f"{name}.json").exists()]
+    dataset, longest_first = (load_dataset(config.dataset, report=lambda line: None),
+                              ("first", "noise", "second", "hog_svm", "neighbours"))
+    missing = [name for name in longest_first
+               if not (judge_folder(judge_recipe(name, config), dataset)/f"{name}.json").exists()]
     if not missing: return
     totals: dict[str, int] = {}
     running: list[subprocess.Popen] = []
-    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar, ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//config.threads)) as pool:
+    with (tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar,
+          ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//config.threads)) as pool):
         def show(name: str, total: int) -> None:
             totals[name] = total
             bar.total = sum(totals.values()); bar.update()
@@ -53,20 +56,25 @@ def prepare_judges(
             raise
 
 # %% ../nbs/33_batches.ipynb #ec078b93
-def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], None], running: list[subprocess.Popen]) -> None:
-    command = "import json, sys; from curriculum_gen.batches import _train_judge; _train_judge(json.loads(sys.argv[1]), sys.argv[2])"
-    with subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], None],
+                   running: list[subprocess.Popen]) -> None:
+    command = ("import json, sys; from curriculum_gen.batches import _train_judge; "
+               "_train_judge(json.loads(sys.argv[1]), sys.argv[2])")
+    with subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, bufsize=1) as process:
         running.append(process)
         for line in process.stdout: show(name, int(line.split()[1]))   # "step total"
         told = process.stderr.read().strip().splitlines()
-    if process.returncode: raise InputError(f"the {name} judge could not be trained: {told[-1] if told else f'exit code {process.returncode}'}")
+    if process.returncode:
+        raise InputError(f"the {name} judge could not be trained: "
+                         f"{told[-1] if told else f'exit code {process.returncode}'}")
 
 def _train_judge(config: dict, name: str) -> None:
     from curriculum_gen.data import load_dataset
     from curriculum_gen.judge import certified_judge, judge_recipe
     config = RunConfig.from_dict(config)
-    certified_judge(judge_recipe(name, config), load_dataset(config.dataset, report=lambda line: None), device=config.device,
-                    progress=lambda step, total: print(step, total, flush=True))
+    certified_judge(judge_recipe(name, config), load_dataset(config.dataset, report=lambda line: None),
+                    device=config.device, progress=lambda step, total: print(step, total, flush=True))
 
 # %% ../nbs/33_batches.ipynb #476feb4b
 def measured_estimate(
@@ -79,15 +87,20 @@ def measured_estimate(
     from curriculum_gen.data import Split
     from curriculum_gen.judge import Judge
     from curriculum_gen.training import Learner, take_steps
-    split = Split(images=torch.full((config.batch_size, 1, 28, 28), 128, dtype=torch.uint8), labels=torch.arange(config.batch_size) % 10)
-    times = [monotonic() for _ in take_steps(Learner(config), config, split=split, judge=Judge(config.widths).to(config.device).eval(), stop_step=steps)]
-    return Estimate(seconds_per_step=(times[-1] - times[0])/(steps - 1), other_seconds=None, source=f"{steps - 1} steps measured now, on this machine as busy as it is; scoring and reports come on top")
+    split = Split(images=torch.full((config.batch_size, 1, 28, 28), 128, dtype=torch.uint8),
+                  labels=torch.arange(config.batch_size) % 10)
+    times = [monotonic() for _ in take_steps(Learner(config), config, split=split,
+                                             judge=Judge(config.widths).to(config.device).eval(), stop_step=steps)]
+    return Estimate(seconds_per_step=(times[-1] - times[0])/(steps - 1), other_seconds=None, source=f"{steps - 1} "
+                    "steps measured now, on this machine as busy as it is; scoring and reports come on top")
 
 # %% ../nbs/33_batches.ipynb #1c4b2287
 def duration(seconds: float) -> str:
     "For people"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds/60:.0f} min" if seconds < 6000 else f"{seconds/3600:.1f} h"
+    return (f"{seconds:.0f} s" if seconds < 100 else f"{seconds/60:.0f} min" if seconds < 6000
+            else f"{seconds/3600:.1f} h")
 
+# %% ../nbs/33_batches.ipynb #0c54ae4c
 class Board:
     "The state of a batch in lines"
     def __init__(
@@ -98,21 +111,28 @@ class Board:
         jobs: int,                    # runs at a time
         estimate: Estimate | None,    # None: from the steps as they are taken
     ):
-        self.work, self.sweep, self.jobs, self.estimate, self.ended = work, sweep, jobs, estimate, set()   # names of jobs
+        # names of jobs
+        self.work, self.sweep, self.jobs, self.estimate, self.ended = work, sweep, jobs, estimate, set()
         self.seen: dict[str, tuple[int, float]] = {}   # the step a run began with, and when it took its next
 
     def lines(self) -> list[str]:
         "One for each run that is being executed, and one for all"
         at_work = {mark.parent for mark in self.sweep.running()}
-        lines = [self._line(job.name, RunFolder(job.report.parent), config) for job, config in self.work if job.report.parent in at_work]
+        lines = [self._line(job.name, RunFolder(job.report.parent), config) for job, config in self.work
+                 if job.report.parent in at_work]
         runs = [(RunFolder(job.report.parent), config) for job, config in self.work]
-        left = [self.estimate.left(run, config) for (run, config), (job, _) in zip(runs, self.work) if job.name not in self.ended] if self.estimate else []
+        left = [self.estimate.left(run, config) for (run, config), (job, _) in zip(runs, self.work)
+                if job.name not in self.ended] if self.estimate else []
         more = f", about {duration(max(sum(left)/self.jobs, *left, 0))} left" if left else ""
-        return [*lines, f"all: {len(self.ended)} of {len(runs)} runs ended, step {sum(steps_done(run) for run, _ in runs):,} of {sum(config.total_steps for _, config in runs):,}{more}"]
+        return [*lines,
+                f"all: {len(self.ended)} of {len(runs)} runs ended, step {sum(steps_done(run) for run, _ in runs):,} "
+                f"of {sum(config.total_steps for _, config in runs):,}{more}"]
 
     def _line(self, name: str, run: RunFolder, config: RunConfig) -> str:
         steps, now = steps_done(run), monotonic()
-        if steps == config.total_steps: return f"  {name}: {steps:,} steps taken, {'writing the report' if run.evaluation.exists() else 'scoring the checkpoints'}"
+        if steps == config.total_steps:
+            return (f"  {name}: {steps:,} steps taken, "
+                    f"{'writing the report' if run.evaluation.exists() else 'scoring the checkpoints'}")
         text, (begun, since) = f"  {name}: step {steps:,} of {config.total_steps:,}", self.seen.get(name, (steps, now))
         if steps == begun: self.seen[name] = steps, now; return text
         pace = (now - since)/(steps - begun)
@@ -130,7 +150,8 @@ def _shown(board: Board, say: Callable[[str], None], *, progress: bool) -> Itera
             if drawn: stream.write(f"\x1b[{drawn}A\x1b[J"); stream.flush(); drawn = 0
             if told is not None: say(told)
             if not progress or over.is_set() or told is not None and not stream.isatty(): return
-            lines = [line[:shutil.get_terminal_size().columns - 1] if stream.isatty() else line for line in board.lines()]
+            lines = [line[:shutil.get_terminal_size().columns - 1] if stream.isatty() else line
+                     for line in board.lines()]
             stream.write("".join(f"{line}\n" for line in lines)); stream.flush()
             if stream.isatty(): drawn = len(lines)
     def keep_drawing() -> None:
@@ -151,11 +172,15 @@ def _workers(jobs: int, scheduler: str | None) -> Iterator[int]:
         finally: get_reusable_executor().shutdown(kill_workers=True)   # idle ones would stay for minutes
         return
     try: from dask.distributed import Client
-    except ImportError: raise InputError("--scheduler: dask is not installed here; pip install 'curriculum_gen[cluster]'") from None
+    except ImportError:
+        raise InputError("--scheduler: dask is not installed here; pip install 'curriculum_gen[cluster]'") from None
     try: client = Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error: raise InputError(f"{scheduler}: no scheduler answers ({error}); start one with: dask scheduler") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{scheduler}: no scheduler answers ({error}); start one with: dask scheduler") from None
     with client:
-        if not (threads := sum(client.ncores().values())): raise InputError(f"{scheduler}: the scheduler has no workers; start some with: dask worker {scheduler} --nthreads 1")
+        if not (threads := sum(client.ncores().values())):
+            raise InputError(f"{scheduler}: the scheduler has no workers; start some with: "
+                             f"dask worker {scheduler} --nthreads 1")
         with parallel_config("dask"): yield threads
 
 # %% ../nbs/33_batches.ipynb #2d189202
@@ -176,14 +201,19 @@ def execute_all(
         board = Board(work, sweep=sweep, jobs=at_a_time, estimate=recorded_estimate(sweep.out, work[0][1]))
         with _shown(board, say, progress=progress) as tell:
             while left := [(job, config) for job, config in work if job.name not in outcomes]:
-                tasks = (delayed(execute_apart)(job, sweep=sweep, timeout_seconds=timeout_seconds, environment=environment) for job, _ in left)
+                tasks = (delayed(execute_apart)(job, sweep=sweep, timeout_seconds=timeout_seconds,
+                                                environment=environment) for job, _ in left)
                 try:
                     for outcome in Parallel(return_as="generator_unordered", batch_size=1)(tasks):
                         outcomes[outcome["job"]] = outcome
-                        board.ended.add(outcome["job"]); board.estimate = recorded_estimate(sweep.out, work[0][1]) or board.estimate
-                        tell(f"{outcome['job']}: {outcome['status']} in {duration(outcome['seconds'])}{outcome['error'] and ': ' + outcome['error']}")
+                        board.ended.add(outcome["job"])
+                        board.estimate = recorded_estimate(sweep.out, work[0][1]) or board.estimate
+                        tell(f"{outcome['job']}: {outcome['status']} in "
+                             f"{duration(outcome['seconds'])}{outcome['error'] and ': ' + outcome['error']}")
                 except TerminatedWorkerError:
-                    if (lost := lost + 1) > len(work) + 3: raise InputError("workers are killed again and again; is there enough memory? The same command continues") from None
+                    if (lost := lost + 1) > len(work) + 3:
+                        raise InputError("workers are killed again and again; is there enough memory? The same "
+                                         "command continues") from None
                     tell("a worker was killed: another one takes over its run")
     return list(outcomes.values())
 
@@ -195,7 +225,7 @@ def run_study(
     regimes: Iterable[str] = tuple(REGIMES),       # names in `REGIMES`
     seeds: Iterable[int] | None = None,            # None: the profile's
     jobs: int | None = None,                       # runs at a time; None: the cores divided by the threads of a run
-    scheduler: str | None = None,                  # address of a dask scheduler, whose workers then execute the runs; None: this machine does
+    scheduler: str | None = None,                  # a dask scheduler's address; its workers execute; None: this machine
     images_per_class: int | None = None,           # None: the profile's
     timeout_seconds: float = 24*3600,              # of one run
     retry_failed: bool = False,                    # also execute what failed by an error of its own
@@ -204,37 +234,43 @@ def run_study(
     say: Callable[[str], None] = print,            # told what happens, a line each
     progress: bool = False,                        # bars with time left
     **changes,                                     # fields of `RunConfig` that differ from the profile's
-) -> list[dict]:                                   # outcomes of the jobs that were executed, and of those that had failed before
+) -> list[dict]:                                # outcomes of the jobs executed now, and of those that had failed before
     "Train, evaluate and report every regime and seed, and the study as a whole"
-    out, p, jobs = Path(out), profile_named(profile), jobs or max(1, (os.cpu_count() or 1)//(changes.get("threads") or 1))
-    configs = [run_config(profile, regime=r, seed=s, **changes) for s in (p.seeds if seeds is None else seeds) for r in regimes]
+    out, p, jobs = (Path(out), profile_named(profile),
+                    jobs or max(1, (os.cpu_count() or 1)//(changes.get("threads") or 1)))
+    configs = [run_config(profile, regime=r, seed=s, **changes) for s in (p.seeds if seeds is None else seeds)
+               for r in regimes]
     if not configs: raise InputError("study: no regimes or no seeds were given")
-    asked, again = (out, configs, images_per_class or p.images_per_class), ("to do", "failed") if retry_failed else ("to do",)
+    asked, again = ((out, configs, images_per_class or p.images_per_class),
+                    ("to do", "failed") if retry_failed else ("to do",))
     if dry_run:
         for line in _plan(_states(*asked), again, out=out, jobs=jobs, scheduler=scheduler): say(line)
         return []
     new = [config for _, config, state in _states(*asked) if state in again]
-    needed, free = _space(out, new) if new else (0, 0)
-    if needed > free:
-        raise InputError(f"{out}: a run needs up to {needed/len(new)/1e6:,.0f} MB, all {len(new)} need {needed/1e6:,.0f} MB, and {free/1e6:,.0f} MB are free: free some space or choose another folder")
+    if new: _check_space(out, new)
     with one_sweep(out, say=say) as sweep:
         states = _states(*asked)
         work = [(job, config) for job, config, state in states if state in again]
-        say(f"{out}: {len(configs)} runs of {configs[0].total_steps:,} steps, {sum(state == 'done' for *_, state in states)} of them done already")
+        say(f"{out}: {len(configs)} runs of {configs[0].total_steps:,} steps, "
+            f"{sum(state == 'done' for *_, state in states)} of them done already")
         outcomes = [job.last() for job, _, state in states if state == "failed" and state not in again]
         if work:
             _prepare(work, data_folder, say, progress=progress)
-            outcomes += execute_all(work, sweep=sweep, jobs=jobs, scheduler=scheduler, timeout_seconds=timeout_seconds, say=say, progress=progress,
-                                    environment={name: value for name, value in os.environ.items() if name.startswith("CURRICULUM_GEN_")})
+            outcomes += execute_all(work, sweep=sweep, jobs=jobs,
+                                    scheduler=scheduler, timeout_seconds=timeout_seconds, say=say, progress=progress,
+                                    environment=_own_environment())
         return outcomes + report_study(out, timeout_seconds=timeout_seconds)
 
 # %% ../nbs/33_batches.ipynb #c472ad0c
 def _states(out: Path, configs: list[RunConfig], images_per_class: int) -> list[tuple[Job, RunConfig, str]]:
     "The jobs, each with its run's configuration and what its folder says"
-    return [(job, config, state_of(job, config)) for job, config in zip(study_jobs(out, configs, images_per_class=images_per_class), configs)]
+    return [(job, config, state_of(job, config))
+            for job, config in zip(study_jobs(out, configs, images_per_class=images_per_class), configs)]
 
-def _prepare(work: list[tuple[Job, RunConfig]], data_folder: str | Path | None, say: Callable[[str], None], *, progress: bool) -> None:
-    "Claim the run folders; find the data, and let the processes to come ask only the source that answered; have the judges"
+def _prepare(work: list[tuple[Job, RunConfig]], data_folder: str | Path | None, say: Callable[[str], None], *,
+             progress: bool) -> None:
+    """Claim the run folders; find the data, and let the processes to come ask only the source that answered;
+    have the judges"""
     from curriculum_gen.data import load_dataset   # these import torch
     from curriculum_gen.training import claim_folder
     runs, config = [RunFolder(job.report.parent) for job, _ in work], work[0][1]
@@ -242,33 +278,58 @@ def _prepare(work: list[tuple[Job, RunConfig]], data_folder: str | Path | None, 
     if data_folder: os.environ["CURRICULUM_GEN_DATA"] = str(Path(data_folder).resolve())
     source = load_dataset(config.dataset, report=say).source
     os.environ["CURRICULUM_GEN_SOURCES"] = "embedded" if source.kind == "subset" else "folder,cache"
-    if not all((run.judges/f"{name}.json").exists() for run in runs for name in JUDGE_NAMES): prepare_judges(config, progress=progress)
+    if not all((run.judges/f"{name}.json").exists() for run in runs for name in JUDGE_NAMES):
+        prepare_judges(config, progress=progress)
+
+def _words(job: Job, config: RunConfig, state: str) -> str:
+    "The state of a run, for people"
+    if state == "failed": return f"failed before ({job.last()['error']}); --retry-failed tries it again"
+    if state == "to do" and is_evaluated(run := RunFolder(job.report.parent), config,
+                                         images_per_class=job.parameters["images_per_class"]):
+        return "only the report is missing"
+    return f"to be trained from step {steps_done(run):,}" if state == "to do" else state
+
+# %% ../nbs/33_batches.ipynb #b3d7f6db
+def _own_environment() -> dict[str, str]:
+    "What the package reads from the environment, for processes elsewhere"
+    return {name: value for name, value in os.environ.items() if name.startswith("CURRICULUM_GEN_")}
+
+def _check_space(out: Path, new: list[RunConfig]) -> None:
+    "`InputError` where not everything fits"
+    needed, free = _space(out, new)
+    if needed > free:
+        raise InputError(f"{out}: a run needs up to {needed/len(new)/1e6:,.0f} MB, "
+                         f"all {len(new)} need {needed/1e6:,.0f} MB, and {free/1e6:,.0f} MB are free: "
+                         "free some space or choose another folder")
 
 def _space(out: Path, configs: list[RunConfig]) -> tuple[int, int]:
     "Bytes that runs will take beyond their checkpoints of now, and that are free"
     from curriculum_gen.training import disk_bytes   # imports torch
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    taken = sum(f.stat().st_size for config in configs for f in RunFolder(run_path(out, config)).checkpoints.rglob("*") if f.is_file())
+    taken = sum(f.stat().st_size for config in configs for f in RunFolder(run_path(out, config)).checkpoints.rglob("*")
+                if f.is_file())
     return max(0, sum(map(disk_bytes, configs)) - taken), shutil.disk_usage(there).free
 
-def _words(job: Job, config: RunConfig, state: str) -> str:
-    "The state of a run, for people"
-    if state == "failed": return f"failed before ({job.last()['error']}); --retry-failed tries it again"
-    if state == "to do" and is_evaluated(run := RunFolder(job.report.parent), config, images_per_class=job.parameters["images_per_class"]): return "only the report is missing"
-    return f"to be trained from step {steps_done(run):,}" if state == "to do" else state
-
 # %% ../nbs/33_batches.ipynb #7a9eab0e
-def _plan(states: list[tuple[Job, RunConfig, str]], again: tuple[str, ...], *, out: Path, jobs: int, scheduler: str | None) -> Iterator[str]:
+def _plan(states: list[tuple[Job, RunConfig, str]], again: tuple[str, ...], *, out: Path, jobs: int,
+          scheduler: str | None) -> Iterator[str]:
     "What `run_study` would do, in lines"
-    work, first = [(RunFolder(job.report.parent), config) for job, config, state in states if state in again], states[0][1]
-    yield f"{out}: {len(states)} run{'s'*(len(states) > 1)} of {first.total_steps:,} steps, profile {first.profile}, {first.dataset}, widths {first.widths}, threads a run {first.threads}"
+    work, first = ([(RunFolder(job.report.parent), config) for job, config, state in states if state in again],
+                   states[0][1])
+    yield (f"{out}: {len(states)} run{'s'*(len(states) > 1)} of {first.total_steps:,} steps, profile {first.profile}, "
+           f"{first.dataset}, widths {first.widths}, threads a run {first.threads}")
     told: dict[tuple[str, str], list[str]] = {}
-    for job, config, state in states: told.setdefault((config.regime, _words(job, config, state)), []).append(str(config.seed))
+    for job, config, state in states:
+        told.setdefault((config.regime, _words(job, config, state)), []).append(str(config.seed))
     for (regime, words), seeds in told.items(): yield f"  {regime}, seed {', '.join(seeds)}: {words}"
     if not work: return
     estimate = recorded_estimate(out, first) or measured_estimate(first)
-    left, (needed, free) = [estimate.left(run, config) for run, config in work], _space(out, [config for _, config in work])
-    with _workers(jobs, scheduler) as at_a_time: yield f"time: about {duration(max(sum(left)/at_a_time, max(left)))} for {len(work)} run{'s'*(len(work) > 1)}, {at_a_time} at a time"
-    beside = "" if estimate.other_seconds is None else f" and {duration(estimate.other_seconds)} a run for scoring and report"
+    left, (needed, free) = ([estimate.left(run, config) for run, config in work],
+                            _space(out, [config for _, config in work]))
+    with _workers(jobs, scheduler) as at_a_time:
+        yield (f"time: about {duration(max(sum(left)/at_a_time, max(left)))} for {len(work)} run{'s'*(len(work) > 1)}, "
+               f"{at_a_time} at a time")
+    beside = ("" if estimate.other_seconds is None
+              else f" and {duration(estimate.other_seconds)} a run for scoring and report")
     yield f"  estimated from {estimate.seconds_per_step:.3f} s a step{beside}: {estimate.source}"
     yield f"disk: {needed/1e6:,.0f} MB more; {free/1e6:,.0f} MB are free"

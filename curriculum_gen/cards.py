@@ -18,7 +18,8 @@ from .plots import BLUE, _printed, _say, regime_style
 from .statistics import wilson_interval
 
 # %% ../nbs/30_cards.ipynb #04e7000d
-JUDGE_NAMES: Mapping[str, str] = {"first": "first judge", "second": "second judge", "neighbours": "nearest neighbours", "hog_svm": "HOG, linear SVM", "noise": "noise-augmented"}
+JUDGE_NAMES: Mapping[str, str] = {"first": "first judge", "second": "second judge", "neighbours": "nearest neighbours",
+                                  "hog_svm": "HOG, linear SVM", "noise": "noise-augmented"}
 
 def card_table(
     row: dict,                        # of `evaluation.json`
@@ -26,29 +27,40 @@ def card_table(
 ) -> pd.DataFrame:                    # a row a measure: part, measure, generated, low, high, images, real, real_images
     "The four parts of a checkpoint's quality in numbers"
     n = 10*row["n_per_class"]
-    found = [_share("conditioning", JUDGE_NAMES[name], (np.trace(entry["confusion"]), n), (judges[name]["correct"], judges[name]["images"])) for name, entry in row["panel"].items()]
-    if s := row["student"]: found.append(_share("student score", f"of {10*s['images_per_class']:,}\nimages", (s["correct"], s["images"]), (s["real_correct"], s["images"])))
+    found = [_share("conditioning", JUDGE_NAMES[name], (np.trace(entry["confusion"]), n),
+                    (judges[name]["correct"], judges[name]["images"])) for name, entry in row["panel"].items()]
+    if s := row["student"]:
+        found.append(_share("student score", f"of {10*s['images_per_class']:,}\nimages", (s["correct"], s["images"]),
+                            (s["real_correct"], s["images"])))
     made, real = row["realism"]["generated"], row["realism"]["real"]
     m = 10*made["images_per_class"]
-    def share(part: str, measure: str, key: str) -> dict: return _share(part, measure, (sum(made[key]), m), (sum(real[key]), m))
+    def share(part: str, measure: str, key: str) -> dict:
+        return _share(part, measure, (sum(made[key]), m), (sum(real[key]), m))
     found += [share("realism", "precision", "precise"), share("realism", "recall", "recalled"),
-              {"part": "realism", "measure": "density", "generated": np.mean(made["density"]), "images": m, "real": np.mean(real["density"]), "real_images": m},
-              {"part": "realism", "measure": "KID", "generated": made["kid"], "low": made["kid_low"], "high": made["kid_high"], "images": m, "real": real["kid"], "real_images": m},
-              share("diversity", "coverage within classes", "covered"), share("diversity", "near a training image", "near_training")]
+              {"part": "realism", "measure": "density",
+               "generated": np.mean(made["density"]), "images": m, "real": np.mean(real["density"]), "real_images": m},
+              {"part": "realism", "measure": "KID", "generated": made["kid"],
+               "low": made["kid_low"], "high": made["kid_high"], "images": m, "real": real["kid"], "real_images": m},
+              share("diversity", "coverage within classes", "covered"),
+              share("diversity", "near a training image", "near_training")]
     return pd.DataFrame(found)
 
 def _share(part: str, measure: str, generated: tuple[int, int], real: tuple[int, int]) -> dict:
     low, high = wilson_interval(*generated)
-    return {"part": part, "measure": measure, "generated": generated[0]/generated[1], "low": low, "high": high, "images": generated[1], "real": real[0]/real[1], "real_images": real[1]}
+    return {"part": part, "measure": measure, "generated": generated[0]/generated[1], "low": low, "high": high,
+            "images": generated[1], "real": real[0]/real[1], "real_images": real[1]}
 
 # %% ../nbs/30_cards.ipynb #b22f86a1
 def certificate_table(
     judges: Mapping[str, dict],   # certificates, as in `evaluation.json`
 ) -> Styler:                      # a row a judge
     "The judges and what they did on real test images"
-    rows = [{"judge": JUDGE_NAMES[name], "accuracy": c["correct"]/c["images"], "real test images": c["images"], "floor": c["floor"], "largest predicted share": c["largest_share"],
-             "trained on": f"half {'A' if name == 'first' else 'B'}", "fingerprint": c["weights_sha256"][:12]} for name, c in judges.items()]
-    return pd.DataFrame(rows).style.hide().format({"accuracy": "{:.2%}", "floor": "{:.1%}", "largest predicted share": "{:.3f}", "real test images": "{:,}"})
+    rows = [{"judge": JUDGE_NAMES[name], "accuracy": c["correct"]/c["images"],
+             "real test images": c["images"], "floor": c["floor"], "largest predicted share": c["largest_share"],
+             "trained on": f"half {'A' if name == 'first' else 'B'}", "fingerprint": c["weights_sha256"][:12]}
+            for name, c in judges.items()]
+    return pd.DataFrame(rows).style.hide().format({"accuracy": "{:.2%}", "floor": "{:.1%}",
+                                                   "largest predicted share": "{:.3f}", "real test images": "{:,}"})
 
 # %% ../nbs/30_cards.ipynb #607c1f71
 _REAL = dict(marker="o", linestyle="none", markerfacecolor="white", color="0.35", markersize=6)
@@ -61,14 +73,19 @@ def plot_card(
     "A checkpoint's four parts of quality beside those of real images"
     table, color = card_table(row, judges), regime_style(row["regime"])["color"] if "regime" in row else BLUE
     figure, axes = plt.subplots(1, 4, figsize=(7.8, 2.8), width_ratios=(1.2, 0.8, 1, 1.5))
-    for ax, part in zip(axes, ("conditioning", "student score", "realism")): _dots(ax, table[(table.part == part) & (table.measure != "KID")], title=part, color=color)
+    for ax, part in zip(axes, ("conditioning", "student score", "realism")):
+        _dots(ax, table[(table.part == part) & (table.measure != "KID")], title=part, color=color)
     _coverage(axes[3], row["realism"], color=color)
     kid = table[table.measure == "KID"].iloc[0]
-    where = f"{regime_style(row['regime'])['label']}, seed {row['seed']}, step {row['step']:,}: " if "regime" in row else ""
+    where = (f"{regime_style(row['regime'])['label']}, seed {row['seed']}, step {row['step']:,}: " if "regime" in row
+             else "")
     counts = f"n: {10*row['n_per_class']:,} generated images for judges, {kid.images:,} for realism and diversity"
-    told = "; ".join(f"{m.measure if m.part != 'student score' else 'student score'} {m.generated:.2f}, real images {m.real:.2f}" for m in table[table.measure != "KID"].itertuples())
-    _say(figure, title=f"{where}{row['verdict']}", shows=f"As shares, but for density: {told}", caption=f"KID {kid.generated:,.0f} [{kid.low:,.0f}, {kid.high:,.0f}], real {kid.real:,.0f}. Lines: 95 % Wilson intervals. {counts}.",
-         key=[Line2D([], [], color=color, marker="o", label="generated"), Line2D([], [], label="real images in its place", **_REAL)])
+    told = "; ".join(f"{m.measure if m.part != 'student score' else 'student score'} {m.generated:.2f}, "
+                     f"real images {m.real:.2f}" for m in table[table.measure != "KID"].itertuples())
+    _say(figure, title=f"{where}{row['verdict']}", shows=f"As shares, but for density: {told}",
+         caption=f"KID {kid.generated:,.0f} [{kid.low:,.0f}, {kid.high:,.0f}], real {kid.real:,.0f}. "
+         f"Lines: 95 % Wilson intervals. {counts}.", key=[Line2D([], [], color=color, marker="o", label="generated"),
+                                                          Line2D([], [], label="real images in its place", **_REAL)])
     return figure
 
 # %% ../nbs/30_cards.ipynb #e7a35e90
@@ -77,7 +94,8 @@ def _dots(ax: Axes, table: pd.DataFrame, *, title: str, color: str) -> None:
     ax.hlines(places, 100*table.low, 100*table.high, color=color, linewidth=2)
     ax.plot(100*table.real, places, zorder=3, **_REAL)
     ax.plot(100*table.generated, places, "o", color=color, zorder=4, clip_on=False)
-    ax.set(title=title, yticks=places, ylim=(len(table) - 0.4, -0.6), xlim=(0, max(100, 100*table[["generated", "real"]].max().max()*1.05)), xlabel="%")
+    ax.set(title=title, yticks=places, ylim=(len(table) - 0.4, -0.6),
+           xlim=(0, max(100, 100*table[["generated", "real"]].max().max()*1.05)), xlabel="%")
     ax.set_yticklabels(table.measure); ax.grid(axis="x", color="0.9", linewidth=0.6); ax.tick_params(axis="y", length=0)
 
 def _coverage(ax: Axes, realism: dict, *, color: str) -> None:
@@ -85,7 +103,8 @@ def _coverage(ax: Axes, realism: dict, *, color: str) -> None:
     shares = [100*np.array(side["covered"])/side["images_per_class"] for side in (made, real)]
     ax.bar(range(10), shares[0], color=color, width=0.7)
     ax.plot(range(10), shares[1], clip_on=False, **_REAL)
-    ax.set(title=f"coverage (n = {made['images_per_class']} a class)", xticks=range(10), xlabel="class asked for", ylabel="real neighbourhoods\nreached (%)", ylim=(0, 100))
+    ax.set(title=f"coverage (n = {made['images_per_class']} a class)", xticks=range(10), xlabel="class asked for",
+           ylabel="real neighbourhoods\nreached (%)", ylim=(0, 100))
 
 # %% ../nbs/30_cards.ipynb #8b80f543
 @_printed
@@ -100,7 +119,9 @@ def plot_panel_confusions(
         ax.set(xticks=range(0, 10, 3), yticks=range(0, 10, 3), xlabel="class judged"); ax.spines[:].set_visible(True)
     axes[0].set_ylabel("class asked for")
     figure.colorbar(image, ax=figure.axes, shrink=0.8, pad=0.01, label="% of a class")
-    _say(figure, title="Which class does each judge see?", shows="Judged as asked: " + ", ".join(f"{100*entry['accuracy']:.1f} % by {JUDGE_NAMES[name]}" for name, entry in row["panel"].items()), caption=f"n = {row['n_per_class']} images a class.")
+    _say(figure, title="Which class does each judge see?", shows="Judged as asked: "
+         + ", ".join(f"{100*entry['accuracy']:.1f} % by {JUDGE_NAMES[name]}" for name, entry in row["panel"].items()),
+         caption=f"n = {row['n_per_class']} images a class.")
     return figure
 
 # %% ../nbs/30_cards.ipynb #1e3ad6b7
@@ -112,19 +133,37 @@ def plot_misleading_accuracy(
     "The further from the judge that training listened to, the less is left"
     figure, ax = plt.subplots(figsize=(7.2, 3.6))
     stations = [*JUDGE_NAMES.values(), "student score", "precision", "coverage"]
-    def line(row: dict, column: str) -> list[float]:
-        table = card_table(row, judges).set_index("measure")
-        return [100*table.loc[name, column] for name in [*JUDGE_NAMES.values(), f"of {10*row['student']['images_per_class']:,}\nimages", "precision", "coverage within classes"]]
-    means = {name: np.mean([line(row, "generated") for row in rows if row["regime"] == name], axis=0) for name in dict.fromkeys(row["regime"] for row in rows)}
-    ax.plot(line(rows[0], "real"), color="0.35", linewidth=1.2, marker="o", markerfacecolor="white", zorder=4, label="real images")
+    means = {name: np.mean([_percent(row, "generated", judges) for row in rows if row["regime"] == name], axis=0)
+             for name in dict.fromkeys(row["regime"] for row in rows)}
+    ax.plot(_percent(rows[0], "real", judges), color="0.35", linewidth=1.2, marker="o",
+            markerfacecolor="white", zorder=4, label="real images")
     under = {"o": {"markersize": 6.5, "linewidth": 3}}   # shows beside a line of the same values that lies on top of it
     for name, style in ((name, regime_style(name)) for name in means):
         for k, row in enumerate(r for r in rows if r["regime"] == name):
-            ax.plot(line(row, "generated"), color=style["color"], marker=style["marker"], **under.get(style["marker"], {"markersize": 3.5, "linewidth": 1}), label="_" if k else style["label"])
-    ax.axvline(0.5, color="0.7", linewidth=0.8); ax.axvline(4.5, color="0.7", linewidth=0.8)
-    for x, words in ((0, "listened to"), (2.5, "judges that nothing listens to"), (6, "no judge")): ax.annotate(words, (x, 103), ha="center", fontsize=7.5, color="0.3", annotation_clip=False)
-    ax.set(ylim=(0, 101), xlim=(-0.45, 7.3), xticks=range(8), ylabel="%"); ax.set_xticklabels([s.replace(" ", "\n", 1) for s in stations])
+            ax.plot(_percent(row, "generated", judges), color=style["color"],
+                    marker=style["marker"], **under.get(style["marker"], {"markersize": 3.5, "linewidth": 1}),
+                    label="_" if k else style["label"])
+    _judges_apart(ax)
+    ax.set(ylim=(0, 101), xlim=(-0.45, 7.3), xticks=range(8), ylabel="%")
+    ax.set_xticklabels([s.replace(" ", "\n", 1) for s in stations])
     handles, _ = ax.get_legend_handles_labels()
-    told = "; ".join(f"{regime_style(name)['label']}: " + ", ".join(f"{station} {value:.0f} %" for station, value in zip(stations, mean)) for name, mean in means.items())
-    _say(figure, title="Why the judge's accuracy alone misleads", key=handles, shows=f"Means over runs. {told}", caption=f"One line a run, {len(rows)} runs at their last step. n = {10*rows[0]['n_per_class']:,} images for the judges, {10*rows[0]['student']['images_per_class']:,} for the student.")
+    told = "; ".join(f"{regime_style(name)['label']}: " + ", ".join(
+        f"{station} {value:.0f} %" for station, value in zip(stations, mean)) for name, mean in means.items())
+    _say(figure, title="Why the judge's accuracy alone misleads", key=handles, shows=f"Means over runs. {told}",
+         caption=f"One line a run, {len(rows)} runs at their last step. n = {10*rows[0]['n_per_class']:,} images for "
+         f"the judges, {10*rows[0]['student']['images_per_class']:,} for the student.")
     return figure
+
+# %% ../nbs/30_cards.ipynb #38102457
+def _judges_apart(ax: Axes) -> None:
+    "Lines and words that tell the judge that was listened to, the others, and what is no judge"
+    for x in (0.5, 4.5): ax.axvline(x, color="0.7", linewidth=0.8)
+    for x, words in ((0, "listened to"), (2.5, "judges that nothing listens to"), (6, "no judge")):
+        ax.annotate(words, (x, 103), ha="center", fontsize=7.5, color="0.3", annotation_clip=False)
+
+def _percent(row: dict, column: str, judges: Mapping[str, dict]) -> list[float]:
+    "A line of the figure: judges, student score, precision, coverage"
+    table = card_table(row, judges).set_index("measure")
+    student = f"of {10*row['student']['images_per_class']:,}\nimages"
+    return [100*table.loc[name, column]
+            for name in (*JUDGE_NAMES.values(), student, "precision", "coverage within classes")]

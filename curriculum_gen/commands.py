@@ -26,13 +26,16 @@ class Parser(argparse.ArgumentParser):
         *,
         example: str,       # a command line that works
     ):
-        super().__init__(prog=command, description=does, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(prog=command, description=does, epilog=f"example:\n  {example}",
+                         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self.add_argument("--version", action="version", version=f"curriculum_gen {__version__}")
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:
         found, unknown = self.parse_known_args(args)
         for word in unknown:
-            if word.startswith("-"): raise unknown_name("option", word.split("=")[0], among=[o for a in self._actions for o in a.option_strings if o.startswith("--")])
+            if word.startswith("-"):
+                raise unknown_name("option", word.split("=")[0],
+                                   among=[o for a in self._actions for o in a.option_strings if o.startswith("--")])
             raise InputError(f"{word!r} is one word too many: see {self.prog} --help")
         return found
 
@@ -44,12 +47,14 @@ def run_command(
     work: Callable[[], int],       # does the work and gives the exit code
 ) -> int:                          # 2 for a problem the user can mend, 130 after an interrupt
     "Run a command with the package's manners"
-    if not sys.stderr.isatty(): os.environ.setdefault("TQDM_MININTERVAL", "30")   # a log gets a bar twice a minute, not ten times a second
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")   # a log gets a bar twice a minute, not ten times a second
     try: return work()
     except InputError as error: problem = str(error)
     except OSError as error: problem = str(disk_error(error, error.filename or "disk"))
     except KeyboardInterrupt as stop:
-        print(f"\n{command}: {str(stop) or 'interrupted; the same command continues where it stopped'}", file=sys.stderr)
+        print(f"\n{command}: {str(stop) or 'interrupted; the same command continues where it stopped'}",
+              file=sys.stderr)
         return 130
     print(f"{command}: {' '.join(problem.split())}", file=sys.stderr)
     return 2
@@ -62,27 +67,34 @@ def seed_list(
     def one(part: str) -> list[int]:
         first, colon, end = part.partition(":")
         try: seeds = list(range(int(first or 0), int(end))) if colon else [int(part)]
-        except ValueError: raise InputError(f"seeds {text!r}: write one as 3, several as 0:3 (0, 1, 2) or 0,3,7") from None
+        except ValueError:
+            raise InputError(f"seeds {text!r}: write one as 3, several as 0:3 (0, 1, 2) or 0,3,7") from None
         if not seeds or min(seeds) < 0: raise InputError(f"seeds {text!r}: nothing at or above 0 in {part!r}")
         return seeds
     return [seed for part in text.split(",") for seed in one(part)]
 
 # %% ../nbs/53_commands.ipynb #3698a2fb
 def _add_config_options(parser: Parser) -> None:
-    parser.add_argument("--profile", default="quick", metavar="NAME", help=f"length of the runs: {', '.join(PROFILES)} (default: quick)")
+    parser.add_argument("--profile", default="quick", metavar="NAME",
+                        help=f"length of the runs: {', '.join(PROFILES)} (default: quick)")
     parser.add_argument("--dataset", metavar="NAME", help="mnist or fashion_mnist (default: mnist)")
     parser.add_argument("--widths", metavar="NAME", help="small or paper (default: small)")
     parser.add_argument("--steps", type=int, metavar="T", help="optimiser steps (default: the profile's)")
-    parser.add_argument("--interval", type=int, metavar="N", help="steps between checkpoints; divides the steps (default: the profile's)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of a run, part of what determines its bits (default: 1)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto: a GPU when there is one)")
+    parser.add_argument("--interval", type=int, metavar="N",
+                        help="steps between checkpoints; divides the steps (default: the profile's)")
+    parser.add_argument("--threads", type=int, metavar="N",
+                        help="threads of a run, part of what determines its bits (default: 1)")
+    parser.add_argument("--device", default="auto", metavar="NAME",
+                        help="auto, cpu or cuda (default: auto: a GPU when there is one)")
     _add_data_option(parser)
 
 def _add_data_option(parser: Parser) -> None:
-    parser.add_argument("--data", metavar="FOLDER", help="folder with the data set's files (default: CURRICULUM_GEN_DATA, else the first source that answers)")
+    parser.add_argument("--data", metavar="FOLDER", help="folder with the data set's files (default: "
+                        "CURRICULUM_GEN_DATA, else the first source that answers)")
 
 def _add_images_option(parser: Parser) -> None:
-    parser.add_argument("--images-per-class", type=int, metavar="N", help="generated images a class in the quality test (default: the profile's)")
+    parser.add_argument("--images-per-class", type=int, metavar="N",
+                        help="generated images a class in the quality test (default: the profile's)")
 
 # %% ../nbs/53_commands.ipynb #3b1c87d5
 def device_named(name: str) -> str:
@@ -95,19 +107,24 @@ def device_named(name: str) -> str:
     return "cpu"
 
 def _changes(given: argparse.Namespace) -> dict:
-    return {"dataset": given.dataset, "widths": given.widths, "total_steps": given.steps, "checkpoint_interval": given.interval, "threads": given.threads}
+    return {"dataset": given.dataset, "widths": given.widths, "total_steps": given.steps,
+            "checkpoint_interval": given.interval, "threads": given.threads}
 
 # %% ../nbs/53_commands.ipynb #d0517051
 def data(args: Sequence[str] | None = None) -> int:
     "`cgen-data`: fetch and check the data sets, and say where they came from"
     def work() -> int:
-        parser = Parser("cgen-data", "Fetch and check the data sets, from the first source that answers.", example="cgen-data --dataset fashion_mnist")
-        parser.add_argument("--dataset", default="both", metavar="NAME", help="mnist, fashion_mnist or both (default: both)")
+        parser = Parser("cgen-data", "Fetch and check the data sets, from the first source that answers.",
+                        example="cgen-data --dataset fashion_mnist")
+        parser.add_argument("--dataset", default="both", metavar="NAME",
+                            help="mnist, fashion_mnist or both (default: both)")
         _add_data_option(parser)
         given = parser.parse_args(args)
-        if given.dataset not in ("mnist", "fashion_mnist", "both"): raise unknown_name("data set", given.dataset, among=("mnist", "fashion_mnist", "both"))
+        if given.dataset not in ("mnist", "fashion_mnist", "both"):
+            raise unknown_name("data set", given.dataset, among=("mnist", "fashion_mnist", "both"))
         from curriculum_gen.data import load_dataset
-        for name in ("mnist", "fashion_mnist") if given.dataset == "both" else (given.dataset,): load_dataset(name, folder=given.data, report=print)
+        for name in ("mnist", "fashion_mnist") if given.dataset == "both" else (given.dataset,):
+            load_dataset(name, folder=given.data, report=print)
         return 0
     return run_command("cgen-data", work)
 
@@ -122,13 +139,16 @@ def train(args: Sequence[str] | None = None) -> int:
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="at least 0 (default: 0)")
         _add_config_options(parser)
         given = parser.parse_args(args)
-        config = run_config(given.profile, regime=given.regime, seed=given.seed, device=device_named(given.device), **_changes(given))
+        config = run_config(given.profile, regime=given.regime, seed=given.seed, device=device_named(given.device),
+                            **_changes(given))
         from curriculum_gen.data import load_dataset
         from curriculum_gen.training import claim_folder, train as train_run
-        if given.data and not Path(given.data).is_dir(): raise InputError(f"{given.data}: no such folder; give the one that holds the data set's files")
+        if given.data and not Path(given.data).is_dir():
+            raise InputError(f"{given.data}: no such folder; give the one that holds the data set's files")
         claim_folder(RunFolder(given.folder), config)
         run = train_run(config, given.folder, dataset=load_dataset(config.dataset, folder=given.data), progress=True)
-        print(f"{run.path}: {config.total_steps:,} steps, {len(run.steps())} checkpoints; next: cgen-evaluate {run.path}")
+        print(f"{run.path}: {config.total_steps:,} steps, {len(run.steps())} checkpoints; next: "
+              f"cgen-evaluate {run.path}")
         return 0
     return run_command("cgen-train", work)
 
@@ -136,22 +156,30 @@ def train(args: Sequence[str] | None = None) -> int:
 def evaluate(args: Sequence[str] | None = None) -> int:
     "`cgen-evaluate`: the quality test of every checkpoint of a run, or of any generator"
     def work() -> int:
-        parser = Parser("cgen-evaluate", "Score every checkpoint of a run, or any generator, under the whole panel and print the verdicts.",
-                        example="cgen-evaluate runs/mine --images-per-class 100")
+        parser = Parser("cgen-evaluate", "Score every checkpoint of a run, or any generator, under the whole panel and "
+                        "print the verdicts.", example="cgen-evaluate runs/mine --images-per-class 100")
         parser.add_argument("folder", type=Path, nargs="?", help="a run folder with checkpoints")
-        parser.add_argument("--generator", metavar="MODULE:FUNCTION", help="instead of a folder: a callable images = generator(latents, labels), such as mypackage.models:generator")
-        parser.add_argument("--dataset", metavar="NAME", help="with --generator: mnist or fashion_mnist (default: mnist)")
-        parser.add_argument("--out", type=Path, metavar="FOLDER", help="with --generator: where card.json and its report go (default: card)")
+        parser.add_argument("--generator", metavar="MODULE:FUNCTION", help="instead of a folder: a callable images = "
+                            "generator(latents, labels), such as mypackage.models:generator")
+        parser.add_argument("--dataset", metavar="NAME",
+                            help="with --generator: mnist or fashion_mnist (default: mnist)")
+        parser.add_argument("--out", type=Path, metavar="FOLDER",
+                            help="with --generator: where card.json and its report go (default: card)")
         _add_images_option(parser)
         given = parser.parse_args(args)
-        if (given.folder is None) == (given.generator is None): raise InputError("give either a run folder or --generator module:function")
-        if given.folder is not None and (given.dataset or given.out): raise InputError("--dataset and --out go with --generator; a run folder knows its own")
+        if (given.folder is None) == (given.generator is None):
+            raise InputError("give either a run folder or --generator module:function")
+        if given.folder is not None and (given.dataset or given.out):
+            raise InputError("--dataset and --out go with --generator; a run folder knows its own")
         return _evaluate_any(given) if given.generator else _evaluate_folder(given)
     return run_command("cgen-evaluate", work)
 
+# %% ../nbs/53_commands.ipynb #3c57b49d
 def _evaluate_folder(given: argparse.Namespace) -> int:
-    if not RunFolder(given.folder).config.exists(): raise InputError(f"{given.folder}: not a run folder (no config.json); train one with cgen-train")
-    images = profile_named(RunConfig.from_dict(read_json(RunFolder(given.folder).config)).profile).images_per_class if given.images_per_class is None else given.images_per_class
+    if not RunFolder(given.folder).config.exists():
+        raise InputError(f"{given.folder}: not a run folder (no config.json); train one with cgen-train")
+    images = (profile_named(RunConfig.from_dict(read_json(RunFolder(given.folder).config)).profile).images_per_class
+              if given.images_per_class is None else given.images_per_class)
     from curriculum_gen.evaluation import evaluate_run
     _print_rows(evaluate_run(given.folder, images_per_class=images, progress=True), ["regime", "seed", "step"])
     return 0
@@ -160,7 +188,8 @@ def _evaluate_folder(given: argparse.Namespace) -> int:
 def _evaluate_any(given: argparse.Namespace) -> int:
     from curriculum_gen.evaluation import evaluate_generator
     from curriculum_gen.reports import report_file
-    row = evaluate_generator(callable_named(given.generator), dataset=given.dataset or "mnist", progress=True, images_per_class=200 if given.images_per_class is None else given.images_per_class)
+    row = evaluate_generator(callable_named(given.generator), dataset=given.dataset or "mnist", progress=True,
+                             images_per_class=200 if given.images_per_class is None else given.images_per_class)
     card = (given.out or Path("card"))/"card.json"
     write_json(card, row | {"generator": given.generator})
     _print_rows([row], [])
@@ -171,8 +200,11 @@ def _evaluate_any(given: argparse.Namespace) -> int:
 def _print_rows(rows: list[dict], names: list[str]) -> None:
     import pandas as pd
     columns = [*names, "n_per_class", "accuracy", "accuracy_second_judge", "p_chance", "verdict"]
-    print(pd.DataFrame(rows)[columns].to_string(index=False, formatters={"accuracy": "{:.1%}".format, "accuracy_second_judge": "{:.1%}".format, "p_chance": "{:.2g}".format}))
+    print(pd.DataFrame(rows)[columns].to_string(index=False, formatters={"accuracy": "{:.1%}".format,
+                                                                         "accuracy_second_judge": "{:.1%}".format,
+                                                                         "p_chance": "{:.2g}".format}))
 
+# %% ../nbs/53_commands.ipynb #44e58a5a
 def callable_named(
     text: str,      # "module:function"; the current folder is searched too
     *,
@@ -180,11 +212,15 @@ def callable_named(
 ) -> Callable:
     "An object of a module, by name; `InputError` says what is missing"
     module, colon, name = text.partition(":")
-    if not (module and colon and name): raise InputError(f"{what} {text!r}: write it as module:function, such as mypackage.models:{what}")
+    if not (module and colon and name):
+        raise InputError(f"{what} {text!r}: write it as module:function, such as mypackage.models:{what}")
     sys.path.insert(0, "")
     try: found = getattr(importlib.import_module(module), name)
-    except ImportError as error: raise InputError(f"{what} {text!r}: {error}; is it installed, or in this folder?") from error
-    except AttributeError: raise unknown_name(f"name in {module}", name, among=[n for n in vars(sys.modules[module]) if not n.startswith("_")]) from None
+    except ImportError as error:
+        raise InputError(f"{what} {text!r}: {error}; is it installed, or in this folder?") from error
+    except AttributeError:
+        raise unknown_name(f"name in {module}", name,
+                           among=[n for n in vars(sys.modules[module]) if not n.startswith("_")]) from None
     finally: sys.path.remove("")
     if not callable(found): raise InputError(f"{what} {text!r}: it is no function but {type(found).__name__}")
     return found
@@ -197,50 +233,70 @@ def batch(args: Sequence[str] | None = None) -> int:
         for name, value in (("jobs", given.jobs), ("images per class", given.images_per_class)):
             if value is not None and value < 1: raise InputError(f"{name} is {value}: it must be at least 1")
         if not given.timeout > 0: raise InputError(f"timeout is {given.timeout:g} minutes: it must be above 0")
-        if given.scheduler and given.jobs: raise InputError("--jobs goes without --scheduler: a cluster executes as many runs as its workers have threads")
+        if given.scheduler and given.jobs:
+            raise InputError("--jobs goes without --scheduler: a cluster executes as many runs as its "
+                             "workers have threads")
         from curriculum_gen.batches import run_study
         seeds = list(dict.fromkeys(seed for text in given.seeds for seed in seed_list(text))) if given.seeds else None
-        outcomes = run_study(given.out, profile=given.profile, regimes=list(dict.fromkeys(given.regimes)), seeds=seeds, jobs=given.jobs, scheduler=given.scheduler, images_per_class=given.images_per_class,
-                             timeout_seconds=60*given.timeout, retry_failed=given.retry_failed, dry_run=given.dry_run, data_folder=given.data, progress=True, device=device_named(given.device), **_changes(given))
-        if (given.out/"seed_table.json").exists() and not given.dry_run: print(f"\n{read_json(given.out/'seed_table.json')['answer']}\n\nreports: {given.out/'index.html'}")
+        outcomes = run_study(given.out, profile=given.profile, regimes=list(dict.fromkeys(given.regimes)), seeds=seeds,
+                             jobs=given.jobs, scheduler=given.scheduler, images_per_class=given.images_per_class,
+                             timeout_seconds=60*given.timeout, retry_failed=given.retry_failed, dry_run=given.dry_run,
+                             data_folder=given.data, progress=True, device=device_named(given.device),
+                             **_changes(given))
+        if (given.out/"seed_table.json").exists() and not given.dry_run:
+            print(f"\n{read_json(given.out/'seed_table.json')['answer']}\n\nreports: {given.out/'index.html'}")
         failed = [outcome for outcome in outcomes if outcome["status"] != "ok"]
-        for outcome in failed: print(f"cgen-batch: {outcome['job']} {outcome['status']}: {outcome['error']}; {_remedy(outcome)}", file=sys.stderr)
+        for outcome in failed:
+            print(f"cgen-batch: {outcome['job']} {outcome['status']}: {outcome['error']}; {_remedy(outcome)}",
+                  file=sys.stderr)
         return 1 if failed else 0
     return run_command("cgen-batch", work)
 
 
 # %% ../nbs/53_commands.ipynb #6d0e92bf
 def _batch_parser() -> Parser:
-    parser = Parser("cgen-batch", "Train, evaluate and report regimes and seeds; what is done is skipped,\nwhat was stopped goes on from its last checkpoint.",
+    parser = Parser("cgen-batch", "Train, evaluate and report regimes and seeds; what is done is skipped,\n"
+                    "what was stopped goes on from its last checkpoint.",
                     example="cgen-batch --out runs --profile tiny --regimes phase1_only full_curriculum --seeds 0:2")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="the study's folder (default: runs)")
-    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), metavar="NAME", help=f"default: all of {', '.join(REGIMES)}")
-    parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 0:3 or 0,4,7 or 0 4 7 (default: the profile's)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER",
+                        help="the study's folder (default: runs)")
+    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), metavar="NAME",
+                        help=f"default: all of {', '.join(REGIMES)}")
+    parser.add_argument("--seeds", nargs="+", metavar="N",
+                        help="such as 0:3 or 0,4,7 or 0 4 7 (default: the profile's)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: cores divided by threads)")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask scheduler, such as tcp://host:8786: its workers execute the runs, one for each of their threads, in a folder that all machines see")
-    parser.add_argument("--timeout", type=float, default=24*60, metavar="MINUTES", help="total time of one run; then it is stopped, and goes on at the next start (default: a day)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a dask scheduler, such as tcp://host:8786: its "
+                        "workers execute the runs, one for each of their threads, in a folder that all machines see")
+    parser.add_argument("--timeout", type=float, default=24*60, metavar="MINUTES", help="total time of one run; then "
+                        "it is stopped, and goes on at the next start (default: a day)")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed by an error of its own")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, with estimated time and disk space")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="only say what would be done, with estimated time and disk space")
     _add_config_options(parser); _add_images_option(parser)
     return parser
 
 def _remedy(outcome: dict) -> str:
-    return "--retry-failed tries it again" if outcome["status"] == "failed" and not outcome["killed"] else "the same command goes on with it"
+    return ("--retry-failed tries it again" if outcome["status"] == "failed" and not outcome["killed"]
+            else "the same command goes on with it")
 
 
 # %% ../nbs/53_commands.ipynb #f4cd3f26
 def gate(args: Sequence[str] | None = None) -> int:
     "`cgen-gate`: pass or stop evaluated runs"
     def work() -> int:
-        parser = Parser("cgen-gate", "Exit with 1 and say why when a run's last checkpoint is INVALID, COLLAPSED, GAMED or REGRESSED,\nor falls short of what is required.",
+        parser = Parser("cgen-gate", "Exit with 1 and say why when a run's last checkpoint is INVALID, "
+                        "COLLAPSED, GAMED or REGRESSED,\nor falls short of what is required.",
                         example="cgen-gate runs --require LEARNED --strict")
-        parser.add_argument("runs", nargs="+", type=Path, help="run folders, or study folders that hold them by regime and seed")
-        parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT", help="AT-CHANCE, ABOVE-CHANCE or LEARNED (default: ABOVE-CHANCE)")
+        parser.add_argument("runs", nargs="+", type=Path,
+                            help="run folders, or study folders that hold them by regime and seed")
+        parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT",
+                            help="AT-CHANCE, ABOVE-CHANCE or LEARNED (default: ABOVE-CHANCE)")
         parser.add_argument("--strict", action="store_true", help="stop MEASURED-DROP too")
         given = parser.parse_args(args)
         from curriculum_gen.gate import gate as gate_runs
         rows = gate_runs(given.runs, require=given.require, strict=given.strict)
-        for row in rows.itertuples(): print(f"{'passes' if row.passes else 'STOPPED'}  {row.regime} seed {row.seed}, step {row.step}: {row.why}")
+        for row in rows.itertuples():
+            print(f"{'passes' if row.passes else 'STOPPED'}  {row.regime} seed {row.seed}, step {row.step}: {row.why}")
         print(f"{rows.passes.sum()} of {len(rows)} pass")
         return 0 if rows.passes.all() else 1
     return run_command("cgen-gate", work)
@@ -249,16 +305,20 @@ def gate(args: Sequence[str] | None = None) -> int:
 def diagnose(args: Sequence[str] | None = None) -> int:
     "`cgen-diagnose`: which fault explains it"
     def work() -> int:
-        parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything learned,\nis it worse, and which fault explains it?",
-                        example="cgen-diagnose runs/mine")
-        parser.add_argument("what", metavar="RUN_FOLDER|MODULE:FUNCTION", help="a run folder, or a function without arguments that trains a few steps inside watch(...) and returns what was seen")
-        parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go (default: diagnosis, of a run inside its folder)")
-        parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause undone, and as many with it; 0 leaves that out (default: 40)")
+        parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything "
+                        "learned,\nis it worse, and which fault explains it?", example="cgen-diagnose runs/mine")
+        parser.add_argument("what", metavar="RUN_FOLDER|MODULE:FUNCTION", help="a run folder, or a function without "
+                            "arguments that trains a few steps inside watch(...) and returns what was seen")
+        parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
+                            "(default: diagnosis, of a run inside its folder)")
+        parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
+                            "undone, and as many with it; 0 leaves that out (default: 40)")
         given = parser.parse_args(args)
         if given.undo_steps < 0: raise InputError(f"undo steps is {given.undo_steps}: it must be at least 0")
         is_loop = ":" in given.what and not Path(given.what).exists()
         found = _diagnosed_loop(given.what) if is_loop else _diagnosed_run(given)
-        file = given.out/"findings.json" if given.out else Path("diagnosis/findings.json") if is_loop else RunFolder(given.what).findings
+        file = (given.out/"findings.json" if given.out else Path("diagnosis/findings.json") if is_loop
+                else RunFolder(given.what).findings)
         write_json(file, found.to_dict())
         from curriculum_gen.reports import report_file
         _print_diagnosis(found)
@@ -273,49 +333,75 @@ def _diagnosed_loop(what: str):
     return diagnose_loop(function(), subject=what)
 
 def _diagnosed_run(given: argparse.Namespace):
-    if not RunFolder(given.what).config.exists(): raise InputError(f"{given.what}: not a run folder (no config.json); give one, or module:function")
+    if not RunFolder(given.what).config.exists():
+        raise InputError(f"{given.what}: not a run folder (no config.json); give one, or module:function")
     from curriculum_gen.ladder import diagnose_run
     return diagnose_run(given.what, undo_steps=given.undo_steps)
 
 def _print_diagnosis(found) -> None:
-    for number, rung in enumerate(found.rungs, 1): print(f"{number}. {rung.question} {rung.answer.upper() if len(rung.answer) < 4 else rung.answer}. {rung.evidence}")
+    for number, rung in enumerate(found.rungs, 1):
+        print(f"{number}. {rung.question} {rung.answer.upper() if len(rung.answer) < 4 else rung.answer}. "
+              f"{rung.evidence}")
     for finding in found.findings: print(f"\n{finding.kind.upper()} ({finding.confidence}) {finding}")
-    for confirmed in found.confirmations: print(f"\n{'CONFIRMED' if confirmed.confirmed else 'NOT CONFIRMED'}: {confirmed.cause}. Undone: {confirmed.undone}. {confirmed.evidence}")
+    for confirmed in found.confirmations:
+        print(f"\n{'CONFIRMED' if confirmed.confirmed else 'NOT CONFIRMED'}: {confirmed.cause}. Undone: "
+              f"{confirmed.undone}. {confirmed.evidence}")
     if found.not_possible: print(f"\nnot made: {', '.join(found.not_possible)} (why: see the report)")
 
 # %% ../nbs/53_commands.ipynb #75554b42
 def bench(args: Sequence[str] | None = None) -> int:
     "`cgen-bench`: test the instruments on what is known"
     def work() -> int:
-        parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand;\nfaults, planted in training programs beside healthy ones; and speed, beside a plain\nprogram for the same training and scoring.", example="cgen-bench controls --runs 1 --brief --out controls.json")
-        parser.add_argument("what", metavar="NAME", help="controls, faults or speed")
-        parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: NAME.json)")
-        parser.add_argument("--runs", type=int, metavar="N", help="of each control (default: 20); faults have runs of their own")
-        parser.add_argument("--first-seed", type=int, metavar="N", help="of controls; pilots use 100 and above (default: 0)")
-        parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: the cores)")
-        parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; faults: one run of each entry, and no timing; speed: two parts only")
-        given = parser.parse_args(args)
+        given = _bench_parser().parse_args(args)
         benches = {"controls": _bench_controls, "faults": _bench_faults, "speed": _bench_speed}
         if given.what not in benches: raise unknown_name("bench", given.what, among=benches)
-        for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0), ("jobs", given.jobs, 1)):
+        for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0),
+                                   ("jobs", given.jobs, 1)):
             if value is not None and value < least: raise InputError(f"{name} is {value}: it must be at least {least}")
-        if given.what != "controls" and (given.runs is not None or given.first_seed is not None): raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
+        if given.what != "controls" and (given.runs is not None or given.first_seed is not None):
+            raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
         return benches[given.what](given) or 0
     return run_command("cgen-bench", work)
+
+# %% ../nbs/53_commands.ipynb #db54c01b
+def _bench_parser() -> Parser:
+    parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand;\n"
+                    "faults, planted in training programs beside healthy ones; and speed, beside a plain\n"
+                    "program for the same training and scoring.",
+                    example="cgen-bench controls --runs 1 --brief --out controls.json")
+    parser.add_argument("what", metavar="NAME", help="controls, faults or speed")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: NAME.json)")
+    parser.add_argument("--runs", type=int, metavar="N",
+                        help="of each control (default: 20); faults have runs of their own")
+    parser.add_argument("--first-seed", type=int, metavar="N",
+                        help="of controls; pilots use 100 and above (default: 0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N",
+                        help="processes (default: the cores)")
+    parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; "
+                        "faults: one run of each entry, and no timing; speed: two parts only")
+    return parser
 
 # %% ../nbs/53_commands.ipynb #9ab8d3da
 def _bench_controls(given: argparse.Namespace) -> None:
     from curriculum_gen.controls import bench_controls
-    result = bench_controls(given.out or Path("controls.json"), runs=given.runs or 20, first_seed=given.first_seed or 0, jobs=given.jobs, progress=True, **({"images_per_class": 50, "judge_training": "brief"} if given.brief else {}))
-    for row in result["rows"]: print(f"{row['right']} of {row['runs']} right  {row['control']}: expected {row['expected']}, got {', '.join(f'{v} {n}' for v, n in row['got'].items())}")
+    result = bench_controls(given.out or Path("controls.json"), runs=given.runs or 20, first_seed=given.first_seed or 0,
+                            jobs=given.jobs, progress=True,
+                            **({"images_per_class": 50, "judge_training": "brief"} if given.brief else {}))
+    for row in result["rows"]:
+        print(f"{row['right']} of {row['runs']} right  {row['control']}: expected {row['expected']}, "
+              f"got {', '.join(f'{v} {n}' for v, n in row['got'].items())}")
 
 def _bench_faults(given: argparse.Namespace) -> None:
     from curriculum_gen.fault_bench import bench_faults
-    result = bench_faults(given.out or Path("faults.json"), jobs=given.jobs, progress=True, **({"seeds": (1, 1, 1), "overhead_steps": 0} if given.brief else {}))
+    result = bench_faults(given.out or Path("faults.json"), jobs=given.jobs, progress=True,
+                          **({"seeds": (1, 1, 1), "overhead_steps": 0} if given.brief else {}))
     for wave, found in result["waves"].items():
-        told = ", ".join(f"{name.replace('_', ' ')} {found[name]['k']} of {found[name]['n']} ({found[name]['low']:.1%} to {found[name]['high']:.1%})" for name in ("detected", "cause_first", "false_alarms"))
+        told = ", ".join(f"{name.replace('_', ' ')} {found[name]['k']} of {found[name]['n']} ({found[name]['low']:.1%} "
+                         f"to {found[name]['high']:.1%})" for name in ("detected", "cause_first", "false_alarms"))
         print(f"{wave} wave: {told}; {found['seconds']/60:.0f} minutes of runs")
-    for cost in result["overhead"]: print(f"watching {cost['program']}: {cost['ratio']['default']:.3f} times the time, with probes {cost['ratio']['probes']:.3f}")
+    for cost in result["overhead"]:
+        print(f"watching {cost['program']}: {cost['ratio']['default']:.3f} times the time, "
+              f"with probes {cost['ratio']['probes']:.3f}")
 
 def _bench_speed(given: argparse.Namespace) -> None:
     from curriculum_gen.speed_bench import bench_speed, speed_table
@@ -325,12 +411,17 @@ def _bench_speed(given: argparse.Namespace) -> None:
 def site(args: Sequence[str] | None = None) -> int:
     "`cgen-site`: the documentation as a site"
     def work() -> int:
-        parser = Parser("cgen-site", "Make the documentation, with executed reports, into a site that needs no network.", example="cgen-site --out site --runs runs")
-        parser.add_argument("--out", type=Path, default=Path("site"), metavar="FOLDER", help="the site; an earlier one there is replaced (default: site)")
-        parser.add_argument("--runs", type=Path, metavar="FOLDER", help="a study's folder: its executed reports get pages (default: those committed below results/)")
-        parser.add_argument("--with", dest="program", metavar="NAME", help="quarto or sphinx (default: quarto where it is installed)")
+        parser = Parser("cgen-site", "Make the documentation, with executed reports, "
+                        "into a site that needs no network.", example="cgen-site --out site --runs runs")
+        parser.add_argument("--out", type=Path, default=Path("site"), metavar="FOLDER",
+                            help="the site; an earlier one there is replaced (default: site)")
+        parser.add_argument("--runs", type=Path, metavar="FOLDER", help="a study's folder: its executed reports get "
+                            "pages (default: those committed below results/)")
+        parser.add_argument("--with", dest="program", metavar="NAME",
+                            help="quarto or sphinx (default: quarto where it is installed)")
         given = parser.parse_args(args)
-        if given.program not in (None, "quarto", "sphinx"): raise unknown_name("program", given.program, among=("quarto", "sphinx"))
+        if given.program not in (None, "quarto", "sphinx"):
+            raise unknown_name("program", given.program, among=("quarto", "sphinx"))
         from curriculum_gen.documentation import build_site
         print(f"site: {build_site(given.out, runs=given.runs, program=given.program)}")
         return 0

@@ -34,12 +34,14 @@ def paired_upper_bound(
 ) -> float:                # -1..1
     "One-sided upper bound of the difference after - before of paired shares (Tango 1998)"
     if not (pairs > 0 and min(lost, gained) >= 0 and lost + gained <= pairs * (1 + 1e-9)):
-        raise InputError(f"{lost} lost and {gained} gained of {pairs} pairs: give counts of at least 0 that do not exceed the pairs")
+        raise InputError(f"{lost} lost and {gained} gained of {pairs} pairs: "
+                         "give counts of at least 0 that do not exceed the pairs")
     observed, z = (gained - lost) / pairs, stats.norm.isf(alpha)
     def excess(difference):
         b = 2 * pairs * difference - (gained - lost) * difference - lost - gained
         lost_share = (math.sqrt(max(0.0, b * b + 8 * pairs * lost * difference * (1 - difference))) - b) / (4 * pairs)
-        return pairs * (observed - difference) + z * math.sqrt(max(0.0, pairs * (2 * lost_share + difference * (1 - difference))))
+        return (pairs * (observed - difference)
+                + z * math.sqrt(max(0.0, pairs * (2 * lost_share + difference * (1 - difference)))))
     return 1.0 if observed > 1 - 1e-9 else float(optimize.brentq(excess, observed + 1e-12, 1))
 
 # %% ../nbs/03_comparison.ipynb #fbeaaac4
@@ -54,7 +56,8 @@ class PairedDifference(Record):
     upper: float           # 99 % upper bound of `difference`, -1..1
     lower: float           # 95 % lower bound, one-sided, -1..1
 
-    difference = property(lambda self: (self.gained - self.lost) / self.pairs, doc="Accuracy after less accuracy before")
+    difference = property(lambda self: (self.gained - self.lost) / self.pairs,
+                          doc="Accuracy after less accuracy before")
 
 def paired_difference(
     correct_before: np.ndarray,   # [..., n] bool; the last axis is the latent
@@ -62,15 +65,18 @@ def paired_difference(
 ) -> PairedDifference:            # over all images; a statement about these networks, not about training
     "The difference of two checkpoints on the same latents, with its measurement error"
     before, after = np.asarray(correct_before), np.asarray(correct_after)
-    if before.shape != after.shape or before.dtype != bool or after.dtype != bool or before.ndim < 1 or before.shape[-1] < 2:
-        raise InputError(f"correct images: {before.dtype} {list(before.shape)} before, {after.dtype} {list(after.shape)} after; "
+    if (before.shape != after.shape or before.dtype != bool or after.dtype != bool or before.ndim < 1
+        or before.shape[-1] < 2):
+        raise InputError(f"correct images: {before.dtype} {list(before.shape)} before, "
+                         f"{after.dtype} {list(after.shape)} after; "
                          "give bool arrays of one shape with at least 2 latents on the last axis")
     change = after.astype(int) - before
     lost, gained, latents = int((change < 0).sum()), int((change > 0).sum()), change.shape[-1]
     independent, shared = change.var() / change.size, change.reshape(-1, latents).mean(0).var(ddof=1) / latents
     effect = max(1.0, float(shared / independent)) if independent else 1.0
     fewer = [count / effect for count in (lost, gained, change.size)]
-    return PairedDifference(pairs=change.size, lost=lost, gained=gained, design_effect=effect, mcnemar_p=_more_lost(lost, gained),
+    return PairedDifference(pairs=change.size, lost=lost,
+                            gained=gained, design_effect=effect, mcnemar_p=_more_lost(lost, gained),
                             upper=paired_upper_bound(*fewer[:2], pairs=fewer[2], alpha=MEASUREMENT_ALPHA),
                             lower=-paired_upper_bound(fewer[1], fewer[0], pairs=fewer[2], alpha=RUN_ALPHA))
 
@@ -90,11 +96,13 @@ def sign_flip_p(
     "Exact sign-flip test of the mean difference over independent seeds (Fisher 1935)"
     differences = _finite(differences, "differences")
     sums = _signs(len(differences)) @ differences
-    return float((np.abs(sums) >= abs(differences.sum()) - 1e-9).mean() if two_sided else (sums <= differences.sum() + 1e-9).mean())
+    return float((np.abs(sums) >= abs(differences.sum()) - 1e-9).mean() if two_sided
+                 else (sums <= differences.sum() + 1e-9).mean())
 
 def _finite(values: Sequence[float], name: str) -> np.ndarray:
     found = np.asarray(values, dtype=float)
-    if found.ndim == 0 or not np.isfinite(found).all(): raise InputError(f"{name}: {found.tolist()}; give one finite number a seed")
+    if found.ndim == 0 or not np.isfinite(found).all():
+        raise InputError(f"{name}: {found.tolist()}; give one finite number a seed")
     return found
 
 # %% ../nbs/03_comparison.ipynb #de7d4e9f
@@ -106,12 +114,15 @@ def max_t_test(
     "Which of the planned pairs fell? Exact one-sided max-t sign-flip test (Westfall & Young 1993)"
     differences = _finite(differences, "differences")
     if differences.ndim != 2 or differences.shape[1] != len(pairs) or not len(pairs):
-        raise InputError(f"differences: shape {list(differences.shape)} with {len(pairs)} names; give [seeds, pairs] and a name for each pair")
+        raise InputError(f"differences: shape {list(differences.shape)} with {len(pairs)} names; give [seeds, "
+                         "pairs] and a name for each pair")
     size = np.sqrt((differences**2).sum(0))
-    flipped = _signs(len(differences)) @ (differences / np.where(size > 0, size, 1))   # [flips, pairs]; the first flip changes nothing
+    # [flips, pairs]; the first flip changes nothing
+    flipped = _signs(len(differences)) @ (differences / np.where(size > 0, size, 1))
     reached = flipped[0] + 1e-9
-    return pd.DataFrame({"mean_difference": differences.mean(0), "seeds": len(differences), "p": (flipped <= reached).mean(0),
-                         "p_max_t": (flipped.min(1)[:, None] <= reached).mean(0)}, index=pd.Index(pairs, name="pair"))
+    return pd.DataFrame({"mean_difference": differences.mean(0), "seeds": len(differences),
+                         "p": (flipped <= reached).mean(0), "p_max_t": (flipped.min(1)[:, None] <= reached).mean(0)},
+                        index=pd.Index(pairs, name="pair"))
 
 # %% ../nbs/03_comparison.ipynb #571085bf
 def run_lower_bound(
@@ -121,7 +132,8 @@ def run_lower_bound(
     "Lower bound of the mean difference over runs: scatter over seeds and measurement together"
     differences = _finite(differences, "differences")
     n_seeds, mean = len(differences), differences.mean()
-    over_seeds = stats.t.isf(RUN_ALPHA, n_seeds - 1) * differences.std(ddof=1) / math.sqrt(n_seeds) if n_seeds > 1 else 0.0
+    over_seeds = stats.t.isf(RUN_ALPHA,
+                             n_seeds - 1) * differences.std(ddof=1) / math.sqrt(n_seeds) if n_seeds > 1 else 0.0
     return float(mean - math.hypot(over_seeds, measured.difference - measured.lower))
 
 # %% ../nbs/03_comparison.ipynb #df027db8
@@ -131,26 +143,30 @@ GATES = {"G0": "instruments", "G1": "above chance", "G2": "measurement", "G3": "
 class Instruments(Record):
     "Facts about judges and networks, of all seeds and both checkpoints, on which every number rests"
     judges_certified: bool           # every judge has a certificate, and its weights are those of the certificate
-    output_reached: bool | None = None   # the loss's gradient reaches the generator's output layer; None: nobody watched
+    output_reached: bool | None = None   # does a gradient reach the generator's output layer? None: not watched
     frozen_unchanged: bool           # modules declared frozen are unchanged, buffers included
-    with_batch_statistics: tuple[float, float] | None = None   # mean accuracy of A and B with BatchNorm on batch statistics, 0..1; None: not measured
+    with_batch_statistics: tuple[float, float] | None = None   # mean accuracy of A, B, 0..1; None: not measured
 
     def faults(self) -> tuple[str, ...]:
         "What makes the numbers void; empty when nothing does"
-        told = {"a judge has no valid certificate": self.judges_certified, "no gradient reaches the generator's output": self.output_reached,
+        told = {"a judge has no valid certificate": self.judges_certified,
+                "no gradient reaches the generator's output": self.output_reached,
                 "a module declared frozen has changed": self.frozen_unchanged}
         return tuple(fault for fault, fine in told.items() if fine is False)
 
     def note(self, before: float, after: float) -> str:
-        "What batch statistics would change of the accuracies (0..1) of A and B; empty when at most 5 points or not measured"
-        told = [f"{name} {batch:.1%} instead of {running:.1%}" for name, batch, running in zip("AB", self.with_batch_statistics or (), (before, after))
+        """What batch statistics would change of the accuracies (0..1) of A and B;
+        empty when at most 5 points or not measured"""
+        told = [f"{name} {batch:.1%} instead of {running:.1%}"
+                for name, batch, running in zip("AB", self.with_batch_statistics or (), (before, after))
                 if abs(batch - running) > BATCH_STATISTICS + 1e-9]
         return f"With BatchNorm on batch statistics: {' and '.join(told)}." if told else ""
 
 # %% ../nbs/03_comparison.ipynb #db267fb4
 @dataclass(frozen=True, kw_only=True)
 class RegressionVerdict(Record):
-    "Is checkpoint B worse than checkpoint A? The verdict, the gate that decided it and every number; accuracies in 0..1, differences B - A"
+    """Is checkpoint B worse than checkpoint A? The verdict, the gate that decided it and every number;
+    accuracies in 0..1, differences B - A"""
     verdict: Verdict                  # INVALID, AT-CHANCE, REGRESSED, MEASURED-DROP, NOT-WORSE or INCONCLUSIVE
     stopped_by: str | None            # the first gate that did not hold; None for REGRESSED
     held: tuple[bool, ...]            # whether each of G0 to G4 held, also behind the one that stopped it
@@ -177,10 +193,13 @@ class RegressionVerdict(Record):
     def table(self) -> pd.DataFrame:
         "One row a gate: what was found, and whether it held"
         found = ("; ".join(self.faults) or "valid", f"A {self.accuracy_before:.1%}, p = {self.p_chance:.2g}",
-                 f"{self.lost} lost, {self.gained} gained of {self.pairs}; McNemar p = {self.mcnemar_p:.2g}; upper bound {_points(self.upper)}",
+                 f"{self.lost} lost, {self.gained} gained of {self.pairs}; "
+                 f"McNemar p = {self.mcnemar_p:.2g}; upper bound {_points(self.upper)}",
                  f"{_points(self.difference)} over {len(self.differences)} seeds, sign-flip p = {self.sign_flip_p:.2g}",
-                 f"second judge {_points(self.second_judge)}, student {'not measured' if self.student is None else _points(self.student)}")
-        return pd.DataFrame({"asks": GATES.values(), "found": found, "held": ["yes" if h else "no" for h in self.held]}, index=pd.Index(GATES, name="gate"))
+                 f"second judge {_points(self.second_judge)}, "
+                 f"student {'not measured' if self.student is None else _points(self.student)}")
+        return pd.DataFrame({"asks": GATES.values(), "found": found, "held": ["yes" if h else "no" for h in self.held]},
+                            index=pd.Index(GATES, name="gate"))
 
     def _repr_markdown_(self) -> str:
         rows = [f"| {gate} {row.asks} | {row.found} | {row.held} |" for gate, row in self.table().iterrows()]
@@ -194,10 +213,14 @@ def _words(found: RegressionVerdict) -> str:
     runs = f"{n_seeds} seeds" if n_seeds > 1 else "this one run"
     told = {Verdict.INVALID: f"Nothing can be said: {'; '.join(found.faults)}.",
             Verdict.AT_CHANCE: f"A is not above chance (p = {found.p_chance:.2g}), so no direction can be stated.",
-            Verdict.REGRESSED: f"Training makes B worse than A: {size} over {runs}, and the second judge and the student score agree.",
-            Verdict.MEASURED_DROP: f"In {runs} B is below A by {abs(100 * found.difference):.1f} pp; {SEEDS_NEEDED} seeds are needed to speak of the regime.",
-            Verdict.NOT_WORSE: f"B is not worse than A by more than {100 * MARGIN:.0f} pp: {size}, at least {_points(found.lower)} over {runs}.",
-            Verdict.INCONCLUSIVE: f"Neither a fall nor its absence is shown: {size} over {runs}, stopped at {found.stopped_by} ({GATES.get(found.stopped_by)})."}
+            Verdict.REGRESSED: f"Training makes B worse than A: {size} over {runs}, "
+            "and the second judge and the student score agree.",
+            Verdict.MEASURED_DROP: f"In {runs} B is below A by {abs(100 * found.difference):.1f} pp; "
+            f"{SEEDS_NEEDED} seeds are needed to speak of the regime.",
+            Verdict.NOT_WORSE: f"B is not worse than A by more than {100 * MARGIN:.0f} pp: {size}, "
+            f"at least {_points(found.lower)} over {runs}.",
+            Verdict.INCONCLUSIVE: f"Neither a fall nor its absence is shown: {size} over {runs}, "
+            f"stopped at {found.stopped_by} ({GATES.get(found.stopped_by)})."}
     return " ".join(filter(None, [told[found.verdict], found.note]))
 
 def _decided(held: Sequence[bool], n_seeds: int, lower: float) -> Verdict:
@@ -209,31 +232,42 @@ def _decided(held: Sequence[bool], n_seeds: int, lower: float) -> Verdict:
 
 # %% ../nbs/03_comparison.ipynb #0a44b13b
 def regression_verdict(
-    correct_before: np.ndarray,          # [seeds, classes, n] bool: images of A judged to be the class asked for; n latents, the same for all classes
+    correct_before: np.ndarray,          # [seeds, classes, n] bool: of A, judged as asked for; n latents, same for all
     correct_after: np.ndarray,           # the same of B, from the same latents
     *,
     confusions: Sequence[np.ndarray],    # of A, one [classes, classes] table of counts a seed
     second_judge: Sequence[float],       # B - A in accuracy by the second judge, one a seed, -1..1
-    student: Sequence[float] | None,     # B - A in the student score, one a seed, -1..1; None: not measured, so that G4 does not hold
+    student: Sequence[float] | None,     # B - A in the student score, one a seed, -1..1; None: not measured, G4 fails
     instruments: Instruments,            # facts about judges and networks
 ) -> RegressionVerdict:
     "Is checkpoint B worse than checkpoint A? Gates G0 to G4 in their order"
     before, after = np.asarray(correct_before), np.asarray(correct_after)
     _check_pair(before, after, confusions, [second_judge] if student is None else [second_judge, student])
     measured, differences = paired_difference(before, after), after.mean((1, 2)) - before.mean((1, 2))
-    p_chance, p_flip, lower = pooled_chance_test(confusions).p, sign_flip_p(differences), run_lower_bound(differences, measured)
+    p_chance, p_flip, lower = (pooled_chance_test(confusions).p, sign_flip_p(differences),
+                               run_lower_bound(differences, measured))
     others = float(np.mean(second_judge)), None if student is None else float(np.mean(student))
-    held = (not instruments.faults(), p_chance <= CHANCE_ALPHA, measured.upper < -MARGIN and measured.mcnemar_p <= MEASUREMENT_ALPHA,
-            p_flip <= RUN_ALPHA, all(other is not None and other < 0 and other <= AGREEMENT * measured.difference for other in others))
+    held = (not instruments.faults(), p_chance <= CHANCE_ALPHA,
+            measured.upper < -MARGIN and measured.mcnemar_p <= MEASUREMENT_ALPHA, p_flip <= RUN_ALPHA,
+            all(other is not None and other < 0 and other <= AGREEMENT * measured.difference for other in others))
     return RegressionVerdict(
-        verdict=_decided(held, len(before), lower), stopped_by=next((gate for gate, holds in zip(GATES, held) if not holds), None), held=held,
-        differences=tuple(differences.tolist()), accuracy_before=float(before.mean()), accuracy_after=float(after.mean()), faults=instruments.faults(),
+        verdict=_decided(held, len(before), lower),
+        stopped_by=next((gate for gate, holds in zip(GATES, held) if not holds), None), held=held,
+        differences=tuple(differences.tolist()), accuracy_before=float(before.mean()),
+        accuracy_after=float(after.mean()), faults=instruments.faults(),
         p_chance=p_chance, sign_flip_p=p_flip, second_judge=others[0], student=others[1],
         note=instruments.note(before.mean(), after.mean()), **measured.to_dict() | {"lower": lower})
 
-def _check_pair(before: np.ndarray, after: np.ndarray, confusions: Sequence[np.ndarray], others: Sequence[Sequence[float]]) -> None:
-    if before.ndim != 3 or before.shape != after.shape: raise InputError(f"correct images: shapes {list(before.shape)} and {list(after.shape)}; give [seeds, classes, n] twice")
-    if {len(confusions), *map(len, others)} != {len(before)}: raise InputError(f"{len(before)} seeds, but {len(confusions)} confusions and {[len(o) for o in others]} other differences; give one a seed")
+# %% ../nbs/03_comparison.ipynb #c01dddb6
+def _check_pair(before: np.ndarray, after: np.ndarray, confusions: Sequence[np.ndarray],
+                others: Sequence[Sequence[float]]) -> None:
+    if before.ndim != 3 or before.shape != after.shape:
+        raise InputError(f"correct images: shapes {list(before.shape)} and {list(after.shape)}; give [seeds, "
+                         "classes, n] twice")
+    if {len(confusions), *map(len, others)} != {len(before)}:
+        raise InputError(f"{len(before)} seeds, but {len(confusions)} confusions and {[len(o) for o in others]} other "
+                         "differences; give one a seed")
     for values in others: _finite(values, "second judge or student")
     if any(np.diag(table).tolist() != right.sum(1).tolist() for table, right in zip(confusions, before)):
-        raise InputError("confusions: the diagonal is not the number of correct images of A; give the confusions of A, from the same images")
+        raise InputError("confusions: the diagonal is not the number of correct images of A; give the confusions of A, "
+                         "from the same images")

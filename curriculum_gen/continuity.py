@@ -25,25 +25,35 @@ from .records import Record, sha256
 
 # %% ../nbs/24_continuity.ipynb #f9244c83
 def batches_repeat(
-    before: Sequence[Mapping[str, Tensor]],              # a batch a step, in order: any of "images", "labels", "latents"
+    before: Sequence[Mapping[str, Tensor]],              # a batch a step: any of "images", "labels", "latents"
     after: Sequence[Mapping[str, Tensor]] = (),          # those that followed a resume
     *,
-    epoch: int | None = None,                            # images in a pass through the data; None leaves out what needs it
+    epoch: int | None = None,                            # images in a pass through the data; None skips what needs it
     data: tuple[Tensor, Tensor] | None = None,           # all images and labels, to look batches up in
     judge_logits: Callable | None = None,                # the scoring call, for batches that are not found in the data
-    card: tuple[int, int] | None = None,                 # real images the judge had right, and real images, when it was certified
+    card: tuple[int, int] | None = None,              # real images the judge had right, of how many, at its certificate
 ) -> Outcome:                                            # of the check BATCH
     "Do batches or draws repeat, and do labels belong to their images?"
     found, told = [], [f"{len(before)} batches, {len(after)} after a resume"]
-    def tell(cause, subject, evidence, step=0): found.append(Finding(cause=cause, subject=subject, evidence=evidence, step=step)); told.append(evidence)
+    def tell(cause, subject, evidence, step=0):
+        found.append(Finding(cause=cause, subject=subject, evidence=evidence, step=step))
+        told.append(evidence)
     draws, later = _rows(before, "latents", real=True), _rows(after, "latents", real=True)
-    if again := _seen_twice(draws): tell("random draws repeat", "latents", f"latents of batch {again[1]} are those of batch {again[0]}", again[1])
-    if again := _first_in(later, {row for rows in draws for row in rows}): tell("random draws repeat after resume", "latents", f"latents of batch {again} after the resume were drawn before it", len(before) + again)
+    if again := _seen_twice(draws):
+        tell("random draws repeat", "latents", f"latents of batch {again[1]} are those of batch {again[0]}", again[1])
+    if again := _first_in(later, {row for rows in draws for row in rows}):
+        tell("random draws repeat after resume", "latents",
+             f"latents of batch {again} after the resume were drawn before it", len(before) + again)
     shown, resumed = _rows(before, "images"), _rows(after, "images")
-    if again := _too_soon(shown, epoch): tell("random draws repeat", "images", f"images of batch {again[1]} are those of batch {again[0]}, before a pass of {epoch} images was over", again[1])
-    elif again := _resumed_run(shown, resumed, epoch): tell("data repeat after resume", "images", f"images of batch {again[1]} after the resume are those of batch {again[0]} before it", len(before) + again[1])
+    if again := _too_soon(shown, epoch):
+        tell("random draws repeat", "images", f"images of batch {again[1]} are those of batch {again[0]}, "
+             f"before a pass of {epoch} images was over", again[1])
+    elif again := _resumed_run(shown, resumed, epoch):
+        tell("data repeat after resume", "images", f"images of batch {again[1]} after the resume are those of batch "
+             f"{again[0]} before it", len(before) + again[1])
     rows = [row for batch in shown for row in batch]
-    if rows: told.append(f"{len(set(rows))} distinct images among {len(rows)}{f', a pass has {epoch}' if epoch else ''}")
+    if rows:
+        told.append(f"{len(set(rows))} distinct images among {len(rows)}{f', a pass has {epoch}' if epoch else ''}")
     kept, words = _labels_kept([*before, *after], data=data, judge_logits=judge_logits, card=card)
     if not kept: tell("batch labels do not match images", "labels", words)
     elif words: told.append(words)
@@ -52,7 +62,8 @@ def batches_repeat(
 # %% ../nbs/24_continuity.ipynb #159f5f84
 def _rows(batches: Sequence[Mapping[str, Tensor]], name: str, *, real: bool = False) -> list[tuple[str, ...]]:
     "Digests of each batch's rows; none for values that may honestly be equal, when only real numbers are wanted"
-    def usable(batch): return name in batch and not (real and (not batch[name].is_floating_point() or batch[name][0].numel() < 4))
+    def usable(batch):
+        return name in batch and not (real and (not batch[name].is_floating_point() or batch[name][0].numel() < 4))
     return [tuple(tensor_sha256(row) for row in batch[name]) if usable(batch) else () for batch in batches]
 
 def _seen_twice(batches: list[tuple[str, ...]]) -> tuple[int, int] | None:
@@ -75,37 +86,48 @@ def _too_soon(batches: list[tuple[str, ...]], epoch: int | None) -> tuple[int, i
         place += len(rows)
 
 # %% ../nbs/24_continuity.ipynb #7d5bffb7
-def _resumed_run(before: list[tuple[str, ...]], after: list[tuple[str, ...]], epoch: int | None) -> tuple[int, int] | None:
-    "The first batch after a resume whose rows ran in the same order before it, and where, unless a pass may have ended in between"
+def _resumed_run(before: list[tuple[str, ...]], after: list[tuple[str, ...]],
+                 epoch: int | None) -> tuple[int, int] | None:
+    """The first batch after a resume whose rows ran in the same order before it, and where, unless a pass may have
+    ended in between"""
     flat = [(row, number) for number, rows in enumerate(before, 1) for row in rows]
-    if epoch is None and _seen_twice([(rows,) for rows in before if rows]): return None   # whole batches come again anyway
+    if epoch is None and _seen_twice([(rows,) for rows in before if rows]):
+        return None   # whole batches come again anyway
     starts, drawn = {}, 0
     for place, (row, _) in enumerate(flat): starts.setdefault(row, []).append(place)
     for later, rows in enumerate(after, 1):
         for place in starts.get(rows[0], ()) if len(rows) > 1 else ():
             ended = epoch is not None and len(flat) + drawn - place > epoch - len(rows)
-            if not ended and tuple(row for row, _ in flat[place:place + len(rows)]) == rows: return flat[place][1], later
+            if not ended and tuple(row for row, _ in flat[place:place + len(rows)]) == rows:
+                return flat[place][1], later
         drawn += len(rows)
 
-def _labels_kept(batches: Sequence[Mapping[str, Tensor]], *, data: tuple[Tensor, Tensor] | None, judge_logits: Callable | None, card: tuple[int, int] | None) -> tuple[bool, str]:
+# %% ../nbs/24_continuity.ipynb #5c3fadd3
+def _labels_kept(batches: Sequence[Mapping[str, Tensor]], *, data: tuple[Tensor, Tensor] | None,
+                 judge_logits: Callable | None, card: tuple[int, int] | None) -> tuple[bool, str]:
     "Whether labels are those of the images, and what was compared; no words where nothing could be"
     batches = [batch for batch in batches if {"images", "labels"} <= batch.keys()]
     true = {}
     for image, label in zip(*data) if data else (): true.setdefault(tensor_sha256(image), set()).add(int(label))
-    known = [(true[key], int(label)) for batch, rows in zip(batches, _rows(batches, "images") if true else ()) for key, label in zip(rows, batch["labels"]) if key in true]
+    known = [(true[key], int(label)) for batch, rows in zip(batches, _rows(batches, "images") if true else ())
+             for key, label in zip(rows, batch["labels"]) if key in true]
     if known:
         wrong = sum(label not in labels for labels, label in known)
         return not wrong, f"{wrong} of {len(known)} images carry another label than in the data"
     if judge_logits is None or card is None or not batches: return True, ""
-    with torch.no_grad(): right = [judge_logits(batch["images"]).argmax(1).cpu() == batch["labels"].cpu() for batch in batches]
+    with torch.no_grad():
+        right = [judge_logits(batch["images"]).argmax(1).cpu() == batch["labels"].cpu() for batch in batches]
     k, n = int(torch.cat(right).sum()), len(torch.cat(right))
-    return exact_interval(k, n).high >= 0.5*card[0]/card[1], f"the judge sees the label in {k} of {n} real images, the card says {card[0]} of {card[1]}"
+    return (exact_interval(k, n).high >= 0.5*card[0]/card[1],
+            f"the judge sees the label in {k} of {n} real images, the card says {card[0]} of {card[1]}")
 
 # %% ../nbs/24_continuity.ipynb #036fb4ca
 def _class_balance(batches: Sequence[Mapping[str, Tensor]], data: tuple[Tensor, Tensor] | None) -> list[str]:
     "The classes drawn beside those of the data (chi-square), as words"
     if not data or not any("labels" in batch for batch in batches): return []
-    drawn, there = (np.bincount(labels.numpy(), minlength=int(data[1].max()) + 1) for labels in (torch.cat([batch["labels"].cpu() for batch in batches if "labels" in batch]), data[1].cpu()))
+    drawn, there = (np.bincount(labels.numpy(), minlength=int(data[1].max()) + 1)
+                    for labels in (torch.cat([batch["labels"].cpu() for batch in batches if "labels" in batch]),
+                                   data[1].cpu()))
     if len(drawn) > len(there) or drawn[there == 0].any(): return ["classes are drawn that the data do not hold"]
     p = stats.chisquare(drawn[there > 0], drawn.sum()*there[there > 0]/there.sum()).pvalue
     return [f"classes drawn {'unlike those of' if p < 1e-4 else 'as in'} the data (p {p:.2g})"]
@@ -135,8 +157,10 @@ def canary(
     "Take a canary"
     images = _fixed_sample(sample, latents, labels)
     def mark(net): return sha256("".join(tensor_sha256(p) for p in net.parameters()))
-    return CanaryRecord(step=step, weights_sha256=weights_sha256(network), trained_sha256=mark(network), averaged_sha256=averaged and mark(averaged), images_sha256=tensor_sha256(images), train_mode=network.training, threads=torch.get_num_threads(),
-                        averaged_scored=averaged and _depends_on(averaged, lambda: _fixed_sample(sample, latents, labels), images))
+    return CanaryRecord(step=step, weights_sha256=weights_sha256(network), trained_sha256=mark(network),
+                        averaged_sha256=averaged and mark(averaged), images_sha256=tensor_sha256(images),
+                        train_mode=network.training, threads=torch.get_num_threads(), averaged_scored=averaged
+                        and _depends_on(averaged, lambda: _fixed_sample(sample, latents, labels), images))
 
 # %% ../nbs/24_continuity.ipynb #116d04a6
 def _fixed_sample(sample: Callable, latents: Tensor, labels: Tensor) -> Tensor:
@@ -164,21 +188,41 @@ def check_canary(
     "Do checkpoints give back what was saved, and does the average move and count?"
     found, threads = [], {record.threads for record in (*saved, *loaded)}
     for then, now in zip(saved, loaded):
-        other = [name for name in ("step", "weights_sha256", "averaged_sha256", "images_sha256") if getattr(then, name) != getattr(now, name)]
-        if other == ["images_sha256"] and then.threads != now.threads: found.append(Finding(cause="another thread count", subject="canary", step=then.step, evidence=f"saved with {then.threads} threads, loaded with {now.threads}; the weights are equal"))
-        elif other == ["step"]: found.append(Finding(cause="schedule restarts on resume", subject="step", step=then.step, evidence=f"saved after {then.step} steps, loaded as {now.step}; weights and images are equal"))
-        elif other: found.append(Finding(cause="checkpoint is not what was saved", subject=f"checkpoint of step {then.step}", step=then.step, evidence=_other_than_saved(now, other, saved)))
-    for first, second in zip(saved, saved[1:]):
-        still = second.averaged_sha256 and first.averaged_sha256 == second.averaged_sha256 and first.trained_sha256 != second.trained_sha256
-        if still: found.append(Finding(cause="averaged weights not updated", subject="averaged network", step=second.step, evidence=f"equal after {first.step} and {second.step} steps, the network itself is not"))
+        other = [name for name in ("step", "weights_sha256", "averaged_sha256", "images_sha256")
+                 if getattr(then, name) != getattr(now, name)]
+        if other == ["images_sha256"] and then.threads != now.threads:
+            found.append(Finding(cause="another thread count", subject="canary", step=then.step, evidence="saved with "
+                                 f"{then.threads} threads, loaded with {now.threads}; the weights are equal"))
+        elif other == ["step"]:
+            found.append(Finding(cause="schedule restarts on resume", subject="step", step=then.step, evidence="saved "
+                                 f"after {then.step} steps, loaded as {now.step}; weights and images are equal"))
+        elif other:
+            found.append(Finding(cause="checkpoint is not what was saved", subject=f"checkpoint of step {then.step}",
+                                 step=then.step, evidence=_other_than_saved(now, other, saved)))
+    found += _averages_that_stand_still(saved)
     plain = [record for record in saved if record.averaged_scored is False and "plain_weights_scored" not in declared]
-    if plain: found.append(Finding(cause="averaged weights not used", subject="sampling", step=plain[0].step, evidence="images stay the same while the averaged network holds no numbers"))
-    return Outcome(check="CANARY", findings=tuple(found), compared=f"{len(saved)} canaries, {min(len(saved), len(loaded))} of them taken again after loading, with {' and '.join(map(str, sorted(threads)))} threads")
+    if plain:
+        found.append(Finding(cause="averaged weights not used", subject="sampling", step=plain[0].step,
+                             evidence="images stay the same while the averaged network holds no numbers"))
+    return Outcome(check="CANARY", findings=tuple(found),
+                   compared=f"{len(saved)} canaries, {min(len(saved), len(loaded))} of them taken again after loading, "
+                   f"with {' and '.join(map(str, sorted(threads)))} threads")
 
+# %% ../nbs/24_continuity.ipynb #e3cbb66e
+def _averages_that_stand_still(saved: Sequence[CanaryRecord]) -> list[Finding]:
+    "One finding for two checkpoints with equal averages of different networks"
+    return [Finding(cause="averaged weights not updated", subject="averaged network", step=second.step,
+                    evidence=f"equal after {first.step} and {second.step} steps, the network itself is not")
+            for first, second in zip(saved, saved[1:])
+            if second.averaged_sha256 and first.averaged_sha256 == second.averaged_sha256
+            and first.trained_sha256 != second.trained_sha256]
+
+# %% ../nbs/24_continuity.ipynb #1203676a
 def _other_than_saved(now: CanaryRecord, other: list[str], saved: Sequence[CanaryRecord]) -> str:
     "What a loaded checkpoint holds instead"
     same = [str(record.step) for record in saved if record.weights_sha256 == now.weights_sha256]
-    return f"{', '.join(name.removesuffix('_sha256') for name in other)} differ; the weights loaded are {f'those of step {same[-1]}' if same else 'those of no canary'}"
+    return (f"{', '.join(name.removesuffix('_sha256') for name in other)} differ; "
+            f"the weights loaded are {f'those of step {same[-1]}' if same else 'those of no canary'}")
 
 # %% ../nbs/24_continuity.ipynb #9680c96c
 def resumes_exactly(
@@ -188,13 +232,15 @@ def resumes_exactly(
     save: Callable,                         # `snapshot = save(state)`
     load: Callable,                         # `state = load(snapshot)`
     steps: int,                             # before the checkpoint, and as many after it
-    batches: Sequence = (),                 # a list to which the program appends every batch that it reads, where there is one
+    batches: Sequence = (),                 # a list to which the program appends every batch that it reads
     state_of: Callable = vars,              # `parts = state_of(state)`: name -> part of the state
 ) -> Outcome:                               # of the check REPLAY
     "Continue a run, and the same run from its checkpoint: which part is the first to differ?"
     with _random_states_kept() as fresh:
         state = start()
-        def go(state, every): return [_moment(state, parts=state_of if every or not i else None, train_step=train_step, batches=batches) for i in range(steps)]
+        def go(state, every):
+            return [_moment(state, parts=state_of if every or not i else None, train_step=train_step, batches=batches)
+                    for i in range(steps)]
         earlier = go(state, True)
         kept, threads = save(state), torch.get_num_threads()
         snapshot = _copied(kept)
@@ -205,16 +251,37 @@ def resumes_exactly(
         referred = _digest(kept) != original
         _set_random_states(fresh)
         resumed = load(snapshot)
-        if torch.get_num_threads() != threads: return Outcome(check="REPLAY", findings=(Finding(cause="another thread count", subject="replay", evidence=f"saved with {threads} threads, resumed with {torch.get_num_threads()}"),), compared="not comparable bit by bit")
+        if torch.get_num_threads() != threads: return _other_threads(threads)
         again, last = go(resumed, False), _parts(state_of(resumed))
-    different = [name for name, (kind, mark) in end.items() if kind == "weights" and last.get(name, (kind, ""))[1] != mark]
-    compared = f"{steps} steps continued against {steps} resumed: {', '.join(different) + ' differ' if different else 'all weights equal'}"
-    if not any(kind == "weights" for kind, _ in end.values()): return Outcome(check="REPLAY", not_possible="no network found on the state: give state_of")
-    shared = [name for name, part in state_of(state).items() if isinstance(part, nn.Module) and part is state_of(resumed).get(name) and end[name] != earlier[0].parts[name]]
-    if referred: return Outcome(check="REPLAY", compared=compared, findings=(Finding(cause="checkpoint is not what was saved", subject="snapshot", step=steps, evidence="it changed while the run went on: it refers to what is trained"),))
-    found = [("frozen network changes", name, "continued and resumed run were given the same network, and training changed it") for name in shared]
+    different = [name for name, (kind, mark) in end.items() if kind == "weights"
+                 and last.get(name, (kind, ""))[1] != mark]
+    if not any(kind == "weights" for kind, _ in end.values()):
+        return Outcome(check="REPLAY", not_possible="no network found on the state: give state_of")
+    found = _shared_networks(state_of(state), state_of(resumed), begun=earlier[0].parts, end=end)
     found = found or (_first_to_differ(earlier, went_on, again, end=end) if different else [])
-    return Outcome(check="REPLAY", compared=compared, findings=tuple(Finding(cause=cause, subject=subject, evidence=evidence, step=steps) for cause, subject, evidence in found))
+    return _replay_outcome([_REFERRED] if referred else found, different, steps=steps)
+
+# %% ../nbs/24_continuity.ipynb #659d034e
+_REFERRED = ("checkpoint is not what was saved", "snapshot",
+             "it changed while the run went on: it refers to what is trained")
+
+def _shared_networks(state: Mapping, resumed: Mapping, *, begun: dict, end: dict) -> list[tuple[str, str, str]]:
+    "Cause, subject and evidence of every network that two runs share and that training changed"
+    told = "continued and resumed run were given the same network, and training changed it"
+    return [("frozen network changes", name, told) for name, part in state.items()
+            if isinstance(part, nn.Module) and part is resumed.get(name) and end[name] != begun[name]]
+
+def _other_threads(threads: int) -> Outcome:
+    told = f"saved with {threads} threads, resumed with {torch.get_num_threads()}"
+    return Outcome(check="REPLAY", compared="not comparable bit by bit",
+                   findings=(Finding(cause="another thread count", subject="replay", evidence=told),))
+
+def _replay_outcome(found: list[tuple[str, str, str]], different: list[str], *, steps: int) -> Outcome:
+    "What was found (cause, subject, evidence), and what was compared: which networks differ"
+    return Outcome(check="REPLAY", compared=f"{steps} steps continued against {steps} resumed: "
+                   f"{', '.join(different) + ' differ' if different else 'all weights equal'}",
+                   findings=tuple(Finding(cause=cause, subject=subject, evidence=evidence, step=steps)
+                                  for cause, subject, evidence in found))
 
 # %% ../nbs/24_continuity.ipynb #e67ad7ac
 @dataclass(frozen=True, kw_only=True)
@@ -229,46 +296,69 @@ def _moment(state: object, *, parts: Callable | None, train_step: Callable, batc
     return _Moment(parts=before, batch=_digest(batches[known:]) if len(batches) > known else "", line=line)
 
 # %% ../nbs/24_continuity.ipynb #8a852648
-def _first_to_differ(earlier: list[_Moment], went_on: list[_Moment], again: list[_Moment], *, end: dict) -> list[tuple[str, str, str]]:
+def _first_to_differ(earlier: list[_Moment], went_on: list[_Moment], again: list[_Moment], *,
+                     end: dict) -> list[tuple[str, str, str]]:
     "Cause, subject and evidence of what explains that a resumed run differs"
     found, saved, loaded = [], went_on[0].parts, again[0].parts
     for name, (kind, mark) in saved.items():
         got = loaded.get(name, (kind, ""))[1]
         if got == mark or end[name][1] == mark and kind in ("random", "schedule"): continue   # restored, or never used
-        before = next((step for step, moment in enumerate(earlier) if moment.parts.get(name, (kind, ""))[1] == got), None)
-        cause = {"optimiser": "optimiser state not restored", "random": "random draws repeat after resume", "schedule": "schedule restarts on resume"}.get(kind)
-        if kind == "optimiser" or (cause and before is not None): found.append((cause, name, f"after loading it {f'is what it was after {before} steps' if before is not None else 'differs from what was saved'}"))
+        before = next((step for step, moment in enumerate(earlier) if moment.parts.get(name, (kind, ""))[1] == got),
+                      None)
+        cause = {"optimiser": "optimiser state not restored", "random": "random draws repeat after resume",
+                 "schedule": "schedule restarts on resume"}.get(kind)
+        if kind == "optimiser" or (cause and before is not None):
+            found.append(
+                (cause, name, "after loading it "
+                 f"{f'is what it was after {before} steps' if before is not None else 'differs from what was saved'}"))
     if (cause := _batches_differ(earlier, went_on, again)): found.append(cause)
-    for step, (line, other) in enumerate(zip(went_on, again)):
-        restarted = [name for name in ("phase", "weights", "step") if repr(line.line.get(name)) != repr(other.line.get(name)) and repr(other.line.get(name)) == repr(earlier[step].line.get(name))]
-        if restarted: found.append(("schedule restarts on resume", restarted[0], f"{step + 1} steps after the resume it is {other.line[restarted[0]]}, as {step + 1} steps after the start, instead of {line.line[restarted[0]]}")); break
+    if (cause := _restarted(earlier, went_on, again)): found.append(cause)
     if found: return found
     unlike = [f"{name} ({kind})" for name, (kind, mark) in saved.items() if loaded.get(name, (kind, ""))[1] != mark]
-    late = next((f"step {i + 1} after the resume: {name}" for i, (a, b) in enumerate(zip(went_on, again)) for name in a.line if repr(a.line[name]) != repr(b.line.get(name))), "the weights, in no log line")
-    return [("training differs after resume", unlike[0] if unlike else "training", f"unlike what was saved right after loading: {', '.join(unlike) or 'nothing that was found on the state'}; first seen in {late}")]
+    late = next((f"step {i + 1} after the resume: {name}" for i, (a, b) in enumerate(zip(went_on, again))
+                 for name in a.line if repr(a.line[name]) != repr(b.line.get(name))), "the weights, in no log line")
+    return [("training differs after resume", unlike[0] if unlike else "training", "unlike what was saved right after "
+             f"loading: {', '.join(unlike) or 'nothing that was found on the state'}; first seen in {late}")]
 
-def _batches_differ(earlier: list[_Moment], went_on: list[_Moment], again: list[_Moment]) -> tuple[str, str, str] | None:
+# %% ../nbs/24_continuity.ipynb #67e1063b
+def _restarted(earlier: list[_Moment], went_on: list[_Moment], again: list[_Moment]) -> tuple[str, str, str] | None:
+    "The first entry of the log that is not as in the run continued, but as in a new one"
+    for step, (line, other, new) in enumerate(zip(went_on, again, earlier), 1):
+        for name in ("phase", "weights", "step"):
+            if repr(line.line.get(name)) != repr(other.line.get(name)) == repr(new.line.get(name)):
+                return ("schedule restarts on resume", name,
+                        f"{step} steps after the resume it is {other.line[name]}, "
+                        f"as {step} steps after the start, instead of {line.line[name]}")
+
+def _batches_differ(earlier: list[_Moment], went_on: list[_Moment],
+                    again: list[_Moment]) -> tuple[str, str, str] | None:
     old = {moment.batch: step for step, moment in enumerate(earlier, 1) if moment.batch}
     for step, (a, b) in enumerate(zip(went_on, again), 1):
-        if a.batch != b.batch: return ("data repeat after resume", "batches", f"the batch of step {step} after the resume is that of step {old[b.batch]}") if b.batch in old else None
+        if a.batch != b.batch:
+            return ("data repeat after resume", "batches", f"the batch of step {step} after the resume is that of "
+                    f"step {old[b.batch]}") if b.batch in old else None
 
 # %% ../nbs/24_continuity.ipynb #fb91bf6c
 def _parts(values: Mapping, prefix: str = "", *, seen: set | None = None) -> dict[str, tuple[str, str]]:
-    "Kind and digest of everything on a state that can be compared: weights, optimisers, schedules, random states, plain values; and the global random states"
-    found, seen = {} if prefix else {f"{name}'s global random state": ("random", _digest(value)) for name, value in _random_states().items()}, set() if seen is None else seen
+    """Kind and digest of everything on a state that can be compared: weights, optimisers, schedules, random states,
+    plain values; and the global random states"""
+    found, seen = ({} if prefix else {f"{name}'s global random state": ("random", _digest(value))
+                                      for name, value in _random_states().items()}, set() if seen is None else seen)
     for name, value in values.items():
         name, plain = f"{prefix}{name}", isinstance(value, (bool, int, float, str, Tensor, np.ndarray, type(None)))
         if not plain and id(value) in seen: continue
         seen.add(id(value))
         if isinstance(value, nn.Module): found[name] = "weights", weights_sha256(value)
-        elif isinstance(value, (Optimizer, LRScheduler)): found[name] = "optimiser" if isinstance(value, Optimizer) else "schedule", _digest(value.state_dict())
+        elif isinstance(value, (Optimizer, LRScheduler)):
+            found[name] = "optimiser" if isinstance(value, Optimizer) else "schedule", _digest(value.state_dict())
         elif isinstance(value, torch.Generator): found[name] = "random", _digest(value.get_state())
         elif isinstance(value, np.random.Generator): found[name] = "random", _digest(value.bit_generator.state)
         elif isinstance(value, random.Random): found[name] = "random", _digest(value.getstate())
         elif plain: found[name] = "value", _digest(value)
         elif isinstance(value, Mapping): found |= _parts(value, f"{name}.", seen=seen)
         elif isinstance(value, (list, tuple)): found |= _parts(dict(enumerate(value)), f"{name}.", seen=seen)
-        elif hasattr(value, "__dict__") and not callable(value) and name.count(".") < 3: found |= _parts(vars(value), f"{name}.", seen=seen)
+        elif hasattr(value, "__dict__") and not callable(value) and name.count(".") < 3:
+            found |= _parts(vars(value), f"{name}.", seen=seen)
     return found
 
 def _digest(value: object) -> str:
@@ -280,9 +370,13 @@ def _digest(value: object) -> str:
     return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
 
 # %% ../nbs/24_continuity.ipynb #0b25162d
-def _random_states() -> dict: return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+def _random_states() -> dict:
+    return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
 
-def _set_random_states(states: dict) -> None: torch.set_rng_state(states["torch"]); np.random.set_state(states["numpy"]); random.setstate(states["python"])
+def _set_random_states(states: dict) -> None:
+    torch.set_rng_state(states["torch"])
+    np.random.set_state(states["numpy"])
+    random.setstate(states["python"])
 
 @contextmanager
 def _random_states_kept() -> Iterator[dict]:
@@ -298,37 +392,51 @@ def _copied(value: object) -> object:
 # %% ../nbs/24_continuity.ipynb #93547b6a
 SHIFTS = 1, -1, 2, -2, 3, -3   # steps by which a schedule is tried to be shifted
 
+# %% ../nbs/24_continuity.ipynb #a64d584b
 def schedule_kept(
-    history: Sequence[Mapping],                      # log lines with "step" and "weights", or the weights under their own names; "phase" and "learning_rate" where declared
+    history: Sequence[Mapping],         # "step", "weights" or each under its name; "phase", "learning_rate" if declared
     *,
-    weights: Callable,                               # `values = weights(step)`: declared weight by term, with `step` completed steps before
+    weights: Callable,                         # `weights(step)`: declared weight by term, `step` completed steps before
     phase: Callable | None = None,                   # `name = phase(step)`
     learning_rate: Callable | None = None,           # `rate = learning_rate(step)`
     resumed: Sequence[int] = (),                     # completed steps of the checkpoints that were resumed from
     every: int = 1,                                  # steps from a line to the next
-    measured: Mapping[str, Mapping[int, float]] = {},  # term -> completed steps before the step -> weight that `watch` measured in the loss
+    measured: Mapping[str, Mapping[int, float]] = {},  # term -> completed steps before -> weight seen by `watch`
 ) -> Outcome:                                        # of the check LEDGER
     "Does the log follow the declared schedule, step by step?"
     if not history: return Outcome(check="LEDGER", not_possible="no log line")
     def phases(step): return {"phase": phase(step)} if phase else {}
     def rate(step): return {"learning_rate": learning_rate(step)} if learning_rate else {}
     found = []
-    def tell(cause, subject, evidence, step): found.append(Finding(cause=cause, subject=subject, evidence=evidence, step=step))
+    def tell(cause, subject, evidence, step):
+        found.append(Finding(cause=cause, subject=subject, evidence=evidence, step=step))
     for schedule in (weights, phases, rate):
         off = [line for line in history if _departing(line, schedule(line["step"] - 1))]
         if off:
             name, logged, meant = _departing(off[0], schedule(off[0]["step"] - 1))[0]
             cause, words = _explained(history, off, schedule=schedule, resumed=resumed)
-            restarted = cause == "schedule restarts on resume" and any(f.cause == cause for f in found)   # a rate that starts again alone was lost with the optimiser
+            # a rate that starts again alone was lost with the optimiser
+            restarted = cause == "schedule restarts on resume" and any(f.cause == cause for f in found)
             if schedule is rate and not restarted: cause = "learning rate differs from declared"
-            looked_at = schedule is weights and any(line["step"] - 1 in steps for line in off for steps in measured.values())
-            if looked_at and not _departing_from(measured, weights): cause, words = "records differ from the schedule", f"; the loss itself was weighted as declared in all {sum(map(len, measured.values()))} losses that were looked at"
-            tell(cause, name, f"step {off[0]['step']}: {name} {logged}, declared {meant}; {len(off)} of {len(history)} lines differ{words}", off[0]["step"])
+            looked_at = schedule is weights and any(line["step"] - 1 in steps for line in off
+                                                    for steps in measured.values())
+            if looked_at and not _departing_from(measured, weights):
+                cause, words = ("records differ from the schedule", "; the loss itself was weighted as declared in "
+                                f"all {sum(map(len, measured.values()))} losses that were looked at")
+            tell(cause, name, f"step {off[0]['step']}: {name} {logged}, declared {meant}; "
+                 f"{len(off)} of {len(history)} lines differ{words}", off[0]["step"])
+    if (gap := _gap(history, every=every, resumed=resumed)): tell("records differ from the schedule", "step", *gap)
+    return Outcome(check="LEDGER", findings=tuple(found), compared=f"{len(history)} lines, steps {history[0]['step']} "
+                   f"to {history[-1]['step']}, {', '.join([*weights(0), *phases(0), *rate(0)])}")
+
+# %% ../nbs/24_continuity.ipynb #0ee1a16a
+def _gap(history: Sequence[Mapping], *, every: int, resumed: Sequence[int]) -> tuple[str, int] | None:
+    "The first step that is missing or logged twice, in words, and the step of that line"
     for before, line in zip(history, history[1:]):
         due, step = before["step"] + every, line["step"]
         if step == due or (step <= before["step"] and step - every in resumed): continue
-        tell("records differ from the schedule", "step", f"step {step} is logged twice" if step < due and step <= before["step"] else f"step {due} is missing", step); break
-    return Outcome(check="LEDGER", findings=tuple(found), compared=f"{len(history)} lines, steps {history[0]['step']} to {history[-1]['step']}, {', '.join([*weights(0), *phases(0), *rate(0)])}")
+        twice = step < due and step <= before["step"]
+        return f"step {step} is logged twice" if twice else f"step {due} is missing", step
 
 # %% ../nbs/24_continuity.ipynb #c9e412d4
 def _departing(line: Mapping, values: Mapping) -> list[tuple]:
@@ -337,37 +445,52 @@ def _departing(line: Mapping, values: Mapping) -> list[tuple]:
     def alike(a, b):
         if isinstance(b, Mapping): return all(alike(a[name], b[name]) for name in b if name in a)
         return a == b if isinstance(b, str) else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
-    return [(name, logged[name], value) for name, value in values.items() if name in logged and not alike(logged[name], value)]
+    return [(name, logged[name], value) for name, value in values.items() if name in logged
+            and not alike(logged[name], value)]
 
 def _departing_from(measured: Mapping[str, Mapping[int, float]], weights: Callable) -> list[tuple[str, int]]:
     "Terms and steps whose measured weight is not the declared one"
-    return [(term, step) for term, values in measured.items() for step, value in values.items() if not math.isclose(value, weights(step)[term], rel_tol=1e-3, abs_tol=1e-9)]
+    return [(term, step) for term, values in measured.items() for step, value in values.items()
+            if not math.isclose(value, weights(step)[term], rel_tol=1e-3, abs_tol=1e-9)]
 
-def _explained(history: Sequence[Mapping], off: list[Mapping], *, schedule: Callable, resumed: Sequence[int]) -> tuple[str, str]:
+def _explained(history: Sequence[Mapping], off: list[Mapping], *, schedule: Callable,
+               resumed: Sequence[int]) -> tuple[str, str]:
     "A cause, and in words by which shift or restart all departing lines are as declared"
     first = off[0]["step"]
-    def shifted(by): return all(line["step"] - 1 + by >= 0 and not _departing(line, schedule(line["step"] - 1 + by)) for line in off)
-    def restarted(at): return at < first and all(not _departing(line, schedule(line["step"] - 1 - at)) for line in history if line["step"] > at)
-    def restart(candidates): return next((("schedule restarts on resume", f"; counted from step {at} all later lines are as declared") for at in candidates if restarted(at)), None)
-    shift = next((("schedule shifted", f"; {abs(by)} step{'s'*(abs(by) > 1)} {'early' if by > 0 else 'late'}") for by in SHIFTS if shifted(by)), None)
-    return restart(sorted(resumed)) or shift or (None if resumed else restart(range(1, first))) or ("records differ from the schedule", "")
+    def shifted(by):
+        return all(line["step"] - 1 + by >= 0 and not _departing(line, schedule(line["step"] - 1 + by)) for line in off)
+    def restarted(at):
+        return at < first and all(not _departing(line, schedule(line["step"] - 1 - at)) for line in history
+                                  if line["step"] > at)
+    def restart(candidates):
+        return next((("schedule restarts on resume", f"; counted from step {at} all later lines are as declared")
+                     for at in candidates if restarted(at)), None)
+    shift = next((("schedule shifted", f"; {abs(by)} step{'s'*(abs(by) > 1)} {'early' if by > 0 else 'late'}")
+                  for by in SHIFTS if shifted(by)), None)
+    return (restart(sorted(resumed)) or shift or (None if resumed else restart(range(1, first)))
+            or ("records differ from the schedule", ""))
 
 # %% ../nbs/24_continuity.ipynb #547123d4
 def finite(
-    history: Sequence[Mapping],              # log lines with "step"; "nonfinite" counts NaN and infinities of the step before any masking
+    history: Sequence[Mapping],              # with "step"; "nonfinite" counts NaN and infinities before any masking
     *,
     tensors: Mapping[str, Tensor] = {},      # parameters, gradients or images by name, as they are now
     declared: Sequence[str] = (),            # "skipped_steps": a step that is not finite is skipped on purpose
 ) -> Outcome:                                # of the check FINITE
     "Are all numbers numbers?"
     bad = [(line.get("step", 0), _not_finite(line)) for line in history if _not_finite(line)]
-    broken = {name: int((~values.isfinite()).sum()) for name, values in tensors.items() if values.is_floating_point() and not values.isfinite().all()}
+    broken = {name: int((~values.isfinite()).sum()) for name, values in tensors.items() if values.is_floating_point()
+              and not values.isfinite().all()}
     compared = f"{len(bad)} of {len(history)} lines with NaN or infinities, {len(broken)} of {len(tensors)} tensors"
-    found = [Finding(cause="non-finite values", subject=name, evidence=f"{count} of {tensors[name].numel()} values") for name, count in broken.items()]
-    if bad and "skipped_steps" not in declared: found.append(Finding(cause="non-finite values", subject="step", step=bad[0][0], evidence=f"{bad[0][1]} in step {bad[0][0]}, the first of {len(bad)} such steps"))
+    found = [Finding(cause="non-finite values", subject=name, evidence=f"{count} of {tensors[name].numel()} values")
+             for name, count in broken.items()]
+    if bad and "skipped_steps" not in declared:
+        found.append(Finding(cause="non-finite values", subject="step", step=bad[0][0],
+                             evidence=f"{bad[0][1]} in step {bad[0][0]}, the first of {len(bad)} such steps"))
     return Outcome(check="FINITE", findings=tuple(found), compared=compared)
 
 def _not_finite(values: object) -> int:
     "NaN and infinities in a line, nested, or as it counts them itself, whichever are more"
-    if isinstance(values, Mapping): return max(int(values.get("nonfinite") or 0), sum(map(_not_finite, values.values())))
+    if isinstance(values, Mapping):
+        return max(int(values.get("nonfinite") or 0), sum(map(_not_finite, values.values())))
     return int(isinstance(values, float) and not math.isfinite(values))

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from .curriculum import run_config
 from .data import Split, load_dataset, normalise
-from .evaluation import InstrumentSet, evaluation_latents, generate, instrument_set, judged_rows, score_images
+from .evaluation import (InstrumentSet, evaluation_latents, generate, instrument_set, judged_rows,
+                                       score_images)
 from .model import CLASSES, LATENT_SIZE, Generator, torch_threads
 from .panel import certified_panel
 from .records import Verdict, read_json, stream_seed, unknown_name, write_atomic, write_json
@@ -53,8 +54,9 @@ def honest_sampler(
     "Training images under small random rotations (10 degrees), shifts (2 pixels) and scalings (10 %)"
     images = _drawn(instruments.dataset.half_a, n, rng).flatten(0, 1)
     angle, right, down, scale = torch.rand(4, len(images), generator=rng)*2 - 1
-    moved = [transforms.affine(image, angle=10*a.item(), translate=[round(2*x.item()), round(2*y.item())], scale=1 + 0.1*s.item(), shear=[0.0],
-                               interpolation=transforms.InterpolationMode.BILINEAR, fill=[-1.0]) for image, a, x, y, s in zip(images, angle, right, down, scale)]
+    moved = [transforms.affine(image, angle=10*a.item(), translate=[round(2*x.item()), round(2*y.item())],
+                               scale=1 + 0.1*s.item(), shear=[0.0], interpolation=transforms.InterpolationMode.BILINEAR,
+                               fill=[-1.0]) for image, a, x, y, s in zip(images, angle, right, down, scale)]
     return torch.stack(moved).unflatten(0, (CLASSES, n))
 
 def one_memorised_image(
@@ -134,11 +136,13 @@ CONTROLS: Mapping[str, Control] = {
     "real test images": Control(images=real_test_images, expected=("TRUSTED",), student_images=400, second_half=True),
     "honest sampler": Control(images=honest_sampler, expected=("TRUSTED",), student_images=1000),
     "optimised noise": Control(images=optimised_noise, expected=("GAMED",), student_images=200),
-    "trained through the first judge": Control(images=trained_through_first_judge, expected=("GAMED", "SUSPECT"), student_images=1000),
+    "trained through the first judge": Control(images=trained_through_first_judge, expected=("GAMED", "SUSPECT"),
+                                               student_images=1000),
     "constant class": Control(images=constant_class, expected=("AT-CHANCE",), student_images=200),
     "permuted labels": Control(images=permuted_labels, expected=("AT-CHANCE",), student_images=200),
     "one memorised image a class": Control(images=one_memorised_image, expected=("COLLAPSED",), student_images=200)}
 
+# %% ../nbs/34_controls.ipynb #f78edc6b
 def run_control(
     name: str,                    # in `CONTROLS`
     seed: int,                    # at least 0; other seeds for pilots than for studies
@@ -149,15 +153,20 @@ def run_control(
     if name not in CONTROLS: raise unknown_name("control", name, among=CONTROLS)
     control, rng = CONTROLS[name], torch.Generator().manual_seed(stream_seed(seed, f"control {name}"))
     chosen = dataclasses.replace(instruments, student_images=control.student_images)
-    with torch_threads(instruments.threads): images = control.images(chosen, max(chosen.images_per_class, control.student_images), rng=rng)
-    card, _ = score_images(images, chosen, test_rows=slice(len(chosen.dataset.test)//2 if control.second_half else 0, None))
+    with torch_threads(instruments.threads):
+        images = control.images(chosen, max(chosen.images_per_class, control.student_images), rng=rng)
+    card, _ = score_images(images, chosen,
+                           test_rows=slice(len(chosen.dataset.test)//2 if control.second_half else 0, None))
     row = judged_rows([card], {judge: j.certificate for judge, j in instruments.judges.items()})[0]
-    return {"control": name, "seed": seed, "verdict": row["verdict"], "trusted": row["trusted"], "reasons": row["reasons"], "n_per_class": row["n_per_class"],
-            "accuracies": {judge: entry["accuracy"] for judge, entry in row["panel"].items()}, "student": row["student"], **_shares(row["realism"])}
+    return {"control": name, "seed": seed, "verdict": row["verdict"],
+            "trusted": row["trusted"], "reasons": row["reasons"], "n_per_class": row["n_per_class"],
+            "accuracies": {judge: entry["accuracy"] for judge, entry in row["panel"].items()},
+            "student": row["student"], **_shares(row["realism"])}
 
 def _shares(realism: dict) -> dict:
     return {f"{side}_{name}": sum(realism[side][key])/(CLASSES*realism[side]["images_per_class"])
-            for side in ("generated", "real") for name, key in (("precision", "precise"), ("coverage", "covered"), ("memorised", "near_training"))}
+            for side in ("generated", "real")
+            for name, key in (("precision", "precise"), ("coverage", "covered"), ("memorised", "near_training"))}
 
 # %% ../nbs/34_controls.ipynb #218bbe3d
 def said(
@@ -168,7 +177,7 @@ def said(
 
 # %% ../nbs/34_controls.ipynb #2c43bd9e
 def bench_controls(
-    out: str | Path,                     # the result, such as controls.json; finished runs are kept beside it until all are done
+    out: str | Path,                   # the result (controls.json); finished runs are kept beside it until all are done
     *,
     runs: int = 20,                      # of each control, at least 1
     first_seed: int = 0,                 # pilots use 100 and above
@@ -177,20 +186,25 @@ def bench_controls(
     judge_training: str = "full",        # "full" or "brief"
     controls: Sequence[str] = tuple(CONTROLS),   # names in `CONTROLS`
     progress: bool = False,              # show a bar with time left
-) -> dict:                               # rows: control, expected, runs, right, got (verdict -> count); and every single run
+) -> dict:                               # rows: control, expected, runs, right, got (verdict -> count); and every run
     "Run the controls and count how often their verdict is the true one"
     out, lines = Path(out), Path(out).with_suffix(".partial.jsonl")
     config = run_config("quick", regime="phase1_only", seed=0, judge_training=judge_training)
     dataset = load_dataset("mnist", report=lambda line: None)
-    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar: certified_panel(config, dataset, progress=lambda *_: bar.update())   # before the processes ask for them
+    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar:
+        certified_panel(config, dataset, progress=lambda *_: bar.update())   # before the processes ask for them
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-    todo = [(name, seed) for seed in range(first_seed, first_seed + runs) for name in controls if (name, seed) not in {(r["control"], r["seed"]) for r in done}]
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_one)(name, seed, judge_training, images_per_class) for name, seed in todo)
+    todo = [(name, seed) for seed in range(first_seed, first_seed + runs) for name in controls
+            if (name, seed) not in {(r["control"], r["seed"]) for r in done}]
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(_one)(name, seed, judge_training, images_per_class) for name, seed in todo)
     for row in tqdm(work, total=len(todo), desc="controls", unit=" runs", disable=not progress):
         done.append(row)
         write_atomic(lines, "".join(json.dumps(r) + "\n" for r in done))
-    result = {"data_source": dataset.source.source, "images_per_class": images_per_class, "judge_training": judge_training, "first_seed": first_seed,
-              "rows": [_counted(name, [r for r in done if r["control"] == name]) for name in controls], "runs": sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))}
+    result = {"data_source": dataset.source.source,
+              "images_per_class": images_per_class, "judge_training": judge_training, "first_seed": first_seed,
+              "rows": [_counted(name, [r for r in done if r["control"] == name]) for name in controls],
+              "runs": sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))}
     write_json(out, result)
     lines.unlink(missing_ok=True)
     return result
@@ -198,7 +212,8 @@ def bench_controls(
 # %% ../nbs/34_controls.ipynb #77802e19
 def _counted(name: str, runs: list[dict]) -> dict:
     got = Counter(said(run) for run in runs)
-    return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs), "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
+    return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
+            "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
 
 _PREPARED: dict[tuple[str, int], InstrumentSet] = {}   # of this process: what every control is held against
 
@@ -207,6 +222,7 @@ def _one(name: str, seed: int, judge_training: str, images_per_class: int) -> di
     key = judge_training, images_per_class
     if key not in _PREPARED:
         dataset = load_dataset("mnist", report=lambda line: None)
-        panel = certified_panel(run_config("quick", regime="phase1_only", seed=0, judge_training=judge_training), dataset)
+        panel = certified_panel(run_config("quick", regime="phase1_only", seed=0, judge_training=judge_training),
+                                dataset)
         _PREPARED[key] = instrument_set(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])

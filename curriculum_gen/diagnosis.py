@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import _get_current_function_mode, _len_torch_function_stack, _pop_mode, _push_mode
 
-from .backward_passes import GeneratorStep, idle_terms, lost_terms, repeated_draws, see_backward, unused_labels
+from .backward_passes import (GeneratorStep, idle_terms, lost_terms, repeated_draws, see_backward,
+                                            unused_labels)
 from .findings import Finding, Outcome, findings_table, ranked
 from .gradient_flow import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .loss_terms import signature
@@ -36,7 +37,9 @@ DECLARATIONS = {
     "class_imbalance": "batches do not hold the classes equally",
     "plain_weights_scored": "scores are of the network itself, not of its average",
 }
-CHECKS = "TERM", "GREC", "OWN", "UPD", "LEDGER", "ORACLE", "CARD", "LPERM", "SENS", "BATCH", "CANARY", "REPLAY", "AA", "JUDGE2", "FINITE"   # every check a report accounts for
+# every check a report accounts for
+CHECKS = ("TERM", "GREC", "OWN", "UPD", "LEDGER", "ORACLE", "CARD", "LPERM", "SENS", "BATCH", "CANARY", "REPLAY", "AA",
+          "JUDGE2", "FINITE")
 _WATCHED = {"TERM", "OWN", "UPD", "FINITE"}   # made by watching alone
 
 # %% ../nbs/26_diagnosis.ipynb #df9f3ef1
@@ -47,40 +50,60 @@ class _Owner:
     @property
     def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
     @property
-    def learning_rate(self) -> float: return max((float(group["lr"]) for group in self.optimiser.param_groups if "lr" in group), default=math.nan)
+    def learning_rate(self) -> float:
+        return max((float(group["lr"]) for group in self.optimiser.param_groups if "lr" in group), default=math.nan)
 
 # %% ../nbs/26_diagnosis.ipynb #7e70d5af
 class Watch:
     "A watched loop: enter it, train, ask for `findings()`"
-    def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]], weights: Mapping[str, Callable[[int], float]], declared: Sequence[str], start_step: int):
+    def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]],
+                 weights: Mapping[str, Callable[[int], float]], declared: Sequence[str], start_step: int):
         "Made by `watch`, which checks what is given"
-        self.named, self.terms, self.weights, self.declared, self.start_step = named, terms, weights, tuple(declared), start_step
+        self.named, self.terms, self.weights = named, terms, weights
+        self.declared, self.start_step = tuple(declared), start_step
         self.outcomes: list[Outcome] = []
-        self._found, self._passes, self._updates, self._owners, self._signatures, self._windows, self._backwards, self._window_open = [], [], [], {}, set(), 0, 0, False
-        self._use, self._book = GradientUse(named, declared=declared), DeclaredTerms(named, terms=terms, weights=weights, declared=declared, start_step=start_step)
-        self.measured_weights = self._book.measured   # loss term -> completed steps before the step -> the weight with which it entered the loss
+        self._found, self._passes, self._updates, self._owners, self._signatures = [], [], [], {}, set()
+        self._windows, self._backwards, self._window_open, self._bad = 0, 0, False, None
+        self._use = GradientUse(named, declared=declared)
+        self._book = DeclaredTerms(named, terms=terms, weights=weights, declared=declared, start_step=start_step)
+        # loss term -> completed steps before the step -> the weight with which it entered the loss
+        self.measured_weights = self._book.measured
         self._copies = self._largest = self._generator_owner = None
         self._judges = {role: mode_dependent(named.networks[role]) for role in named.frozen if role in named.networks}
-        self._averages = {name: entry.detach().clone() for name, entry in named.entries.items() if named.is_average(name) and isinstance(entry, nn.Parameter)}
-        self._tracer, self._frozen, self._bad, self._written = self._new_tracer(), FrozenState(named), None, named.written()
-
-    def _new_tracer(self) -> Tracer: return Tracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
-    def _known(self) -> dict[int, Tensor]: return {id(p): p for p in self.named.entries.values()} | {id(p): p for owner in self._owners.values() for p in owner.parameters}
-    def _steps_of(self, role: str) -> int:
-        ids = {id(p) for p in self.named.parameters(role).values()}
-        return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
+        self._averages = {name: entry.detach().clone() for name, entry in named.entries.items()
+                          if named.is_average(name) and isinstance(entry, nn.Parameter)}
+        self._tracer, self._frozen, self._written = self._new_tracer(), FrozenState(named), named.written()
 
     @property
     def step(self) -> int:
         "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
         return self.start_step + (self._generator_owner.steps if self._generator_owner else 0)
 
-    def _owner_of(self, optimiser: Optimizer) -> _Owner:
-        if id(optimiser) not in self._owners:
-            self._owners[id(optimiser)] = owner = _Owner(optimiser)
-            mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
-            if mine or ("generator" not in self.named.networks and self._generator_owner is None): self._generator_owner = owner
-        return self._owners[id(optimiser)]
+
+
+# %% ../nbs/26_diagnosis.ipynb #846b849f
+@patch
+def _new_tracer(self: Watch) -> Tracer:
+    return Tracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
+
+@patch
+def _known(self: Watch) -> dict[int, Tensor]:
+    owned = {id(p): p for owner in self._owners.values() for p in owner.parameters}
+    return {id(p): p for p in self.named.entries.values()} | owned
+
+@patch
+def _steps_of(self: Watch, role: str) -> int:
+    ids = {id(p) for p in self.named.parameters(role).values()}
+    return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
+
+@patch
+def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
+    if id(optimiser) not in self._owners:
+        self._owners[id(optimiser)] = owner = _Owner(optimiser)
+        mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
+        if mine or ("generator" not in self.named.networks and self._generator_owner is None):
+            self._generator_owner = owner
+    return self._owners[id(optimiser)]
 
 # %% ../nbs/26_diagnosis.ipynb #38ddbdee
 @patch
@@ -94,8 +117,10 @@ def __enter__(self: Watch) -> Watch:
         for number in range(first, len(self._passes)): self._use.landed(number, self._known())
         return given
     torch.autograd.backward = backward
-    self._hooks = [register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step)]
-    self._hooks += [self.named.networks[role].register_forward_pre_hook(partial(self._judge_called, role)) for role, layers in self._judges.items() if layers]
+    self._hooks = [register_optimizer_step_pre_hook(self._before_step),
+                   register_optimizer_step_post_hook(self._after_step)]
+    self._hooks += [self.named.networks[role].register_forward_pre_hook(partial(self._judge_called, role))
+                    for role, layers in self._judges.items() if layers]
     self._depth = _len_torch_function_stack()
     if not self._windows: self._open()   # entered again, it goes on watching
     return self
@@ -109,7 +134,8 @@ def __exit__(self: Watch, *_) -> None:
 # %% ../nbs/26_diagnosis.ipynb #8e24102b
 @patch
 def _open(self: Watch) -> None:
-    if self._window_open or _len_torch_function_stack() != self._depth: return   # a mode of the loop is on top: next time
+    if self._window_open or _len_torch_function_stack() != self._depth:
+        return   # a mode of the loop is on top: next time
     self._window_open, self._window_steps, self._tracer = True, Counter(), self._new_tracer()
     self._use.forget()
     self._window_start = len(self._passes), len(self._updates)
@@ -132,14 +158,19 @@ def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
     first_pass, first_update = self._window_start
     passes, updates, random = self._passes[first_pass:], self._updates[first_update:], self._tracer.random
     last = {p.where: i for i, p in enumerate(passes)}
-    settled = {i: self._use.consumers.get(first_pass + i, frozenset()) for i, p in enumerate(passes) if complete or i < last[p.where]}
-    masked = [] if "skipped_steps" in self.declared else [Finding(cause="non-finite values", subject="a tensor", where=where, step=self.step, evidence=f"{count} NaN or Inf were replaced by numbers here") for where, count in self._tracer.bad]
-    return [*lost_terms(passes), *idle_terms(passes, settled), *unused_labels(updates, random=random), *repeated_draws(passes, updates), *masked]
+    settled = {i: self._use.consumers.get(first_pass + i, frozenset()) for i, p in enumerate(passes) if complete
+               or i < last[p.where]}
+    masked = [] if "skipped_steps" in self.declared else [
+        Finding(cause="non-finite values", subject="a tensor", where=where, step=self.step,
+                evidence=f"{count} NaN or Inf were replaced by numbers here") for where, count in self._tracer.bad]
+    return [*lost_terms(passes), *idle_terms(passes, settled), *unused_labels(updates, random=random),
+            *repeated_draws(passes, updates), *masked]
 
 @patch
 def _window_done(self: Watch) -> bool:
     steps, owner = self._window_steps, self._generator_owner
-    return sum(steps.values()) >= 30 or (owner is not None and min(steps.values(), default=0) >= 3 and steps[id(owner.optimiser)] >= 3)
+    return sum(steps.values()) >= 30 or (owner is not None and min(steps.values(), default=0) >= 3
+                                         and steps[id(owner.optimiser)] >= 3)
 
 # %% ../nbs/26_diagnosis.ipynb #bb52c810
 @patch
@@ -150,37 +181,48 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
             if not root.requires_grad: continue
             self._see_finite(root)
             self._backwards += 1
-            form = signature(root) if self._window_open or self._backwards % 5 == 0 else None   # an odd number, so that losses in turn are all looked at
+            # an odd number, so that losses in turn are all looked at
+            form = signature(root) if self._window_open or self._backwards % 5 == 0 else None
             if form is not None and form not in self._signatures:
                 self._signatures.add(form)
                 if self._windows and self._windows < 8: self._open()
             if self._window_open: self._take_apart(root)
             if self._window_open or self._book.at_boundary(self.step):
-                look_at_terms(self._book, root, frames=user_frames(), step=self.step, tracer=self._tracer, last=self._passes[-1:] if self._window_open else ())
+                look_at_terms(self._book, root, frames=user_frames(), step=self.step, tracer=self._tracer,
+                              last=self._passes[-1:] if self._window_open else ())
     finally: self._tracer.paused = paused
 
 # %% ../nbs/26_diagnosis.ipynb #4af17539
 @patch
 def _see_finite(self: Watch, root: Tensor) -> None:
-    if root.is_cuda: self._bad = (~root.detach().isfinite()).sum() + (0 if self._bad is None else self._bad); return   # read once, when findings are asked for
-    if math.isfinite(value := root.item() if root.numel() == 1 else float(root.detach().sum())) or "skipped_steps" in self.declared: return
+    if root.is_cuda:
+        self._bad = (~root.detach().isfinite()).sum() + (0 if self._bad is None else self._bad)
+        return   # read once, when findings are asked for
+    if math.isfinite(value := root.item() if root.numel() == 1
+                     else float(root.detach().sum())) or "skipped_steps" in self.declared:
+        return
     self._book.unsteady = True
-    self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step, evidence=f"the loss is {value}"))
+    self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step,
+                               evidence=f"the loss is {value}"))
 
 @patch
 def _take_apart(self: Watch, root: Tensor) -> None:
     seen = see_backward(root, tracer=self._tracer, frames=user_frames(), step=self.step)
     self._passes.append(seen)
-    self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(), expect=bool(self.terms or self.weights))
+    self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(),
+                      expect=bool(self.terms or self.weights))
 
 
 # %% ../nbs/26_diagnosis.ipynb #2667aa17
 @patch
 @entry
 def _judge_called(self: Watch, role: str, module: nn.Module, args: tuple) -> None:
-    if not any(layer.training for layer in self._judges[role]) or any(f.cause == "judge in train mode" and f.subject == role for f in self._found): return
+    if not any(layer.training for layer in self._judges[role]) or any(f.cause == "judge in train mode"
+                                                                      and f.subject == role for f in self._found):
+        return
     kinds = ", ".join(sorted({type(layer).__name__ for layer in self._judges[role] if layer.training}))
-    self._found.append(Finding(cause="judge in train mode", subject=role, where=user_line(), step=self.step, evidence=f"it is declared frozen and was called with {kinds} in train mode"))
+    self._found.append(Finding(cause="judge in train mode", subject=role, where=user_line(), step=self.step,
+                               evidence=f"it is declared frozen and was called with {kinds} in train mode"))
 
 @patch
 @entry
@@ -194,7 +236,8 @@ def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -
     owner.checked = rate if fallen else owner.checked
     mine = {self.named.names[id(p)]: p for p in owner.parameters if id(p) in self.named.names}
     self._copies = {name: p.detach().clone() for name, p in mine.items()}
-    self._largest = {name: float(p.grad.detach().abs().max()) for name, p in mine.items() if p.grad is not None and p.grad.numel()}
+    self._largest = {name: float(p.grad.detach().abs().max()) for name, p in mine.items() if p.grad is not None
+                     and p.grad.numel()}
     if self._window_open and not any(args[1:]) and not kwargs.get("closure"): self._examine_gradients(owner, mine)
 
 # %% ../nbs/26_diagnosis.ipynb #d853a347
@@ -205,7 +248,9 @@ def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> N
     passes = [self._passes[i] for i in sorted(used)]
     def known(field): return frozenset().union(*(getattr(p, field) for p in passes))
     calls = tuple(self._tracer.calls[number] for number in sorted(known("calls")) if number in self._tracer.calls)
-    if passes and all(p.traced for p in passes): self._updates.append(GeneratorStep(step=self.step, calls=calls, labels=known("labels"), data=known("data"), where=passes[-1].where))
+    if passes and all(p.traced for p in passes):
+        self._updates.append(GeneratorStep(step=self.step, calls=calls, labels=known("labels"), data=known("data"),
+                                           where=passes[-1].where))
 
 # %% ../nbs/26_diagnosis.ipynb #f7a0e362
 @patch
@@ -214,7 +259,8 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     owner = self._owners[id(optimiser)]
     if self._copies is not None:
         after = {name: self.named.entries[name] for name in self._copies}
-        self._found += [Finding(**{**vars(f), "step": self.step}) for f in unmoved(self._copies, after=after, largest=self._largest, learning_rate=owner.learning_rate)]
+        self._found += [Finding(**{**vars(f), "step": self.step}) for f in unmoved(
+            self._copies, after=after, largest=self._largest, learning_rate=owner.learning_rate)]
         self._copies = self._largest = None
     owner.steps += 1
     if self._frozen.written() and self._frozen.changed(): self._frozen_changed()
@@ -229,7 +275,9 @@ def _frozen_changed(self: Watch) -> None:
     if any(f.cause == "frozen network changes" for f in self._found): return
     names = self._frozen.changed()
     kinds = {"weights" if isinstance(self.named.entries[name], nn.Parameter) else "buffers" for name in names}
-    self._found.append(Finding(cause="frozen network changes", subject=names[0].split(".")[0], step=self.step, evidence=f"{len(names)} of its {' and '.join(sorted(kinds))} differ from what they were, such as {names[0]}"))
+    self._found.append(Finding(cause="frozen network changes", subject=names[0].split(".")[0], step=self.step,
+                               evidence=f"{len(names)} of its {' and '.join(sorted(kinds))} differ from what they "
+                               f"were, such as {names[0]}"))
 
 # %% ../nbs/26_diagnosis.ipynb #b2be686e
 @patch
@@ -255,7 +303,8 @@ def _everything(self: Watch) -> list[Finding]:
     try:
         if self._frozen.changed(): self._frozen_changed()
         open_window = self._judged_window(complete=False) if self._window_open else []
-        return [*self._found, *self._book.found, *self._use.found, *open_window, *self._ownership(), *self._values(), *(finding for outcome in self.outcomes for finding in outcome.findings)]
+        return [*self._found, *self._book.found, *self._use.found, *open_window, *self._ownership(), *self._values(),
+                *(finding for outcome in self.outcomes for finding in outcome.findings)]
     finally: self._tracer.paused = paused
 
 @patch
@@ -264,18 +313,27 @@ def _ownership(self: Watch) -> list[Finding]:
     optimisers = [owner.parameters for owner in self._owners.values()]
     owned, received = {id(p) for ps in optimisers for p in ps}, self._use.received
     in_vain = [name for name, p in self.named.trained().items() if id(p) not in owned and received.get(name, 0) > 1e-6]
-    idle = [p for o in gc.get_objects() if issubclass(type(o), Optimizer) and id(o) not in self._owners for group in o.param_groups for p in group["params"]] if in_vain else []
+    idle = [p for o in gc.get_objects() if issubclass(type(o), Optimizer) and id(o) not in self._owners
+            for group in o.param_groups for p in group["params"]] if in_vain else []
     return ownership(self.named, optimisers, received=received, idle=idle, declared=self.declared)
 
+# %% ../nbs/26_diagnosis.ipynb #a66211a7
 @patch
 def _values(self: Watch) -> list[Finding]:
     "NaN and Inf in parameters or, on another device, in losses; averages that stand still"
-    broken = [name for name, entry in self.named.entries.items() if entry.is_floating_point() and not entry.isfinite().all() and not self.named.is_frozen(name)]
-    found = [Finding(cause="non-finite values", subject=broken[0], step=self.step, evidence=f"{len(broken)} parameters or buffers hold NaN or Inf")] if broken else []
-    if self._bad is not None and int(self._bad) and "skipped_steps" not in self.declared: found.append(Finding(cause="non-finite values", subject="a loss", step=self.step, evidence=f"{int(self._bad)} losses were NaN or Inf"))
+    broken = [name for name, entry in self.named.entries.items() if entry.is_floating_point()
+              and not entry.isfinite().all() and not self.named.is_frozen(name)]
+    found = [Finding(cause="non-finite values", subject=broken[0], step=self.step,
+                     evidence=f"{len(broken)} parameters or buffers hold NaN or Inf")] if broken else []
+    if self._bad is not None and int(self._bad) and "skipped_steps" not in self.declared:
+        found.append(Finding(cause="non-finite values", subject="a loss", step=self.step,
+                             evidence=f"{int(self._bad)} losses were NaN or Inf"))
     moves = self.named.written() > self._written and not any(f.cause == "parameters do not change" for f in self._found)
-    if self._averages and moves and self._steps_of("generator") >= 10 and all(torch.equal(self.named.entries[name].detach(), copy) for name, copy in self._averages.items()):
-        found.append(Finding(cause="averaged weights not updated", subject=next(iter(self._averages)).split(".")[0], step=self.step, evidence=f"not one bit of it changed in {self._steps_of('generator')} steps of the generator"))
+    if (self._averages and moves and self._steps_of("generator") >= 10
+        and all(torch.equal(self.named.entries[name].detach(), copy) for name, copy in self._averages.items())):
+        found.append(Finding(cause="averaged weights not updated", subject=next(iter(self._averages)).split(".")[0],
+                             step=self.step, evidence=f"not one bit of it changed in {self._steps_of('generator')} "
+                             "steps of the generator"))
     return found
 
 # %% ../nbs/26_diagnosis.ipynb #c523091f
@@ -287,13 +345,16 @@ def table(self: Watch):   # pandas.DataFrame
 @patch
 def not_possible(self: Watch) -> dict[str, str]:   # check -> why
     "The checks that were not made"
-    why = {check: "nothing was given to compare: add its outcome with include()" for check in CHECKS if check not in _WATCHED}
+    why = {check: "nothing was given to compare: add its outcome with include()" for check in CHECKS
+           if check not in _WATCHED}
     if not self._owners: why |= dict.fromkeys(_WATCHED, "no optimiser made a step inside the block")
     missing = sorted({*self.terms, *self.weights} - self._book.seen)
     if self.terms or self.weights: why.pop("GREC")
     else: why["GREC"] = "no terms or weights were declared"
     if self.weights: why.pop("LEDGER")
-    if missing: why["TERM"] = f"no local variable {' or '.join(missing)} with a part in the loss was found where backward was called"
+    if missing:
+        why["TERM"] = (f"no local variable {' or '.join(missing)} with a part in the loss was found where "
+                       "backward was called")
     for outcome in self.outcomes:
         if not outcome.not_possible: why.pop(outcome.check, None)
         elif outcome.check in why: why[outcome.check] = outcome.not_possible
@@ -302,17 +363,18 @@ def not_possible(self: Watch) -> dict[str, str]:   # check -> why
 @patch
 def _repr_html_(self: Watch) -> str:
     found = self.table()
-    return found[["cause", "subject", "where", "step", "evidence", "remedy"]].to_html(index=False) if len(found) else f"<p>No findings in {self.step:,} steps.</p>"
+    return (found[["cause", "subject", "where", "step", "evidence", "remedy"]].to_html(index=False) if len(found)
+            else f"<p>No findings in {self.step:,} steps.</p>")
 
 # %% ../nbs/26_diagnosis.ipynb #34ad7740
 def watch(
     *,
-    frozen: Iterable[str] = (),                       # roles, or dotted parts of networks, that must not change; a network in the role "judge" is frozen anyway
-    terms: Mapping[str, Sequence[str]] | None = None, # local variable that holds a loss term where `backward` is called -> roles it trains
-    weights: Mapping[str, Callable[[int], float]] | None = None,   # loss term -> its weight as a function of the completed steps
+    frozen: Iterable[str] = (),                 # roles, or dotted parts, that must not change; "judge" is frozen anyway
+    terms: Mapping[str, Sequence[str]] | None = None, # local variable with a loss term at `backward` -> roles it trains
+    weights: Mapping[str, Callable[[int], float]] | None = None,   # loss term -> weight, by completed steps
     declared: Sequence[str] = (),                     # what is done on purpose: names in `DECLARATIONS`
     start_step: int = 0,                              # completed steps before the block, when training is resumed
-    **networks: nn.Module,                            # by role: generator, witness, discriminator, encoder, judge, ema, ...
+    **networks: nn.Module,                            # role -> network: generator, witness, encoder, judge, ema, ...
 ) -> Watch:                                           # enter it with `with`, ask it for `findings()`
     "Watch a training loop; `InputError` for an unknown name"
     if not networks: raise InputError("watch: no network given: name at least one, as in watch(generator=g)")
@@ -321,4 +383,5 @@ def watch(
     for name, roles in (terms or {}).items():
         for role in roles:
             if role not in networks: raise unknown_name(f"role of term {name!r}", role, among=networks)
-    return Watch(NamedNetworks(networks, frozen=frozen), terms=terms or {}, weights=weights or {}, declared=declared, start_step=start_step)
+    return Watch(NamedNetworks(networks, frozen=frozen), terms=terms or {}, weights=weights or {}, declared=declared,
+                 start_step=start_step)

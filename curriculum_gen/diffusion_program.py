@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../nbs/41_diffusion_program.ipynb #36f6536d
-CLASSES, PIXELS, LATENT, BATCH, EPOCH = 10, 64, 64, 128, 14   # a latent is the noise that an image begins as; an epoch is 14 batches
+# a latent is the noise that an image begins as; an epoch is 14 batches
+CLASSES, PIXELS, LATENT, BATCH, EPOCH = 10, 64, 64, 128, 14
 TIMESTEPS, SAMPLING_STEPS, EMA_DECAY = 50, 10, 0.9
 TOTAL_STEPS = 120
 PHASES = {"noise": 0, "noise and image": 12}   # completed steps before the first step of each
@@ -122,7 +123,8 @@ def next_batch(state: State) -> tuple[torch.Tensor, torch.Tensor]:
 def update_ema(state: State) -> None:
     "Moves the averaged weights towards those just trained"
     decay = min(EMA_DECAY, (1 + state.step) / (10 + state.step))
-    for averaged, trained in zip(state.ema.parameters(), state.generator.parameters()): averaged.lerp_(trained, 1 - decay)
+    for averaged, trained in zip(state.ema.parameters(), state.generator.parameters()):
+        averaged.lerp_(trained, 1 - decay)
 
 def train_step(state: State) -> dict:
     "One step of training and its log line"
@@ -143,7 +145,8 @@ def train_step(state: State) -> dict:
     update_ema(state)
     if state.step % EPOCH == 0: state.scheduler.step()
     losses = {"noise_error": noise_error.item(), "image_error": image_error.item()}
-    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses, "nonfinite": sum(not math.isfinite(value) for value in losses.values())}
+    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses,
+            "nonfinite": sum(not math.isfinite(value) for value in losses.values())}
 
 # %% ../nbs/41_diffusion_program.ipynb #3922e3f5
 def save(state: State) -> dict:
@@ -200,4 +203,5 @@ def evaluate(state: State, n: int) -> dict:
     labels = torch.arange(CLASSES)[:, None].expand(CLASSES, n).flatten()
     images = sample(state, latents.repeat(CLASSES, 1), labels)
     judged = judge_logits(state, images).argmax(1)
-    return {"images": images.view(CLASSES, n, PIXELS), "judged": judged.view(CLASSES, n), "latents": latents, "independent": n}
+    return {"images": images.view(CLASSES, n, PIXELS), "judged": judged.view(CLASSES, n), "latents": latents,
+            "independent": n}

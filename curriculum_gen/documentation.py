@@ -28,7 +28,7 @@ from .execution import answer_first
 class Section:
     "A heading of the side bar with the pages under it"
     title: str                            # "" for pages under no heading
-    pages: tuple[tuple[str, str], ...]    # path below nbs/ or an address, and the text of the link; "" is the page's own title
+    pages: tuple[tuple[str, str], ...]    # path below nbs/ or an address; text of the link, "": the page's title
 
 def navigation(
     settings: dict,      # what `_quarto.yml` holds
@@ -38,7 +38,9 @@ def navigation(
     for entry in settings["website"]["sidebar"]["contents"]:
         headed = isinstance(entry, dict) and "section" in entry
         inside = entry.get("contents") if headed else [entry]
-        if not isinstance(inside, list): raise InputError(f"_quarto.yml: section {entry['section']!r} lists no pages; give it contents, one path a line")
+        if not isinstance(inside, list):
+            raise InputError(f"_quarto.yml: section {entry['section']!r} lists no pages; "
+                             "give it contents, one path a line")
         sections.append(Section(title=entry["section"] if headed else "", pages=tuple(map(_page, inside))))
     return sections
 
@@ -56,7 +58,8 @@ def site_path(
     page: str,   # a notebook's path below nbs/
 ) -> str:        # without ending
     "Where a page lies in the site"
-    return posixpath.join(posixpath.dirname(page), re.sub(r"^\d+_", "", posixpath.basename(page)).removesuffix(".ipynb"))
+    return posixpath.join(posixpath.dirname(page),
+                          re.sub(r"^\d+_", "", posixpath.basename(page)).removesuffix(".ipynb"))
 
 def contents(sections: list[Section]) -> str:
     "The side bar as Sphinx reads it, for the end of the page called index"
@@ -64,11 +67,13 @@ def contents(sections: list[Section]) -> str:
         target = page if re.match(r"[a-z]+:", page) else "self" if site_path(page) == "index" else site_path(page)
         return f"{text} <{target}>" if text or target == "self" else target
     def tree(section: Section) -> str:
-        return "\n".join(["```{toctree}", ":hidden:", *([f":caption: {section.title}"] if section.title else []), "", *(entry(*page) for page in section.pages), "```"])
+        return "\n".join(["```{toctree}", ":hidden:", *([f":caption: {section.title}"] if section.title else []), "",
+                          *(entry(*page) for page in section.pages), "```"])
     return "\n\n".join(map(tree, sections))
 
 # %% ../nbs/52_documentation.ipynb #07b59227
-_REPRESENTED = re.compile(r"<(?:function |class ')?([\w.]+)(?: at 0x\w+|: [^<>]*|')?>")   # <function f at 0x7f>, <Verdict.LEARNED: 'LEARNED'>, <lambda>
+# <function f at 0x7f>, <Verdict.LEARNED: 'LEARNED'>, <lambda>
+_REPRESENTED = re.compile(r"<(?:function |class ')?([\w.]+)(?: at 0x\w+|: [^<>]*|')?>")
 _MODULES = re.compile(r"\b(?:__main__|builtins|collections\.abc|pathlib(?:\._local)?|curriculum_gen\.\w+)\.")
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,8 @@ def read_signature(
     text: str,   # as nbdev shows it: "def name(", lines with comments, ")->gives: # comment"
 ) -> Signature:
     "A signature taken apart"
-    comments = {token.start[0]: token for token in tokenize.generate_tokens(io.StringIO(text + "\n ...\n").readline) if token.type == tokenize.COMMENT}
+    comments = {token.start[0]: token for token in tokenize.generate_tokens(io.StringIO(text + "\n ...\n").readline)
+                if token.type == tokenize.COMMENT}
     lines = [line[:comments[n].start[1]] if n in comments else line for n, line in enumerate(text.split("\n"), 1)]
     lines = [_MODULES.sub("", _REPRESENTED.sub(r"\1", line)).strip() for line in lines]
     meanings = []
@@ -101,11 +107,14 @@ def read_signature(
         meanings.append((name, comment.string.lstrip("# ")))
     head, inside, gives = re.fullmatch(r"(.*?)\((.*)\)(?:->(.*))?:", " ".join(lines).strip()).groups()
     if re.match(r"def _*[A-Z]", head): head, gives = head.replace("def", "class", 1), None
-    return Signature(code=_laid_out(head, parameters_of(inside), f" -> {gives}" if gives and gives != "None" else ""), meanings=tuple(meanings))
+    return Signature(code=_laid_out(head, parameters_of(inside), f" -> {gives}" if gives and gives != "None" else ""),
+                     meanings=tuple(meanings))
 
 def _laid_out(head: str, parameters: list[str], gives: str) -> str:
     "On one line where it fits a narrow screen, else a parameter a line; a default of more than a few words is left out"
-    parameters = [re.sub(r"^(\**\w+):(.*?)(?:=(.*))?$", lambda p: f"{p[1]}: {p[2]}" + ("" if p[3] is None else f" = {p[3] if len(p[3]) < 60 else '...'}"), one) for one in parameters]
+    parameters = [re.sub(r"^(\**\w+):(.*?)(?:=(.*))?$", lambda p: f"{p[1]}: {p[2]}"
+                         + ("" if p[3] is None else f" = {p[3] if len(p[3]) < 60 else '...'}"), one)
+                  for one in parameters]
     if head.startswith("class") and parameters == ["*args", "**kwargs"]: return head   # a named tuple
     line = f"{head}({', '.join(parameters)}){gives}"
     return line if len(line) <= 72 else f"{head}(\n" + "".join(f"    {one},\n" for one in parameters) + f"){gives}"
@@ -123,13 +132,15 @@ def api_text(
     signature = read_signature(found["signature"])
     told = re.sub(r"\A\*(.*?)\*(?=\Z|\n)", r"\1", found["told"].strip(), flags=re.S)
     parts = [f"{'#'*level} `{found['name']}`", told, f"```python\n{signature.code}\n```"]
-    rows = [f"| {name if name == 'gives' else f'`{name}`'} | {_cell(meaning)} |" for name, meaning in signature.meanings]
+    rows = [f"| {name if name == 'gives' else f'`{name}`'} | {_cell(meaning)} |"
+            for name, meaning in signature.meanings]
     if rows: parts.append("\n".join(["{.parameters}", "| | |", "|---|---|", *rows]))
     return "\n\n".join(filter(None, parts))
 
 def _cell(text: str) -> str:
     "A comment as the text of a table's cell: bars and angles are letters, not marks"
-    return "".join(part if part.startswith("`") else re.sub(r"([<$*])", r"\\\1", part) for part in re.split(r"(`[^`]*`)", text)).replace("|", r"\|")
+    return "".join(part if part.startswith("`") else re.sub(r"([<$*])", r"\\\1", part)
+                   for part in re.split(r"(`[^`]*`)", text)).replace("|", r"\|")
 
 # %% ../nbs/52_documentation.ipynb #5c1280e6
 def markdown_cell(source: str) -> dict:
@@ -137,7 +148,8 @@ def markdown_cell(source: str) -> dict:
     return {"cell_type": "markdown", "metadata": {}, "source": source}
 
 def opening(cells: list[dict]) -> list[dict]:
-    "Cells with a title and what stands under it, out of the settings that nbdev made of them or of the first cell itself"
+    """Cells with a title and what stands under it, out of the settings that nbdev made of them or of the first cell
+    itself"""
     first, *rest = cells
     if first["cell_type"] == "raw":
         settings = yaml.safe_load(first["source"].strip().strip("-"))
@@ -146,18 +158,23 @@ def opening(cells: list[dict]) -> list[dict]:
         found = re.fullmatch(r"# (.*)\n+> (.*)", first["source"].strip())
         if not found: return cells
         title, subtitle = found.groups()
-    return [markdown_cell(f"# {title}\n\n{{.subtitle}}\n{subtitle}"), *(cell for cell in rest if not cell["source"].startswith("<!-- WARNING: THIS FILE"))]
+    return [markdown_cell(f"# {title}\n\n{{.subtitle}}\n{subtitle}"),
+            *(cell for cell in rest if not cell["source"].startswith("<!-- WARNING: THIS FILE"))]
 
 # %% ../nbs/52_documentation.ipynb #4f08caf7
-_TAGS = {"echo: false": "remove-input", "output: false": "remove-output", "warning: false": "remove-stderr", "include: false": "remove-cell", "code-fold: true": "hide-input"}
+_TAGS = {"echo: false": "remove-input", "output: false": "remove-output", "warning: false": "remove-stderr",
+         "include: false": "remove-cell", "code-fold: true": "hide-input"}
 
 def code_cells(cells: list[dict]) -> list[dict]:
-    "Cells in which code looks as Quarto's directives ask, pictures are described, and the documentation of code is text"
+    """Cells in which code looks as Quarto's directives ask, pictures are described, and the documentation of code is
+    text"""
     found, level = [], 1
     for cell in cells:
-        if cell["cell_type"] == "markdown": level = max([level, *(min(3, 1 + len(marks)) for marks in re.findall(r"^(#+) ", cell["source"], re.M))])
+        if cell["cell_type"] == "markdown":
+            level = max([level, *(min(3, 1 + len(marks)) for marks in re.findall(r"^(#+) ", cell["source"], re.M))])
         if cell["cell_type"] != "code": found.append(cell)
-        elif re.search(r"^show_doc\(", cell["source"], re.M): found += [markdown_cell(api_text(shown, level=max(2, level))) for shown in _shown(cell)]
+        elif re.search(r"^show_doc\(", cell["source"], re.M):
+            found += [markdown_cell(api_text(shown, level=max(2, level))) for shown in _shown(cell)]
         elif (shown := _directed(cell))["source"] or shown["outputs"]: found += _described(shown)
     return found
 
@@ -171,49 +188,59 @@ def _directed(cell: dict) -> dict:
     directives = [re.sub(r"^#\|\s*", "", line).strip() for line in lines if line.startswith("#|")]
     tags = [*cell["metadata"].get("tags", []), *(_TAGS[one] for one in directives if one in _TAGS)]
     words = [one.removeprefix("fig-alt:").strip() for one in directives if one.startswith("fig-alt:")]
-    outputs = [{**output, "metadata": output.get("metadata", {}) | {"alt": words[0]}} for output in cell["outputs"]] if words else cell["outputs"]
-    return {**cell, "metadata": {"tags": tags} if tags else {}, "outputs": outputs, "source": "\n".join(line for line in lines if not line.startswith("#|")).strip()}
+    outputs = [{**output, "metadata": output.get("metadata", {}) | {"alt": words[0]}}
+               for output in cell["outputs"]] if words else cell["outputs"]
+    return {**cell, "metadata": {"tags": tags} if tags else {}, "outputs": outputs,
+            "source": "\n".join(line for line in lines if not line.startswith("#|")).strip()}
 
 def _described(cell: dict) -> list[dict]:
     "A cell for every picture that says in words what it shows: Sphinx takes the words from the cell"
     cells = [{**cell, "outputs": []}]
     for output in cell["outputs"]:
         words = output.get("metadata", {}).get("alt") if "image/png" in output.get("data", {}) else None
-        if words and "mystnb" in cells[-1]["metadata"]: cells.append({**cell, "source": "", "outputs": [], "metadata": {"tags": ["remove-input"]}})
+        if words and "mystnb" in cells[-1]["metadata"]:
+            cells.append({**cell, "source": "", "outputs": [], "metadata": {"tags": ["remove-input"]}})
         if words: cells[-1]["metadata"] = cells[-1]["metadata"] | {"mystnb": {"image": {"alt": words}}}
         cells[-1]["outputs"].append(output)
     return cells
 
 # %% ../nbs/52_documentation.ipynb #049d994d
-_CALLOUT = re.compile(r"^:::+ ?\{\.callout-(note|tip|warning|important|caution)(?: title=\"(.*?)\")?.*?\}\n(?:\s*#+ (.*)\n)?", re.M)
+_CALLOUT = re.compile(r"^:::+ ?\{\.callout-(note|tip|warning|important|caution)(?: "
+                      r"title=\"(.*?)\")?.*?\}\n(?:\s*#+ (.*)\n)?", re.M)
 
 def callouts(text: str) -> str:
     "Markdown whose boxes, `::: {.callout-note}`, are written as Sphinx has them"
-    return _CALLOUT.sub(lambda box: f":::{{admonition}} {box[2] or box[3] or box[1].capitalize()}\n:class: {box[1]}\n", text)
+    return _CALLOUT.sub(lambda box: f":::{{admonition}} {box[2] or box[3] or box[1].capitalize()}\n:class: {box[1]}\n",
+                        text)
 
 def anchor(heading: str) -> str:
     "What a heading is called in an address"
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 # %% ../nbs/52_documentation.ipynb #896cd7a4
-_LINK = re.compile(r"(```.*?```|`[^`\n]*`)|(?<=\]\()([^()\s:]*?)(\.ipynb|\.html)(#[^()\s]*)?(?=\))", re.S)   # code, in which nothing is a link, or a link to a page here
+# code, in which nothing is a link, or a link to a page here
+_LINK = re.compile(r"(```.*?```|`[^`\n]*`)|(?<=\]\()([^()\s:]*?)(\.ipynb|\.html)(#[^()\s]*)?(?=\))", re.S)
 
 def links(
     text: str,          # markdown
     *,
     page: str,          # the notebook it stands in, below nbs/
     pages: list[str],   # every notebook of the site
-    to: str = ".ipynb",   # ending of the links: Sphinx follows links in text to a source and checks them, and leaves those in outputs as they are
+    to: str = ".ipynb",   # ending of the links: Sphinx checks those in text to sources, and leaves those in outputs
 ) -> str:
     "Markdown whose links lead to the pages of the site; `InputError` names one that leads to no page of it"
     at = {site_path(known): known for known in pages}
     def moved(found: re.Match) -> str:
         code, path, ending, heading = found.groups()
         if code: return code
-        target = path.lstrip("/") if path.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(page), path))
+        target = (path.lstrip("/") if path.startswith("/")
+                  else posixpath.normpath(posixpath.join(posixpath.dirname(page), path)))
         name = target if ending == ".html" else site_path(target)
-        if name not in at: raise InputError(f"{page}: it links to {path}{ending}, which is no page of _quarto.yml; add the page or mend the link")
-        return posixpath.relpath(name, posixpath.dirname(site_path(page)) or ".") + to + (f"#{anchor(heading)}" if heading else "")
+        if name not in at:
+            raise InputError(f"{page}: it links to {path}{ending}, which is no page of _quarto.yml; "
+                             "add the page or mend the link")
+        return posixpath.relpath(name, posixpath.dirname(site_path(page)) or ".") + to + (f"#{anchor(heading)}"
+                                                                                          if heading else "")
     return _LINK.sub(moved, text)
 
 # %% ../nbs/52_documentation.ipynb #b9733d58
@@ -224,17 +251,25 @@ def executed(
 ) -> list[dict]:
     "Cells of an executed report with its code folded: the answer first when it ended well, else how it ended"
     rest = [cell for cell in cells if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", []))]
-    rest = [{**cell, "metadata": {**cell["metadata"], "tags": ["hide-input"]}} if cell["cell_type"] == "code" else cell for cell in rest]
-    if not outcome: return [rest[0], markdown_cell(":::{admonition} How this run ended is not on record\n:class: warning\nNo `run.json` lies beside the report.\n:::"), *rest[1:]]
-    made = f"Executed from `{outcome['notebook']}` in {outcome['seconds']:.0f} s, by curriculum_gen {outcome['versions']['curriculum_gen']}" + (f", commit `{outcome['commit'][:10]}`." if outcome["commit"] else ".")
+    rest = [{**cell, "metadata": {**cell["metadata"], "tags": ["hide-input"]}} if cell["cell_type"] == "code" else cell
+            for cell in rest]
+    if not outcome:
+        return [rest[0], markdown_cell(":::{admonition} How this run ended is not on record\n:class: warning\n"
+                                       "No `run.json` lies beside the report.\n:::"), *rest[1:]]
+    made = (f"Executed from `{outcome['notebook']}` in {outcome['seconds']:.0f} s, "
+            f"by curriculum_gen {outcome['versions']['curriculum_gen']}"
+            + (f", commit `{outcome['commit'][:10]}`." if outcome["commit"] else "."))
     if outcome["status"] == "ok": return [*answer_first(rest), markdown_cell(made)]
-    return [rest[0], markdown_cell(f":::{{admonition}} {outcome['job']} ended with {outcome['status']}\n:class: error\n{outcome['error'] and outcome['error'] + '. '}{made}\n:::"), *rest[1:]]
+    return [rest[0], markdown_cell(f":::{{admonition}} {outcome['job']} ended with {outcome['status']}\n:class: error\n"
+                                   f"{outcome['error'] and outcome['error'] + '. '}{made}\n:::"), *rest[1:]]
 
 # %% ../nbs/52_documentation.ipynb #40983a4d
 def source_note(cells: list[dict]) -> list[dict]:
     "Cells of a report that was not executed, with a word on why it shows no results; other cells as they are"
     if not any("parameters" in cell["metadata"].get("tags", []) for cell in cells): return cells
-    note = "This is the source of a report, so it shows no results: it is executed once for each run, with that run's parameters. Reports that were executed are in the side bar under their own heading; `cgen-site --runs FOLDER` puts them there."
+    note = ("This is the source of a report, so it shows no results: it is executed once for each run, "
+            "with that run's parameters. Reports that were executed are in the side bar under their own heading; "
+            "`cgen-site --runs FOLDER` puts them there.")
     return [cells[0], markdown_cell(f":::{{note}}\n{note}\n:::"), *cells[1:]]
 
 # %% ../nbs/52_documentation.ipynb #903281de
@@ -247,16 +282,20 @@ def site_notebook(
     ending: str = "",                          # markdown for a last cell
 ) -> dict:
     "A notebook as Sphinx reads it"
-    cells = opening([{**cell, "source": _joined(cell.get("source"))} | ({"outputs": [_output(o) for o in cell["outputs"]]} if "outputs" in cell else {}) for cell in notebook["cells"]])
+    cells = opening([{**cell, "source": _joined(cell.get("source"))} | (
+        {"outputs": [_output(o) for o in cell["outputs"]]} if "outputs" in cell else {}) for cell in notebook["cells"]])
     if outcome is None: cells = source_note(cells)
     else: cells = executed(cells, outcome=outcome)
     cells = [*code_cells(cells), *([markdown_cell(ending)] if ending else [])]
     kept = {"markdown": ("cell_type", "source"), "code": ("cell_type", "source", "outputs")}
-    made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python", "pygments_lexer": "ipython3"}})
+    made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"},
+                                              "language_info": {"name": "python", "pygments_lexer": "ipython3"}})
     for number, cell in enumerate(cell for cell in cells if cell["cell_type"] in kept):
         cell = _linked(cell, lambda text, to: links(callouts(text), page=page, pages=pages, to=to))
         more = {"execution_count": None} if cell["cell_type"] == "code" else {}
-        made.cells.append(nbformat.from_dict({name: cell[name] for name in kept[cell["cell_type"]]} | {"id": f"cell-{number}", "metadata": {"tags": [], **cell["metadata"]} if cell["cell_type"] == "code" else {}} | more))
+        made.cells.append(nbformat.from_dict({name: cell[name] for name in kept[cell["cell_type"]]}
+                                             | {"id": f"cell-{number}", "metadata": {"tags": [], **cell["metadata"]}
+                                                if cell["cell_type"] == "code" else {}} | more))
     nbformat.validate(made)
     return made
 
@@ -266,12 +305,15 @@ def _joined(text: str | list[str] | None) -> str: return "".join(text or "")
 def _output(output: dict) -> dict:
     "An output with its texts in one piece"
     if "text" in output: return {**output, "text": _joined(output["text"])}
-    return {**output, "data": {kind: _joined(value) if isinstance(value, list) else value for kind, value in output["data"].items()}} if "data" in output else output
+    return {**output, "data": {kind: _joined(value) if isinstance(value, list) else value
+                               for kind, value in output["data"].items()}} if "data" in output else output
 
 def _linked(cell: dict, change: Callable[[str, str], str]) -> dict:
     "A cell with its markdown changed, in text and in outputs"
     if cell["cell_type"] == "markdown": return {**cell, "source": change(cell["source"], ".ipynb")}
-    return {**cell, "outputs": [{**o, "data": o["data"] | {"text/markdown": change(o["data"]["text/markdown"], ".html")}} if "text/markdown" in o.get("data", {}) else o for o in cell["outputs"]]}
+    return {**cell,
+            "outputs": [{**o, "data": o["data"] | {"text/markdown": change(o["data"]["text/markdown"], ".html")}}
+                        if "text/markdown" in o.get("data", {}) else o for o in cell["outputs"]]}
 
 # %% ../nbs/52_documentation.ipynb #bab84a5f
 def executed_reports(
@@ -279,8 +321,10 @@ def executed_reports(
 ) -> dict[str, Path]:     # path in the site -> the notebook; a study's own report before those of its runs
     "Every executed report below a folder"
     folder = Path(folder)
-    found = [path for path in sorted(folder.rglob("*.ipynb"), key=lambda path: (len(path.parts), path)) if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return {f"executed/{path.relative_to(folder).as_posix()}": path for path in found if "papermill" in nbformat.read(path, as_version=4).metadata}
+    found = [path for path in sorted(folder.rglob("*.ipynb"), key=lambda path: (len(path.parts), path))
+             if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return {f"executed/{path.relative_to(folder).as_posix()}": path for path in found
+            if "papermill" in nbformat.read(path, as_version=4).metadata}
 
 def outcome_of(report: Path) -> dict:
     "What `run.json` beside a report holds, when it is about this report"
@@ -298,10 +342,12 @@ def mathjax(
     file = cache/f"mathjax-{MATHJAX}.js"
     if not file.exists():
         with tempfile.TemporaryDirectory() as folder:
-            command = ["npm", "pack", f"mathjax@{MATHJAX}", f"--cache={folder}/cache", "--fetch-retries=0", "--logs-max=0", "--no-update-notifier"]
+            command = ["npm", "pack", f"mathjax@{MATHJAX}", f"--cache={folder}/cache", "--fetch-retries=0",
+                       "--logs-max=0", "--no-update-notifier"]
             try:
                 subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
-                with tarfile.open(f"{folder}/mathjax-{MATHJAX}.tgz") as package: write_atomic(file, package.extractfile("package/es5/tex-svg.js").read())
+                with tarfile.open(f"{folder}/mathjax-{MATHJAX}.tgz") as package:
+                    write_atomic(file, package.extractfile("package/es5/tex-svg.js").read())
             except (OSError, subprocess.SubprocessError): return None
     if hashlib.sha256(file.read_bytes()).hexdigest() == MATHJAX_SHA256: return file
     file.unlink()
@@ -323,9 +369,11 @@ def stage(
     sections = [*sections[:after], *_report_sections(reports), *sections[after:]]
     for page in pages:
         notebook = read_json(project/"_proc"/page)
-        _write_page(target, page, site_notebook(notebook, page=page, pages=pages, ending=contents(sections) if site_path(page) == "index" else ""))
+        _write_page(target, page, site_notebook(notebook, page=page, pages=pages,
+                                                ending=contents(sections) if site_path(page) == "index" else ""))
     for page, path in reports.items():
-        _write_page(target, page, site_notebook(read_json(path), page=page, pages=[*pages, *reports], outcome=outcome_of(path)))
+        _write_page(target, page,
+                    site_notebook(read_json(path), page=page, pages=[*pages, *reports], outcome=outcome_of(path)))
     shutil.copytree(project/"tools"/"site", target/"_static", ignore=shutil.ignore_patterns("conf.py"))
     shutil.copy(project/"tools"/"site"/"conf.py", target)
 
@@ -335,7 +383,8 @@ def _report_sections(reports: dict[str, Path]) -> list[Section]:
     for page, path in reports.items():
         study = re.sub(r"(/[^/]+/seed-\d+)?/[^/]+$", "", page.removeprefix("executed")).strip("/")
         studies.setdefault(study, []).append((page, outcome_of(path).get("job") or posixpath.basename(site_path(page))))
-    return [Section(title=f"Executed reports: {study}" if study else "Executed reports", pages=tuple(pages)) for study, pages in studies.items()]
+    return [Section(title=f"Executed reports: {study}" if study else "Executed reports", pages=tuple(pages))
+            for study, pages in studies.items()]
 
 def _write_page(target: Path, page: str, notebook: dict) -> None:
     file = target/f"{site_path(page)}.ipynb"
@@ -345,15 +394,18 @@ def _write_page(target: Path, page: str, notebook: dict) -> None:
 # %% ../nbs/52_documentation.ipynb #ec289ba6
 def _run(command: list[str], *, folder: Path, telling: str) -> None:
     "Run a program; `InputError` with the first line that matches when it fails"
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"}, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"},
+                          stdin=subprocess.DEVNULL)
     if done.returncode == 0: return
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
     told = [line for line in lines if re.search(telling, line)] or lines[-1:]
-    raise InputError(f"{told[0].replace(str(folder) + os.sep, '')}" + (f" (and {len(told) - 1} more)" if len(told) > 1 else ""))
+    raise InputError(f"{told[0].replace(str(folder) + os.sep, '')}"
+                     + (f" (and {len(told) - 1} more)" if len(told) > 1 else ""))
 
 def prepare(project: Path) -> None:
     "Have nbdev's prepared notebooks in `_proc`"
-    _run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"], folder=project, telling=r"^(?:Error in cell|[\w.]*(?:Error|Exception):)")
+    _run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"], folder=project,
+         telling=r"^(?:Error in cell|[\w.]*(?:Error|Exception):)")
 
 def sphinx(
     source: Path,   # what `stage` wrote
@@ -363,36 +415,46 @@ def sphinx(
 ) -> None:
     "Pages from what `stage` wrote; `InputError` names the first warning"
     missing = [name for module, name in _PACKAGES.items() if not find_spec(module)]
-    if missing: raise InputError(f"{', '.join(missing)} not installed: pip install 'curriculum_gen[docs]', or install Quarto")
-    _run([sys.executable, "-m", "sphinx", "-b", "html", "-W", "-q", "-j", "2", "-D", f"project={title}", "-D", f"html_title={title}", "-d", str(source.parent/"doctrees"), str(source), str(target)], folder=source, telling="WARNING|ERROR|rror:")
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed: pip install 'curriculum_gen[docs]', or install Quarto")
+    _run([sys.executable, "-m", "sphinx", "-b", "html", "-W", "-q", "-j", "2", "-D", f"project={title}",
+          "-D", f"html_title={title}", "-d", str(source.parent/"doctrees"), str(source), str(target)], folder=source,
+         telling="WARNING|ERROR|rror:")
 
 # %% ../nbs/52_documentation.ipynb #1d034418
 def build_site(
     out: str | Path,                      # folder of the site; an earlier one there is replaced
     *,
-    runs: str | Path | None = None,       # folder with executed reports; None: results/, where some may have been committed
+    runs: str | Path | None = None,       # folder with executed reports; None: results/, which may hold some
     program: str | None = None,           # "quarto" or "sphinx"; None: quarto where it is installed
     say: Callable[[str], None] = print,   # told what is missing
 ) -> Path:                                # the page to open
     "The documentation as a site; `InputError` when anything in it is not right"
     project, out = Path(curriculum_gen.__file__).parent.parent, Path(out).absolute()
-    if not (project/"_quarto.yml").exists(): raise InputError("the site is made from the notebooks, and this is an installed package without them: clone the project and start cgen-site there")
-    if out.exists() and any(out.iterdir()) and not any((out/name).exists() for name in (".buildinfo", "search.json")): raise InputError(f"{out}: it holds something that is no site; choose another folder or empty it")
+    if not (project/"_quarto.yml").exists():
+        raise InputError("the site is made from the notebooks, and this is an installed package without them: "
+                         "clone the project and start cgen-site there")
+    if out.exists() and any(out.iterdir()) and not any((out/name).exists() for name in (".buildinfo", "search.json")):
+        raise InputError(f"{out}: it holds something that is no site; choose another folder or empty it")
     sections = navigation(settings := yaml.safe_load((project/"_quarto.yml").read_text()))
     for page in notebooks_of(sections):
-        if not (project/"nbs"/page).exists() or not page.endswith(".ipynb"): raise InputError(f"_quarto.yml: nbs/{page} is no notebook; write it, or take it out of the side bar")
+        if not (project/"nbs"/page).exists() or not page.endswith(".ipynb"):
+            raise InputError(f"_quarto.yml: nbs/{page} is no notebook; write it, or take it out of the side bar")
     if runs is not None and not Path(runs).is_dir(): raise InputError(f"{runs}: no such folder of runs")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)/"site"
         if program == "quarto" or program is None and shutil.which("quarto"): _with_quarto(project, made, runs=runs)
-        else: _with_sphinx(project, made, sections=sections, title=settings["website"]["title"], reports=executed_reports(project/"results" if runs is None else runs), say=say)
+        else:
+            _with_sphinx(project, made, sections=sections, title=settings["website"]["title"],
+                         reports=executed_reports(project/"results" if runs is None else runs), say=say)
         (made/".nojekyll").touch()   # GitHub Pages would leave _static out
         if out.exists(): shutil.rmtree(out)
         shutil.copytree(made, out)
     return out/"index.html"
 
 # %% ../nbs/52_documentation.ipynb #fdf4f093
-def _with_sphinx(project: Path, made: Path, *, sections: list[Section], title: str, reports: dict[str, Path], say: Callable[[str], None]) -> None:
+def _with_sphinx(project: Path, made: Path, *, sections: list[Section], title: str, reports: dict[str, Path],
+                 say: Callable[[str], None]) -> None:
     prepare(project)
     source = made.parent/"source"
     stage(project, source, sections=sections, reports=reports)
@@ -402,6 +464,7 @@ def _with_sphinx(project: Path, made: Path, *, sections: list[Section], title: s
     sphinx(source, made, title=title)
 
 def _with_quarto(project: Path, made: Path, *, runs: str | Path | None) -> None:
-    if runs is not None: raise InputError("executed reports get pages in the site that Sphinx makes: give --with sphinx")
+    if runs is not None:
+        raise InputError("executed reports get pages in the site that Sphinx makes: give --with sphinx")
     _run(["nbdev-docs"], folder=project, telling="ERROR|rror:")
     shutil.move(project/"_docs", made)

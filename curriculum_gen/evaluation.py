@@ -36,7 +36,8 @@ def evaluation_latents(
 ) -> Tensor:                 # [images_per_class, 64] float32, standard normal, always the same
     "The fixed latents of the quality test"
     if images_per_class < 1: raise InputError(f"images per class is {images_per_class}: it must be at least 1")
-    return torch.from_numpy(np.random.default_rng(stream_seed(0, "evaluation latents")).standard_normal((images_per_class, LATENT_SIZE), dtype=np.float32))
+    return torch.from_numpy(np.random.default_rng(stream_seed(0, "evaluation latents"))
+                            .standard_normal((images_per_class, LATENT_SIZE), dtype=np.float32))
 
 # %% ../nbs/15_evaluation.ipynb #4ca50660
 def generate(
@@ -46,20 +47,26 @@ def generate(
     batch_size: int = 100,    # images a call, rounded down to whole latents; few enough for the processor's cache
 ) -> Tensor:                  # [10, n, 1, 28, 28] float32 in [-1, 1] on the CPU: every class from every latent
     "Images of all classes from the same latents"
-    if getattr(generator, "training", False): raise InputError("the generator is in train mode: its scores would depend on the batch; call .eval()")
+    if getattr(generator, "training", False):
+        raise InputError("the generator is in train mode: its scores would depend on the batch; call .eval()")
     parameter = next(generator.parameters(), None) if isinstance(generator, nn.Module) else None
     device, images = "cpu" if parameter is None else parameter.device, []
     with torch.no_grad():
         for z in latents.split(max(1, batch_size//CLASSES)):
-            made = generator(z.repeat_interleave(CLASSES, 0).to(device), torch.arange(CLASSES).repeat(len(z)).to(device))
-            images.append(_checked(made[0] if isinstance(made, tuple) else made, CLASSES*len(z)).cpu().unflatten(0, (len(z), CLASSES)))
+            made = generator(z.repeat_interleave(CLASSES, 0).to(device),
+                             torch.arange(CLASSES).repeat(len(z)).to(device))
+            images.append(_checked(made[0] if isinstance(made, tuple) else made,
+                                   CLASSES*len(z)).cpu().unflatten(0, (len(z), CLASSES)))
     return torch.cat(images).transpose(0, 1).contiguous()
 
 def _checked(images: object, n: int) -> Tensor:
     if not isinstance(images, Tensor) or images.shape != (n, 1, 28, 28):
-        raise InputError(f"the generator gave {list(images.shape) if isinstance(images, Tensor) else type(images).__name__} for {n} labels: it must return images of shape [{n}, 1, 28, 28]")
+        raise InputError("the generator "
+                         f"gave {list(images.shape) if isinstance(images, Tensor) else type(images).__name__} for {n} "
+                         f"labels: it must return images of shape [{n}, 1, 28, 28]")
     images = images.detach().float()
-    if not (images.isfinite().all() and images.abs().max() <= 1 + 1e-4): raise InputError("the generator's images leave [-1, 1] or are not finite: scale them as (x/255 - 0.5)/0.5")
+    if not (images.isfinite().all() and images.abs().max() <= 1 + 1e-4):
+        raise InputError("the generator's images leave [-1, 1] or are not finite: scale them as (x/255 - 0.5)/0.5")
     return images
 
 # %% ../nbs/15_evaluation.ipynb #a705e985
@@ -77,13 +84,14 @@ def confusion_counts(
     return np.stack([np.bincount(row, minlength=CLASSES) for row in judged])
 
 # %% ../nbs/15_evaluation.ipynb #f3f15291
-REALISM_IMAGES = 200   # images a class that realism is measured on, fewer where the quality test has fewer or half B is small
+# images a class that realism is measured on, fewer where the quality test has fewer or half B is small
+REALISM_IMAGES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class InstrumentSet:
     "Everything a generator is held against"
     judges: Mapping[str, CertifiedJudge]   # the panel, by name; "first" is the judge training listened to
-    reference: RealReference | None    # real images of half B in the second judge's features; None where there are too few images to tell
+    reference: RealReference | None    # real images of half B in the second judge's features; None: too few images
     dataset: Dataset                   # of the student's real side and the certificates
     images_per_class: int              # generated images a class that the judges see
     student_images: int                # generated images a class that the student learns from
@@ -104,12 +112,14 @@ def instrument_set(
     evaluation_latents(images_per_class)
     available = int(torch.bincount(dataset.half_b.labels, minlength=CLASSES).min())
     n = min(images_per_class, REALISM_IMAGES, available//2)
-    with torch_threads(threads): reference = real_reference(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
-    return InstrumentSet(judges=judges, reference=reference, dataset=dataset, images_per_class=images_per_class, student_images=min(student_images, available), threads=threads)
+    with torch_threads(threads):
+        reference = real_reference(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
+    return InstrumentSet(judges=judges, reference=reference, dataset=dataset, images_per_class=images_per_class,
+                         student_images=min(student_images, available), threads=threads)
 
 # %% ../nbs/15_evaluation.ipynb #e8d9c86e
 def score_images(
-    images: Tensor,                    # [10, n, 1, 28, 28] float32 in [-1, 1], row i asked for class i; n at least the instruments' images per class
+    images: Tensor,            # [10, n, 1, 28, 28] float32 in [-1, 1], row i asked for class i; n at least instruments'
     instruments: InstrumentSet,
     *,
     student: bool = True,              # train a student on the first `student_images` of each class too: some seconds
@@ -120,39 +130,48 @@ def score_images(
     with torch_threads(instruments.threads):
         judged = {name: judged_by(judge, images[:, :n]) for name, judge in judges.items()}
         real = _realism_beside_real(images, instruments.reference)
-        learned = student_score(images[:, :instruments.student_images], instruments.dataset, threads=instruments.threads, test_rows=test_rows) if student else None
+        learned = student_score(images[:, :instruments.student_images], instruments.dataset,
+                                threads=instruments.threads, test_rows=test_rows) if student else None
     panel = {name: _judge_entry(judges[name], confusion_counts(seen)) for name, seen in judged.items()}
-    card = {"n_per_class": n, "accuracy": panel["first"]["accuracy"], "accuracy_second_judge": panel["second"]["accuracy"], "accuracy_batch_statistics": None,
-            "confusion": panel["first"]["confusion"], "p_chance": panel["first"]["p_chance"], "panel": panel, "realism": real,
-            "student": learned.to_dict() if learned else None, "weights_sha256": None, "judge_sha256": judges["first"].sha256}
+    card = {"n_per_class": n, "accuracy": panel["first"]["accuracy"],
+            "accuracy_second_judge": panel["second"]["accuracy"], "accuracy_batch_statistics": None,
+            "confusion": panel["first"]["confusion"], "p_chance": panel["first"]["p_chance"],
+            "panel": panel, "realism": real, "student": learned.to_dict() if learned else None, "weights_sha256": None,
+            "judge_sha256": judges["first"].sha256}
     return card, np.stack(list(judged.values()))
 
 def _realism_beside_real(images: Tensor, reference: RealReference | None) -> dict | None:
-    return reference and {"generated": realism(images[:, :reference.images_per_class], reference).to_dict(), "real": reference.real.to_dict()}
+    return reference and {"generated": realism(images[:, :reference.images_per_class], reference).to_dict(),
+                          "real": reference.real.to_dict()}
 
 def score_generator(
     generator: Callable,               # `images = generator(latents, labels)`; a network must be in eval mode
     instruments: InstrumentSet,
     *,
     student: bool = True,              # train a student on its images too: some seconds
-) -> tuple[dict, np.ndarray]:          # as `score_images`, with the network's fingerprint and its accuracy on batch statistics
+) -> tuple[dict, np.ndarray]:          # as `score_images`, with fingerprint and accuracy on batch statistics
     "Everything that is measured of one generator"
     with torch_threads(instruments.threads):
-        images = generate(generator, evaluation_latents(max(instruments.images_per_class, instruments.student_images if student else 0)))
+        images = generate(generator, evaluation_latents(max(instruments.images_per_class,
+                                                            instruments.student_images if student else 0)))
         batch = _batch_statistics_accuracy(generator, instruments.judges["first"], instruments.images_per_class)
     card, judged = score_images(images, instruments, student=student)
-    return card | {"accuracy_batch_statistics": batch, "weights_sha256": weights_sha256(generator) if isinstance(generator, nn.Module) else None}, judged
+    return (card | {"accuracy_batch_statistics": batch,
+                    "weights_sha256": weights_sha256(generator) if isinstance(generator, nn.Module) else None}, judged)
 
 # %% ../nbs/15_evaluation.ipynb #c18f8c77
 STATISTICS_BATCH = 1000   # images a batch where BatchNorm takes its statistics from the batch
 
 def _judge_entry(judge: CertifiedJudge, confusion: np.ndarray) -> dict:
-    return {"accuracy": accuracy(confusion), "p_chance": chance_test(confusion).p, "judge_sha256": judge.sha256, "confusion": confusion.tolist()}
+    return {"accuracy": accuracy(confusion), "p_chance": chance_test(confusion).p, "judge_sha256": judge.sha256,
+            "confusion": confusion.tolist()}
 
 def _batch_statistics_accuracy(generator: Callable, judge: CertifiedJudge, n: int) -> float | None:
     "First-judge accuracy with BatchNorm on the statistics of the batch; None for what is no network with BatchNorm"
-    if not isinstance(generator, nn.Module) or not any(isinstance(m, _BatchNorm) for m in generator.modules()): return None
-    return accuracy(confusion_counts(judged_by(judge, generate(_on_batch_statistics(generator), evaluation_latents(n), batch_size=STATISTICS_BATCH))))
+    if not isinstance(generator, nn.Module) or not any(isinstance(m, _BatchNorm) for m in generator.modules()):
+        return None
+    return accuracy(confusion_counts(judged_by(judge, generate(_on_batch_statistics(generator), evaluation_latents(n),
+                                                               batch_size=STATISTICS_BATCH))))
 
 def _on_batch_statistics(generator: nn.Module) -> nn.Module:
     "A copy in eval mode but for its BatchNorm layers"
@@ -171,13 +190,16 @@ def evidence_of(
 ) -> Evidence:
     "What a verdict on a card rests on"
     images, real_images = CLASSES*card["n_per_class"], certificates["first"].images
-    realism = {f"{prefix}{name}": Realism.from_dict(card["realism"][side]).share(name) for prefix, side in (("", "generated"), ("real_", "real"))
+    realism = {f"{prefix}{name}": Realism.from_dict(card["realism"][side]).share(name)
+               for prefix, side in (("", "generated"), ("real_", "real"))
                for name in ("precision", "coverage")} if card["realism"] else {}
     student = StudentScore.from_dict(card["student"]) if card["student"] else None
-    return Evidence(images=images, correct={name: int(np.trace(entry["confusion"])) for name, entry in card["panel"].items()}, real_images=real_images,
-                    real_correct={name: certificates[name].correct for name in card["panel"]}, p_chance=p_chance, comparison=comparison,
-                    **realism, student_correct=student and student.correct, real_student_correct=student and student.real_correct, student_images=student and student.images,
-                    invalid=tuple(f"{name}: {certificates[name]}" for name in card["panel"] if not certificates[name].valid))
+    return Evidence(
+        images=images, correct={name: int(np.trace(entry["confusion"])) for name, entry in card["panel"].items()},
+        real_images=real_images, real_correct={name: certificates[name].correct for name in card["panel"]},
+        p_chance=p_chance, comparison=comparison, **realism, student_correct=student and student.correct,
+        real_student_correct=student and student.real_correct, student_images=student and student.images,
+        invalid=tuple(f"{name}: {certificates[name]}" for name in card["panel"] if not certificates[name].valid))
 
 def judged_rows(
     cards: list[dict],                         # of one series, in order of step
@@ -187,7 +209,8 @@ def judged_rows(
 ) -> list[dict]:                               # the cards with "verdict", "reasons", "trusted" and "not_measured"
     "The verdicts on a series of cards"
     adjusted = holm([card["p_chance"] for card in cards])
-    found = [checkpoint_verdict(evidence_of(card, certificates, p_chance=float(p), comparison=comparisons.get(i))) for i, (card, p) in enumerate(zip(cards, adjusted))]
+    found = [checkpoint_verdict(evidence_of(card, certificates, p_chance=float(p), comparison=comparisons.get(i)))
+             for i, (card, p) in enumerate(zip(cards, adjusted))]
     return [card | judgement.to_dict() for card, judgement in zip(cards, found)]
 
 # %% ../nbs/15_evaluation.ipynb #cda2f4fc
@@ -204,12 +227,13 @@ def untrained_null(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "untrained generator"))
             generator = Generator(widths)
-        found.append(accuracy(confusion_counts(judged_by(judge, generate(_on_batch_statistics(generator.eval()), latents, batch_size=STATISTICS_BATCH)))))
+        found.append(accuracy(confusion_counts(judged_by(judge, generate(_on_batch_statistics(generator.eval()),
+                                                                         latents, batch_size=STATISTICS_BATCH)))))
     return AccuracyNull(np.sort(found), np.full(len(found), 1/len(found)))
 
 # %% ../nbs/15_evaluation.ipynb #52026a99
 def evaluate_generator(
-    generator: Callable,              # `images = generator(latents, labels)`: [B, 64] and [B] in 0..9 -> [B, 1, 28, 28] in [-1, 1]; a network must be in eval mode
+    generator: Callable,    # `generator(latents, labels)`: [B, 64], [B] in 0..9 -> [B, 1, 28, 28] in [-1, 1]; eval mode
     *,
     dataset: str = "mnist",           # "mnist" or "fashion_mnist"
     images_per_class: int = 200,      # at least 1
@@ -219,13 +243,17 @@ def evaluate_generator(
     progress: bool = False,           # show a bar when judges have to be trained
 ) -> dict:                            # the card with its verdict and the certificates of its judges
     "Judge any class-conditional generator by the whole panel"
-    config = RunConfig(regime="phase1_only", seed=0, dataset=dataset, judge_training=judge_training, threads=threads)   # names the judges; nothing is trained by it
+    # names the judges; nothing is trained by it
+    config = RunConfig(regime="phase1_only", seed=0, dataset=dataset, judge_training=judge_training, threads=threads)
     data = load_dataset(dataset, report=lambda line: None)
-    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar: judges = certified_panel(config, data, progress=lambda name, step, total: bar.update())
-    instruments = instrument_set(judges, data, images_per_class=images_per_class, student_images=max(1, student_images), threads=threads)
+    with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar:
+        judges = certified_panel(config, data, progress=lambda name, step, total: bar.update())
+    instruments = instrument_set(judges, data, images_per_class=images_per_class, student_images=max(1, student_images),
+                                 threads=threads)
     certificates = {name: judge.certificate for name, judge in judges.items()}
     card, _ = score_generator(generator, instruments, student=student_images > 0)
-    return judged_rows([card], certificates)[0] | {"dataset": dataset, "data_source": data.source.source, "judges": {name: c.to_dict() for name, c in certificates.items()}}
+    return judged_rows([card], certificates)[0] | {"dataset": dataset, "data_source": data.source.source,
+                                                   "judges": {name: c.to_dict() for name, c in certificates.items()}}
 
 # %% ../nbs/15_evaluation.ipynb #da3df5c7
 SAMPLE_LATENTS = 3   # latents a class whose images are kept
@@ -245,7 +273,9 @@ def evaluate_run(
     if not steps: raise InputError(f"{run.path}: no checkpoint yet; train the run first")
     evaluation_latents(images_per_class)   # refuses a wrong number before anything is written
     dataset = dataset or load_dataset(config.dataset, report=lambda line: None)
-    if dataset.fingerprint != read_json(run.data)["fingerprint"]: raise InputError(f"{run.path}: was trained on other data than those at hand ({dataset.source.source}); provide the former")
+    if dataset.fingerprint != read_json(run.data)["fingerprint"]:
+        raise InputError(f"{run.path}: was trained on other data than those at hand ({dataset.source.source}); "
+                         "provide the former")
     instruments = instrument_set(_run_panel(run, config, dataset), dataset, images_per_class=images_per_class,
                                  student_images=profile_named(config.profile).student_images, threads=config.threads)
     series = _score_checkpoints(run, config, steps, instruments=instruments, progress=progress)
@@ -261,35 +291,45 @@ class _Series:
     judged: list[np.ndarray]    # [judges, 10, n] uint8 each
     samples: list[np.ndarray]   # [10, k, 28, 28] uint8 each
 
-def _score_checkpoints(run: RunFolder, config: RunConfig, steps: list[int], *, instruments: InstrumentSet, progress: bool) -> _Series:
+def _score_checkpoints(run: RunFolder, config: RunConfig, steps: list[int], *, instruments: InstrumentSet,
+                       progress: bool) -> _Series:
     generator, initial = Generator(config.widths).to(config.device, memory_format=torch.channels_last).eval(), None
     known, series = _known_cards(run, instruments), _Series(cards=[], judged=[], samples=[])
-    for step in tqdm(steps, desc=f"scoring {config.regime} seed {config.seed}", unit=" checkpoints", disable=not progress):
+    for step in tqdm(steps, desc=f"scoring {config.regime} seed {config.seed}", unit=" checkpoints",
+                     disable=not progress):
         record = _load_generator(generator, run.checkpoint(step))
-        if record["judge_sha256"] != instruments.judges["first"].sha256: raise InputError(f"{run.checkpoint(step)}: training listened to another first judge than the one in {run.judges}; delete the run folder and train again")
+        if record["judge_sha256"] != instruments.judges["first"].sha256:
+            raise InputError(f"{run.checkpoint(step)}: training listened to another first judge than the one in "
+                             f"{run.judges}; delete the run folder and train again")
         initial = generator.output[0].weight.detach().clone() if initial is None else initial
         wants_student = step in (config.reference_step, config.total_steps)
-        card, judged = known.get((step, weights_sha256(generator), wants_student)) or score_generator(generator, instruments, student=wants_student)
+        card, judged = known.get((step, weights_sha256(generator),
+                                  wants_student)) or score_generator(generator, instruments, student=wants_student)
         change = float((generator.output[0].weight.detach() - initial).abs().max())
-        series.cards.append({"regime": config.regime, "seed": config.seed, "step": step} | card | {"output_change": change})
+        series.cards.append({"regime": config.regime, "seed": config.seed, "step": step} | card
+                            | {"output_change": change})
         series.judged.append(judged)
-        with torch_threads(config.threads): series.samples.append(_as_pixels(generate(generator, evaluation_latents(SAMPLE_LATENTS))))
+        with torch_threads(config.threads):
+            series.samples.append(_as_pixels(generate(generator, evaluation_latents(SAMPLE_LATENTS))))
     return series
 
 # %% ../nbs/15_evaluation.ipynb #e16b81fe
 def _run_panel(run: RunFolder, config: RunConfig, dataset: Dataset) -> dict[str, CertifiedJudge]:
-    "The panel of a run: the judges saved in its folder, those missing from the cache or newly trained, and then saved there"
+    """The panel of a run: the judges saved in its folder, those missing from the cache or newly trained,
+    and then saved there"""
     for name in PANEL:   # what is there is checked before anything is added
         if (run.judges/f"{name}.json").exists(): load_judge(run.judges, name)
     for name in PANEL:
-        if not (run.judges/f"{name}.json").exists(): certified_judge(judge_recipe(name, config), dataset, device=config.device).save(run.judges)
+        if not (run.judges/f"{name}.json").exists():
+            certified_judge(judge_recipe(name, config), dataset, device=config.device).save(run.judges)
     return load_panel(run.judges, device=config.device)
 
 def _load_generator(generator: Generator, checkpoint: Path) -> dict:
     record = read_json(checkpoint/"record.json")
     load_weights(generator, checkpoint/"generator.safetensors")
     if weights_sha256(generator) != record.get("weights_sha256"):
-        raise InputError(f"{checkpoint}: damaged, its weights are not those of its record; delete the folder and run cgen-train again")
+        raise InputError(f"{checkpoint}: damaged, its weights are not those of its record; "
+                         "delete the folder and run cgen-train again")
     return record
 
 def _as_pixels(images: Tensor) -> np.ndarray:   # [10, k, 1, 28, 28] in [-1, 1] -> uint8 [10, k, 28, 28]
@@ -298,7 +338,8 @@ def _as_pixels(images: Tensor) -> np.ndarray:   # [10, k, 1, 28, 28] in [-1, 1] 
 # %% ../nbs/15_evaluation.ipynb #452cc0e7
 def _measured_with(instruments: InstrumentSet) -> dict:
     return {"format": FORMAT, "judges": instruments.fingerprints, "images_per_class": instruments.images_per_class,
-            "student_images": instruments.student_images, "realism_images": instruments.reference.images_per_class if instruments.reference else 0}
+            "student_images": instruments.student_images,
+            "realism_images": instruments.reference.images_per_class if instruments.reference else 0}
 
 def _known_cards(run: RunFolder, instruments: InstrumentSet) -> dict:
     "Cards of an earlier evaluation with the same instruments, by step, weights and whether a student was trained"
@@ -307,19 +348,26 @@ def _known_cards(run: RunFolder, instruments: InstrumentSet) -> dict:
     if found.get("measured_with") != _measured_with(instruments): return {}
     judged = np.load(run.judged)["judged"]
     outer = "regime", "seed", "step", "output_change", "verdict", "reasons", "trusted", "not_measured"
-    return {(r["step"], r["weights_sha256"], r["student"] is not None): ({k: v for k, v in r.items() if k not in outer}, seen) for r, seen in zip(found["rows"], judged)}
+    return {(r["step"], r["weights_sha256"], r["student"] is not None):
+            ({k: v for k, v in r.items() if k not in outer}, seen) for r, seen in zip(found["rows"], judged)}
 
+# %% ../nbs/15_evaluation.ipynb #f67511b9
 def _last_beside_reference(series: _Series, config: RunConfig) -> dict[int, str]:
     "The last checkpoint beside the reference of the same run, when both were scored"
     places = {card["step"]: i for i, card in enumerate(series.cards)}
     a, b = places.get(config.reference_step), places.get(config.total_steps)
     if a is None or b is None: return {}
-    return {b: str(compare_cards([series.cards[a]], [series.cards[b]], judged_before=[series.judged[a][0]], judged_after=[series.judged[b][0]]).verdict)}
+    return {b: str(compare_cards([series.cards[a]], [series.cards[b]], judged_before=[series.judged[a][0]],
+                                 judged_after=[series.judged[b][0]]).verdict)}
 
-def _write_evaluation(run: RunFolder, config: RunConfig, rows: list[dict], *, series: _Series, instruments: InstrumentSet) -> None:
-    for path, arrays in ((run.samples, {"images": np.stack(series.samples)}), (run.judged, {"judged": np.stack(series.judged), "judges": list(PANEL)})):
+def _write_evaluation(run: RunFolder, config: RunConfig, rows: list[dict], *, series: _Series,
+                      instruments: InstrumentSet) -> None:
+    for path, arrays in ((run.samples, {"images": np.stack(series.samples)}),
+                         (run.judged, {"judged": np.stack(series.judged), "judges": list(PANEL)})):
         archive = io.BytesIO()
         np.savez_compressed(archive, steps=[r["step"] for r in rows], **arrays)
         write_atomic(path, archive.getvalue())
-    write_json(run.evaluation, {"config": config.to_dict(), "data": read_json(run.data), "judges": {n: j.certificate.to_dict() for n, j in instruments.judges.items()},
-                                "phases": [p.to_dict() for p in config.phases], "measured_with": _measured_with(instruments), "rows": rows})
+    write_json(run.evaluation, {"config": config.to_dict(), "data": read_json(run.data),
+                                "judges": {n: j.certificate.to_dict() for n, j in instruments.judges.items()},
+                                "phases": [p.to_dict() for p in config.phases],
+                                "measured_with": _measured_with(instruments), "rows": rows})

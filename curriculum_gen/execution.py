@@ -67,7 +67,8 @@ def check_parameters(
 ) -> None:
     "Refuse parameters a notebook does not have, and a notebook without a cell tagged `parameters`"
     known = papermill.inspect_notebook(str(notebook))
-    if not known: raise InputError(f"{notebook}: no cell is tagged 'parameters', so it would run with its defaults; tag the cell")
+    if not known:
+        raise InputError(f"{notebook}: no cell is tagged 'parameters', so it would run with its defaults; tag the cell")
     for name in parameters:
         if name not in known: raise unknown_name(f"parameter of {notebook.name}", name, among=known)
 
@@ -79,11 +80,13 @@ def execute(
     cancelled: threading.Event | None = None,    # its `is_set` is asked ten times a second; once true, the job is ended
     further: Callable[[], dict] = dict,          # asked at the end for more entries of `run.json`
 ) -> dict:                                       # what `run.json` holds
-    "Execute a report, make its page, and record how it ended: ok, failed, timeout or cancelled; what another process just executed is not executed again"
+    """Execute a report, make its page, and record how it ended: ok, failed, timeout or cancelled;
+    what another process just executed is not executed again"""
     check_parameters(job.notebook, job.parameters)
     job.report.parent.mkdir(parents=True, exist_ok=True)
     with _turn(job, cancelled) as waited:
-        return read_json(job.status) if waited and job.is_done() else _execute(job, timeout_seconds=timeout_seconds, cancelled=cancelled, further=further)
+        return read_json(job.status) if waited and job.is_done() else _execute(job, timeout_seconds=timeout_seconds,
+                                                                               cancelled=cancelled, further=further)
 
 @contextmanager
 def _turn(job: Job, cancelled: threading.Event | None) -> Iterator[bool]:
@@ -98,11 +101,13 @@ def _turn(job: Job, cancelled: threading.Event | None) -> Iterator[bool]:
     finally: lock.release()
 
 # %% ../nbs/27_execution.ipynb #898710d6
-def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | None, further: Callable[[], dict]) -> dict:
+def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | None,
+             further: Callable[[], dict]) -> dict:
     started, partial, log = monotonic(), job.report.with_name(f".{job.report.name}"), job.report.with_suffix(".log")
     for attempt in (1, 2):
         status = _papermill(job, partial, log=log, deadline=started + timeout_seconds, cancelled=cancelled)
-        if status != "failed" or "Kernel died before replying" not in log.read_text(errors="replace"): break   # only a failed start is tried again
+        if status != "failed" or "Kernel died before replying" not in log.read_text(errors="replace"):
+            break   # only a failed start is tried again
     killed = status == "killed" or status == "failed" and "Kernel died" in log.read_text(errors="replace")
     error = "" if status == "ok" else _last_error(log) if status == "failed" else status
     if status == "ok":
@@ -110,18 +115,21 @@ def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | N
         write_page(partial, job.page, title=job.name)
         os.replace(partial, job.report)
         log.unlink(missing_ok=True)
-    return record_outcome(job, "failed" if killed else status, error=error, seconds=monotonic() - started, attempts=attempt, killed=killed, **further())
+    return record_outcome(job, "failed" if killed else status, error=error, seconds=monotonic() - started,
+                          attempts=attempt, killed=killed, **further())
 
 # %% ../nbs/27_execution.ipynb #b71c0e52
 def versions() -> dict[str, str]:
     "Of this package and of what its numbers and pages depend on"
-    return {"curriculum_gen": __version__} | {name: version(name) for name in ("torch", "numpy", "scipy", "papermill", "nbconvert", "matplotlib")}
+    return {"curriculum_gen": __version__} | {name: version(name) for name in ("torch", "numpy", "scipy", "papermill",
+                                                                               "nbconvert", "matplotlib")}
 
 def commit() -> str | None:
     "Of the checkout the package lies in; None for an installed one"
     folder = Path(curriculum_gen.__file__).parent
     if not (folder.parent/".git").exists(): return None
-    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True,
+                          text=True).stdout.strip() or None
 
 def record_outcome(
     job: Job,
@@ -134,8 +142,9 @@ def record_outcome(
     **further,            # more entries, JSON values
 ) -> dict:                # what `run.json` then holds
     "Write how a job ended"
-    outcome = {"status": status, "job": job.name, "notebook": job.notebook.name, "parameters": job.json_parameters(), "key": job.key, "attempts": attempts,
-               "seconds": round(seconds, 1), "error": error, "killed": killed, **further, "commit": commit(), "versions": versions()}
+    outcome = {"status": status, "job": job.name, "notebook": job.notebook.name, "parameters": job.json_parameters(),
+               "key": job.key, "attempts": attempts, "seconds": round(seconds, 1), "error": error, "killed": killed,
+               **further, "commit": commit(), "versions": versions()}
     write_json(job.status, outcome)
     return outcome
 
@@ -155,11 +164,14 @@ papermill()
 
 # %% ../nbs/27_execution.ipynb #49efd0d9
 def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled: threading.Event | None) -> str:
-    command = [sys.executable, "-c", _WATCHED, str(job.notebook), str(partial), "-k", "python3", "--no-progress-bar", "-y", json.dumps(job.json_parameters())]
+    command = [sys.executable, "-c", _WATCHED, str(job.notebook), str(partial), "-k", "python3", "--no-progress-bar",
+               "-y", json.dumps(job.json_parameters())]
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with open(log, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                                   env=os.environ | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
+                                   stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ
+                                   | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                                                "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
         try:
             while process.poll() is None:
                 if monotonic() > deadline: return "timeout"
@@ -171,19 +183,23 @@ def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled
 
 # %% ../nbs/27_execution.ipynb #e8a5cae5
 def _end(process: subprocess.Popen) -> None:
-    "Kill a process, its kernel and whatever that has started: each has a session of its own, so killing a group would miss some"
+    """Kill a process, its kernel and whatever that has started: each has a session of its own, so killing a group would
+    miss some"""
     for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         with suppress(psutil.NoSuchProcess): member.kill()
     process.wait()
 
 def _last_error(log: Path) -> str:
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)), lines[-1] if lines else "no output")
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")).splitlines()
+             if line.strip()]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)),
+                lines[-1] if lines else "no output")
 
 def _shrink(notebook: Path) -> None:
     "Have the pictures of an executed notebook in few colours"
     cells = nbformat.read(notebook, as_version=4)
-    for data in (output.data for cell in cells.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})):
+    for data in (output.data for cell in cells.cells for output in cell.get("outputs", [])
+                 if "image/png" in output.get("data", {})):
         data["image/png"] = base64.b64encode(in_few_colours(base64.b64decode(data["image/png"]))).decode()
     nbformat.write(cells, notebook)
 
@@ -210,7 +226,8 @@ def answer_first(
     cells: list[dict],   # of an executed report, its title first
 ) -> list[dict]:         # title, answer and its figure, which are the first two outputs, then all others
     "Cells in the order of a reader in a hurry, without what was said on the way"
-    cells = [{**cell, "outputs": [o for o in cell["outputs"] if o.get("name") != "stderr"]} if "outputs" in cell else cell for cell in cells]
+    cells = [{**cell, "outputs": [o for o in cell["outputs"] if o.get("name") != "stderr"]} if "outputs" in cell
+             else cell for cell in cells]
     shown = [n for n, cell in enumerate(cells) if cell.get("outputs")][:2]
     return [cells[n] for n in (0, *shown, *(n for n in range(1, len(cells)) if n not in shown))]
 
@@ -221,7 +238,8 @@ def write_page(
     title: str,       # of the browser's tab
 ) -> None:
     "The text and outputs of an executed notebook as one self-contained HTML file"
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True, anchor_link_text="")
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True,
+                            exclude_output_prompt=True, embed_images=True, anchor_link_text="")
     cells = nbformat.read(notebook, as_version=4)
     body, _ = exporter.from_notebook_node(nbformat.from_dict({**cells, "cells": answer_first(cells.cells)}))
     write_atomic(page, PAGE.format(title=html.escape(title), body=body))

@@ -19,15 +19,20 @@ from sklearn import linear_model, svm
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import backward_passes, continuity, diagnosis, findings, gradient_flow, loss_terms, meters, provenance, updates
+from . import (backward_passes, continuity, diagnosis, findings, gradient_flow, loss_terms, meters,
+                            provenance, updates)
 from .continuity import batches_repeat, canary, check_canary, finite, resumes_exactly, schedule_kept
 from .curriculum import run_config
+
+# %% ../nbs/48_fault_bench.ipynb #2beed3da
 from .data import load_dataset, normalise
 from .diagnosis import Watch, watch
 from .fault_catalogue import CONTROLS, FAULTS, Edits, digits, planted
 from .findings import Finding, Outcome, alarms, ranked
 from .judge import certified_judge, judge_recipe
-from .meters import JudgeCard, exact_interval, independent_images, judge_card, label_order, label_sensitivity, make_judge_card, oracle, same_scores_twice, scored_as_claimed, second_opinion
+from .meters import (JudgeCard, exact_interval, independent_images, judge_card, label_order,
+                                   label_sensitivity, make_judge_card, oracle, same_scores_twice, scored_as_claimed,
+                                   second_opinion)
 from .model import torch_threads
 from .records import sha256, write_json
 from .replay import watch_learner
@@ -36,7 +41,9 @@ from .third_catalogue import THIRD_CONTROLS, THIRD_FAULTS
 from .training import Learner, take_steps
 
 # %% ../nbs/48_fault_bench.ipynb #e39faa84
-PROGRAMS = {name: f"curriculum_gen.{name}" for name in ("mlp_program", "convolutional_program", "regime_program", "gan_program", "cvae_program", "diffusion_program", "projection_gan_program", "prior_vae_program", "flow_matching_program")}
+PROGRAMS = {name: f"curriculum_gen.{name}"
+            for name in ("mlp_program", "convolutional_program", "regime_program", "gan_program", "cvae_program",
+                         "diffusion_program", "projection_gan_program", "prior_vae_program", "flow_matching_program")}
 WAVES = "first", "second", "third"   # of programs and catalogues, in the order in which they were written
 UNSEEN = "third"                     # the wave that nobody had measured when the checks were frozen
 
@@ -68,9 +75,11 @@ def stage_of(
     judge, second = program.make_judge(images[:cut], labels[:cut], seed=0), program.make_judge(*held, seed=1)
     def call(network): return lambda x: program.judge_logits(SimpleNamespace(judge=network), x)
     def fitted(model): return lambda x: torch.tensor(model.decision_function(x.flatten(1).numpy()))
-    plain = {name: fitted(model.fit(held[0].flatten(1).numpy(), held[1].numpy())) for name, model in (("support vectors", svm.SVC()), ("logistic regression", linear_model.LogisticRegression(max_iter=500)))}
+    plain = {name: fitted(model.fit(held[0].flatten(1).numpy(), held[1].numpy())) for name, model in (
+        ("support vectors", svm.SVC()), ("logistic regression", linear_model.LogisticRegression(max_iter=500)))}
     mine = len(images) if name == "diffusion_program" else cut   # its epochs need all of them
-    return Stage(program=program, images=images[:mine], labels=labels[:mine], held=held, judge=judge, others={"a second judge": call(second)} | plain,
+    return Stage(program=program, images=images[:mine], labels=labels[:mine],
+                 held=held, judge=judge, others={"a second judge": call(second)} | plain,
                  card=make_judge_card(judge, images=held[0], labels=held[1], judge_logits=call(judge)))
 
 # %% ../nbs/48_fault_bench.ipynb #f597cd70
@@ -78,7 +87,8 @@ def _watched(program: ModuleType, state: object, *, steps: int, start_step: int)
     "Train so many steps inside `watch`, with what the program declares"
     weights = {term: (lambda step, term=term: program.weights(step)[term]) for term in program.weights(0)}
     networks = {role: getattr(state, attribute) for attribute, role in program.ROLES.items()}
-    with watch(frozen=program.FROZEN, terms=program.TERMS, weights=weights, declared=program.DECLARED, start_step=start_step, **networks) as seen:
+    with watch(frozen=program.FROZEN, terms=program.TERMS, weights=weights, declared=program.DECLARED,
+               start_step=start_step, **networks) as seen:
         return seen, [program.train_step(state) for _ in range(steps)]
 
 def _recorded(program: ModuleType) -> list[dict[str, Tensor]]:
@@ -94,7 +104,8 @@ def _recorded(program: ModuleType) -> list[dict[str, Tensor]]:
 def _canary(program: ModuleType, state: object, stage: Stage, *, step: int) -> object:
     roles = {role: getattr(state, attribute) for attribute, role in program.ROLES.items()}
     latents, labels = _latents(program, state, 20)
-    return canary(lambda z, y: program.sample(state, z, y), roles["generator"], step=step, latents=latents, labels=labels, averaged=roles.get("ema"))
+    return canary(lambda z, y: program.sample(state, z, y), roles["generator"], step=step, latents=latents,
+                  labels=labels, averaged=roles.get("ema"))
 
 def _latents(program: ModuleType, state: object, n: int) -> tuple[Tensor, Tensor]:
     "Latents like those of the evaluation, and every class in turn"
@@ -110,7 +121,8 @@ def examine(
 ) -> list[Finding]:        # of all checks, ranked
     "Train a planted program as its user would, and make every check"
     program = planted(stage.program, edits)
-    data, half = {"images": stage.images, "labels": stage.labels, "judge": copy.deepcopy(stage.judge)}, program.TOTAL_STEPS//2
+    data, half = ({"images": stage.images, "labels": stage.labels, "judge": copy.deepcopy(stage.judge)},
+                  program.TOTAL_STEPS//2)
     state = program.start(seed, **data)
     with torch.random.fork_rng(devices=[]): untrained = copy.deepcopy(state)
     batches = _recorded(program)
@@ -124,10 +136,14 @@ def examine(
     loaded = _canary(program, resumed, stage, step=getattr(resumed, "step", half))
     third, again = _watched(program, resumed, steps=4, start_step=half)
     torch.set_num_threads(threads)
-    outcomes += [batches_repeat(shown, epoch=len(stage.images), data=(stage.images, stage.labels)), check_canary(saved, [loaded], declared=program.DECLARED),
-                 *_ledgers(program, log + later, again, half=half, measured=_merged(first.measured_weights, second.measured_weights)), _replayed(program, data, seed, batches)]
+    outcomes += [batches_repeat(shown, epoch=len(stage.images), data=(stage.images, stage.labels)),
+                 check_canary(saved, [loaded], declared=program.DECLARED),
+                 *_ledgers(program, log + later,
+                           again, half=half, measured=_merged(first.measured_weights, second.measured_weights)),
+                 _replayed(program, data, seed, batches)]
     torch.set_num_threads(threads)
-    return ranked([f for seen in (first, second, third) for f in seen.findings()] + [f for outcome in outcomes for f in outcome.findings])
+    return ranked([f for seen in (first, second, third) for f in seen.findings()]
+                  + [f for outcome in outcomes for f in outcome.findings])
 
 # %% ../nbs/48_fault_bench.ipynb #3a12dae3
 def _meters(program: ModuleType, state: object, stage: Stage, *, untrained: object, seed: int) -> list[Outcome]:
@@ -141,23 +157,31 @@ def _meters(program: ModuleType, state: object, stage: Stage, *, untrained: obje
     return [oracle(scored, stage.held[0], labels=stage.held[1], correct=stage.card.correct, total=stage.card.total),
             judge_card(state.judge, card=stage.card, canary_images=stage.held[0][:16], judge_logits=scored),
             same_scores_twice(sample, latents=latents, labels=labels, declared=program.DECLARED),
-            scored_as_claimed(made["images"], judged=made["judged"], judge_logits=scored, sample=sample, latents=made["latents"], declared=program.DECLARED),
+            scored_as_claimed(made["images"], judged=made["judged"], judge_logits=scored, sample=sample,
+                              latents=made["latents"], declared=program.DECLARED),
             independent_images(made["images"], counted=made["independent"], latents=made["latents"]),
             label_order([counts], steps=[program.TOTAL_STEPS]),
-            label_sensitivity(sample, latents=latents, classes=len(counts), rng=rng, untrained=lambda z, y: program.sample(untrained, z, y)),
-            second_opinion(made["images"].flatten(0, 1), labels=asked, judge_logits=scored, others=stage.others, real_images=stage.held[0], real_labels=stage.held[1], rng=torch.Generator().manual_seed(seed))]
+            label_sensitivity(sample, latents=latents, classes=len(counts), rng=rng,
+                              untrained=lambda z, y: program.sample(untrained, z, y)),
+            second_opinion(made["images"].flatten(0, 1), labels=asked, judge_logits=scored,
+                           others=stage.others, real_images=stage.held[0], real_labels=stage.held[1],
+                           rng=torch.Generator().manual_seed(seed))]
 
+# %% ../nbs/48_fault_bench.ipynb #0d5421c8
 def _merged(*measured: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
-    return {term: {step: weight for one in measured for step, weight in one.get(term, {}).items()} for one in measured for term in one}
+    return {term: {step: weight for one in measured for step, weight in one.get(term, {}).items()} for one in measured
+            for term in one}
 
 def _ledgers(program: ModuleType, log: list[dict], again: list[dict], *, half: int, measured: Mapping) -> list[Outcome]:
     "The log beside the declared schedule, of the run and of what was resumed"
     declared = {"weights": program.weights, "learning_rate": getattr(program, "learning_rate", None)}
-    return [schedule_kept(log, measured=measured, **declared), schedule_kept(again, resumed=(half,), **declared), finite(log, declared=program.DECLARED)]
+    return [schedule_kept(log, measured=measured, **declared), schedule_kept(again, resumed=(half,), **declared),
+            finite(log, declared=program.DECLARED)]
 
 def _replayed(program: ModuleType, data: dict, seed: int, batches: list) -> Outcome:
     steps = min(8, program.TOTAL_STEPS//2)
-    return resumes_exactly(lambda: program.start(seed, **data), train_step=program.train_step, save=program.save, load=lambda snapshot: program.load(snapshot, **data), steps=steps, batches=batches)
+    return resumes_exactly(lambda: program.start(seed, **data), train_step=program.train_step, save=program.save,
+                           load=lambda snapshot: program.load(snapshot, **data), steps=steps, batches=batches)
 
 # %% ../nbs/48_fault_bench.ipynb #b19733d5
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +199,18 @@ class Entry:
 def entries(
     wave: str,                           # a name in `WAVES`
     *,
-    seeds: tuple[int, int, int] = (10, 15, 3),   # runs of a fault and of a control of the MLP program, and of each entry of the others
+    seeds: tuple[int, int, int] = (10, 15, 3),   # runs of MLP faults, MLP controls, entries of the others
 ) -> list[Entry]:
     "Everything that one wave of the bench runs"
-    if wave == "first": listed = [(program, "fault", e.id, e) for program in FAULTS for e in FAULTS[program]] + [(program, "control", e.name, e) for program in CONTROLS for e in CONTROLS[program]]
+    if wave == "first":
+        listed = ([(program, "fault", e.id, e) for program in FAULTS for e in FAULTS[program]]
+                  + [(program, "control", e.name, e) for program in CONTROLS for e in CONTROLS[program]])
     else:
         faults, controls = {"second": (SECOND_FAULTS, SECOND_CONTROLS), "third": (THIRD_FAULTS, THIRD_CONTROLS)}[wave]
         listed = [(e.program, "fault", e.id, e) for e in faults] + [(e.program, "control", e.name, e) for e in controls]
     runs = {("mlp_program", "fault"): seeds[0], ("mlp_program", "control"): seeds[1]}
-    return [Entry(wave=wave, program=program, kind=kind, name=name, title=e.title, expected=getattr(e, "cause", ""), edits=e.edits, seeds=tuple(range(runs.get((program, kind), seeds[2]))))
+    return [Entry(wave=wave, program=program, kind=kind, name=name, title=e.title, expected=getattr(e, "cause", ""),
+                  edits=e.edits, seeds=tuple(range(runs.get((program, kind), seeds[2]))))
             for program, kind, name, e in listed]
 
 def run_entry(
@@ -194,16 +221,20 @@ def run_entry(
     stage, began = stage_of(entry.program), time.perf_counter()
     with torch_threads(1): found = alarms(examine(stage, entry.edits, seed=seed))
     first = found[0] if found else None
-    return {"wave": entry.wave, "program": entry.program, "kind": entry.kind, "name": entry.name, "seed": seed, "expected": entry.expected, "named": first.cause if first else "", "check": first.check if first else "",
-            "step": first.step if first else None, "evidence": first.evidence if first else "", "others": [f.cause for f in found[1:]], "seconds": round(time.perf_counter() - began, 2)}
+    return {"wave": entry.wave, "program": entry.program, "kind": entry.kind, "name": entry.name, "seed": seed,
+            "expected": entry.expected, "named": first.cause if first else "", "check": first.check if first else "",
+            "step": first.step if first else None, "evidence": first.evidence if first else "",
+            "others": [f.cause for f in found[1:]], "seconds": round(time.perf_counter() - began, 2)}
 
 # %% ../nbs/48_fault_bench.ipynb #0bb5acc8
 def checks_sha256() -> str:
     "Fingerprint of the source of all checks"
-    return sha256("".join(inspect.getsource(module) for module in (findings, loss_terms, provenance, updates, backward_passes, meters, continuity, gradient_flow, diagnosis)))
+    return sha256("".join(inspect.getsource(module) for module in (
+        findings, loss_terms, provenance, updates, backward_passes, meters, continuity, gradient_flow, diagnosis)))
 
 def _key(entry: Entry, seed: int) -> str:
-    return sha256(json.dumps([checks_sha256(), inspect.getsource(importlib.import_module(PROGRAMS[entry.program])), inspect.getsource(examine), entry.wave, entry.kind, entry.name, entry.edits, seed]))[:16]
+    return sha256(json.dumps([checks_sha256(), inspect.getsource(importlib.import_module(PROGRAMS[entry.program])),
+                              inspect.getsource(examine), entry.wave, entry.kind, entry.name, entry.edits, seed]))[:16]
 
 def run_wave(
     wave: str,                   # a name in `WAVES`
@@ -215,14 +246,17 @@ def run_wave(
     progress: bool = False,      # show a bar with time left
 ) -> list[dict]:                 # a row a run, in the order of the catalogue
     "Run what is missing of one wave"
-    wanted = [(_key(entry, seed), entry, seed) for entry in entries(wave, seeds=seeds) if only(entry) for seed in entry.seeds]
-    known = {row.pop("key"): row for row in map(json.loads, rows_file.read_text().splitlines() if rows_file.exists() else [])}
+    wanted = [(_key(entry, seed), entry, seed) for entry in entries(wave, seeds=seeds) if only(entry)
+              for seed in entry.seeds]
+    known = {row.pop("key"): row
+             for row in map(json.loads, rows_file.read_text().splitlines() if rows_file.exists() else [])}
     missing = [one for one in wanted if one[0] not in known]
     def work(key, entry, seed): return key, run_entry(entry, seed)
     done = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(joblib.delayed(work)(*one) for one in missing)
     rows_file.parent.mkdir(parents=True, exist_ok=True)
     with open(rows_file, "a") as file:
-        for key, row in tqdm(done, total=len(wanted), initial=len(wanted) - len(missing), desc=f"{wave} wave", unit=" runs", disable=not progress):
+        for key, row in tqdm(done, total=len(wanted), initial=len(wanted) - len(missing), desc=f"{wave} wave",
+                             unit=" runs", disable=not progress):
             known[key] = row
             file.write(json.dumps({"key": key, **row}) + "\n"); file.flush()
     return [known[key] for key, _, _ in wanted]
@@ -234,19 +268,27 @@ def rate(
 ) -> dict:            # JSON values: k, n, share, low, high
     "A share with its exact 95 % interval (Clopper & Pearson 1934)"
     interval = exact_interval(successes, trials, alpha=0.025)
-    return {"k": successes, "n": trials, "share": successes/trials if trials else None, "low": interval.low, "high": interval.high}
+    return {"k": successes, "n": trials, "share": successes/trials if trials else None, "low": interval.low,
+            "high": interval.high}
 
 def summary(
     rows: list[dict],   # of one wave, or a part of one
 ) -> dict:              # JSON values
     "What the bench shows"
     faults, controls = ([row for row in rows if row["kind"] == kind] for kind in ("fault", "control"))
-    found, right, accused = (sum(map(bool, which)) for which in ([r["named"] for r in faults], [r["named"] == r["expected"] for r in faults], [r["named"] for r in controls]))
-    by_fault = pd.DataFrame(faults).assign(right=lambda t: t.named == t.expected).groupby(["program", "name"], sort=False).right.mean() if faults else pd.Series(dtype=float)
+    found, right, accused = (sum(map(bool, which))
+                             for which in ([r["named"] for r in faults], [r["named"] == r["expected"] for r in faults],
+                                           [r["named"] for r in controls]))
+    by_fault = (pd.DataFrame(faults).assign(right=lambda t: t.named == t.expected)
+                .groupby(["program", "name"], sort=False).right.mean() if faults else pd.Series(dtype=float))
     steps = [row["step"] for row in faults if row["named"]]
     recall, specificity = found/max(1, len(faults)), 1 - accused/max(1, len(controls))
-    return {"detected": rate(found, len(faults)), "cause_first": rate(right, len(faults)), "false_alarms": rate(accused, len(controls)), "precision": found/max(1, found + accused), "balanced_accuracy": (recall + specificity)/2,
-            "faults_named": rate(int((by_fault > 0.5).sum()), len(by_fault)), "controls": len({(r["program"], r["name"]) for r in controls}), "median_step_of_first_alarm": float(np.median(steps)) if steps else None,
+    return {"detected": rate(found, len(faults)), "cause_first": rate(right, len(faults)),
+            "false_alarms": rate(accused, len(controls)),
+            "precision": found/max(1, found + accused), "balanced_accuracy": (recall + specificity)/2,
+            "faults_named": rate(int((by_fault > 0.5).sum()), len(by_fault)),
+            "controls": len({(r["program"], r["name"]) for r in controls}),
+            "median_step_of_first_alarm": float(np.median(steps)) if steps else None,
             "seconds": sum(row["seconds"] for row in rows)}
 
 def confusion(
@@ -254,7 +296,8 @@ def confusion(
 ) -> pd.DataFrame:      # planted cause -> named cause, counts of runs; "nothing" for healthy and for silence
     "Which cause was named for which"
     table = pd.DataFrame(rows)
-    return pd.crosstab(table.expected.replace("", "nothing"), table.named.replace("", "nothing"), rownames=["planted"], colnames=["named first"])
+    return pd.crosstab(table.expected.replace("", "nothing"), table.named.replace("", "nothing"), rownames=["planted"],
+                       colnames=["named first"])
 
 # %% ../nbs/48_fault_bench.ipynb #72c0fbec
 REGIME = "small convolutional regime"   # of this package, beside the programs
@@ -265,13 +308,16 @@ def _loop(name: str) -> tuple[Callable, dict, dict]:
         config = run_config("tiny", regime="full_curriculum", seed=0, total_steps=30_000, checkpoint_interval=30_000)
         data = load_dataset("mnist", sources=("embedded",), report=lambda line: None)
         learner, judge = Learner(config), certified_judge(judge_recipe("first", config), data)
-        steps, book = take_steps(learner, config, split=data.half_a, judge=judge.network, stop_step=config.total_steps), watch_learner(learner, config=config, judge=judge)
+        steps, book = (take_steps(learner, config, split=data.half_a, judge=judge.network,
+                                  stop_step=config.total_steps), watch_learner(learner, config=config, judge=judge))
         return lambda: next(steps), dict(book.named.networks), {"terms": book.terms, "weights": book.weights}
     stage = stage_of(name)
     program = stage.program
     state = program.start(0, images=stage.images, labels=stage.labels, judge=copy.deepcopy(stage.judge))
     weights = {term: (lambda step, term=term: program.weights(step)[term]) for term in program.weights(0)}
-    return lambda: program.train_step(state), {role: getattr(state, attribute) for attribute, role in program.ROLES.items()}, {"terms": program.TERMS, "weights": weights}
+    return (lambda: program.train_step(state),
+            {role: getattr(state, attribute) for attribute, role in program.ROLES.items()},
+            {"terms": program.TERMS, "weights": weights})
 
 # %% ../nbs/48_fault_bench.ipynb #067e173f
 def overhead(
@@ -283,7 +329,8 @@ def overhead(
 ) -> dict:                 # JSON values: seconds a step, and ratios to the plain run
     "Time of watched training beside plain training"
     loops = {kind: _loop(name) for kind in ("plain", "default", "probes")}
-    watches = {kind: watch(**loops[kind][1], **(loops[kind][2] if kind == "probes" else {})) for kind in ("default", "probes")}
+    watches = {kind: watch(**loops[kind][1], **(loops[kind][2] if kind == "probes" else {}))
+               for kind in ("default", "probes")}
     seconds = dict.fromkeys(loops, 0.0)
     def turn(step):
         began = time.process_time()
@@ -294,7 +341,9 @@ def overhead(
         for _ in tqdm(range(steps//block), desc=f"overhead of {name}", disable=not progress):
             for kind in loops:
                 with watches.get(kind, contextlib.nullcontext()): seconds[kind] += turn(loops[kind][0])
-    return {"program": name, "steps": steps, "milliseconds_per_step": {kind: 1000*value/steps for kind, value in seconds.items()}, "ratio": {kind: seconds[kind]/seconds["plain"] for kind in watches}}
+    return {"program": name,
+            "steps": steps, "milliseconds_per_step": {kind: 1000*value/steps for kind, value in seconds.items()},
+            "ratio": {kind: seconds[kind]/seconds["plain"] for kind in watches}}
 
 # %% ../nbs/48_fault_bench.ipynb #adde4294
 def bench_faults(
@@ -309,11 +358,18 @@ def bench_faults(
     "All waves in their order, and what watching costs"
     out, result = Path(out), {"checks_sha256": checks_sha256(), "waves": {}, "overhead": []}
     for wave in WAVES:
-        rows = run_wave(wave, rows_file=out.with_suffix(".rows.jsonl"), seeds=seeds, only=only, jobs=jobs, progress=progress)
-        parts = {program: summary([row for row in rows if row["program"] == program]) for program in dict.fromkeys(row["program"] for row in rows)}
-        result["waves"][wave] = {**(summary(rows) if rows else {}), "programs": parts, "confusion": confusion(rows).to_dict("index") if rows else {}, "rows": rows}
+        rows = run_wave(wave, rows_file=out.with_suffix(".rows.jsonl"), seeds=seeds, only=only, jobs=jobs,
+                        progress=progress)
+        parts = {program: summary([row for row in rows if row["program"] == program])
+                 for program in dict.fromkeys(row["program"] for row in rows)}
+        result["waves"][wave] = {**(summary(rows) if rows else {}), "programs": parts,
+                                 "confusion": confusion(rows).to_dict("index") if rows else {}, "rows": rows}
     if result["checks_sha256"] != checks_sha256(): raise RuntimeError("the checks changed while the bench ran")
-    if all(result["waves"][wave]["rows"] for wave in ("first", UNSEEN)): result["drop_on_unseen"] = result["waves"]["first"]["balanced_accuracy"] - result["waves"][UNSEEN]["balanced_accuracy"]
-    if overhead_steps: result["overhead"] = [overhead(name, steps=overhead_steps, progress=progress) for name in ("mlp_program", REGIME)]
+    if all(result["waves"][wave]["rows"] for wave in ("first", UNSEEN)):
+        result["drop_on_unseen"] = (result["waves"]["first"]["balanced_accuracy"]
+                                    - result["waves"][UNSEEN]["balanced_accuracy"])
+    if overhead_steps:
+        result["overhead"] = [overhead(name, steps=overhead_steps, progress=progress)
+                              for name in ("mlp_program", REGIME)]
     write_json(out, result)
     return result

@@ -24,13 +24,15 @@ Edits = tuple[tuple[str, str], ...]   # what stands in the source, and what shal
 
 def planted(
     program: ModuleType,   # a training program; edits may also change the modules that it names in `PARTS`
-    edits: Edits,          # each old text occurs exactly once in the program's sources, or `InputError`; none gives a plain copy
+    edits: Edits,          # each old text occurs exactly once in the sources, or `InputError`; none: a plain copy
 ) -> ModuleType:           # independent of the program; its file name is that of the program with a digest behind it
     "A copy of a program with some of its source changed"
-    parts = (*getattr(program, "PARTS", ()), program)   # other modules that an edit may change, those that are imported first
+    # other modules that an edit may change, those that are imported first
+    parts = (*getattr(program, "PARTS", ()), program)
     sources = {part: inspect.getsource(part) for part in parts}
     for old, new in edits:
-        if (times := sum(source.count(old) for source in sources.values())) != 1: raise InputError(f"{program.__name__}: {old!r} occurs {times} times, not once: give more of the line")
+        if (times := sum(source.count(old) for source in sources.values())) != 1:
+            raise InputError(f"{program.__name__}: {old!r} occurs {times} times, not once: give more of the line")
         sources = {part: source.replace(old, new) for part, source in sources.items()}
     return _compiled(sources, digest=sha256("".join(sources.values()))[:8])[-1]
 
@@ -43,7 +45,8 @@ def _compiled(sources: dict[ModuleType, str], *, digest: str) -> list[ModuleType
             module = ModuleType(name, part.__doc__)
             module.__file__, module.__package__ = f"{stem}_{digest}.py", part.__package__
             linecache.cache[module.__file__] = len(source), None, source.splitlines(keepends=True), module.__file__
-            sys.modules[name] = sys.modules[part.__name__] = module   # what imports the original while it is compiled gets the copy
+            # what imports the original while it is compiled gets the copy
+            sys.modules[name] = sys.modules[part.__name__] = module
             exec(compile(source, module.__file__, "exec"), vars(module))
             copies.append(module)
     finally: sys.modules.update({name: module for name, module in before.items() if module is not None})
@@ -79,190 +82,343 @@ def _control(*entry: str) -> Control:
 # %% ../nbs/38_fault_catalogue.ipynb #a577e60d
 _ALIGNMENT, _GROUNDING = 'applied["alignment"] * alignment', 'applied["grounding"] * grounding'
 _MLP_LOSSES = (
-    _fault("A1", "the witness looks at a detached image", "loss term without gradient", "logits, seen = state.witness(fake)", "logits, seen = state.witness(fake.detach())"),
+    _fault("A1", "the witness looks at a detached image", "loss term without gradient",
+           "logits, seen = state.witness(fake)", "logits, seen = state.witness(fake.detach())"),
     _fault("A3", "the loss is summed from the copies made for the log", "loss term without gradient",
            f"    loss = {_ALIGNMENT} + {_GROUNDING}\n",
-           '    logged = {"alignment": alignment, "grounding": grounding.detach().clone()}\n    loss = sum(applied[name] * term for name, term in logged.items())\n'),
-    _fault("A4", "the witness is shown the real images in the generator's turn", "loss term trains nothing", "logits, seen = state.witness(fake)", "logits, seen = state.witness(images)"),
-    _fault("A6", "a mean is divided by the batch size again", "loss term weighted differently", f"+ {_GROUNDING}\n", f"+ {_GROUNDING} / len(requested)\n"),
-    _fault("C1", "the generator's images are held against the labels of the real ones", "requested labels reach no loss", "grounding = F.cross_entropy(logits, requested)", "grounding = F.cross_entropy(logits, labels)"),
-    _fault("C2", "the latents are joined to themselves, not to the embedded label", "labels ignored by the generator", "torch.cat([latents, embedded], dim=1)", "torch.cat([latents, latents], dim=1)"),
-    _fault("C4", "the latents' generator is made anew, with the same seed, in every step", "random draws repeat", "torch.randn(BATCH, LATENTS, generator=state.random)", "torch.randn(BATCH, LATENTS, generator=torch.Generator().manual_seed(state.seed))"),
-    _fault("D1", "the step is counted before its weights are looked up", "schedule shifted", "    update_average(state)\n    state.step += 1\n", "    update_average(state)\n", "    phase, applied, rate =", "    state.step += 1\n    phase, applied, rate ="),
-)
+           '    logged = {"alignment": alignment, "grounding": grounding.detach().clone()}\n'
+           '    loss = sum(applied[name] * term for name, term in logged.items())\n'),
+    _fault("A4", "the witness is shown the real images in the generator's turn", "loss term trains nothing",
+           "logits, seen = state.witness(fake)", "logits, seen = state.witness(images)"),
+    _fault("A6", "a mean is divided by the batch size again", "loss term weighted differently", f"+ {_GROUNDING}\n",
+           f"+ {_GROUNDING} / len(requested)\n"),
+    _fault("C1", "the generator's images are held against the labels of the real ones",
+           "requested labels reach no loss", "grounding = F.cross_entropy(logits, requested)",
+           "grounding = F.cross_entropy(logits, labels)"),
+    _fault("C2", "the latents are joined to themselves, not to the embedded label", "labels ignored by the generator",
+           "torch.cat([latents, embedded], dim=1)", "torch.cat([latents, latents], dim=1)"),
+    _fault("C4", "the latents' generator is made anew, with the same seed, in every step",
+           "random draws repeat", "torch.randn(BATCH, LATENTS, generator=state.random)",
+           "torch.randn(BATCH, LATENTS, generator=torch.Generator().manual_seed(state.seed))"),
+    _fault("D1", "the step is counted before its weights are looked up",
+           "schedule shifted", "    update_average(state)\n    state.step += 1\n", "    update_average(state)\n",
+           "    phase, applied, rate =", "    state.step += 1\n    phase, applied, rate ="))
 
 # %% ../nbs/38_fault_catalogue.ipynb #b73e8365
 _GENERATOR_ADAM, _WITNESS_ADAM = (f"self.{name}_optimiser = torch.optim.Adam(" for name in ("generator", "witness"))
 _MLP_OPTIMISERS = (
     _fault("B1", "the generator is made again after its optimiser", "parameters in no optimiser",
-           "        self.random = torch.Gen", "        torch.manual_seed(seed)\n        self.generator = Generator()   # the same weights, whatever came before\n        self.random = torch.Gen"),
-    _fault("B3", "the embedding is made by from_pretrained, which freezes it", "parameters frozen without declaration", "nn.Embedding(CLASSES, LATENTS)", "nn.Embedding.from_pretrained(torch.randn(CLASSES, LATENTS))"),
-    _fault("B4", "zero_grad is missing in the generator's turn", "gradients accumulate", "    state.generator_optimiser.zero_grad()\n", ""),
-    _fault("B6", "the generator's optimiser is given the witness too, since both are in the loss", "parameters in two optimisers", f"{_GENERATOR_ADAM}self.generator.parameters()", f"{_GENERATOR_ADAM}[*self.generator.parameters(), *self.witness.parameters()]"),
+           "        self.random = torch.Gen", "        torch.manual_seed(seed)\n        self.generator = Generator()   "
+           "# the same weights, whatever came before\n        self.random = torch.Gen"),
+    _fault("B3", "the embedding is made by from_pretrained, which freezes it", "parameters frozen without declaration",
+           "nn.Embedding(CLASSES, LATENTS)", "nn.Embedding.from_pretrained(torch.randn(CLASSES, LATENTS))"),
+    _fault("B4", "zero_grad is missing in the generator's turn", "gradients accumulate",
+           "    state.generator_optimiser.zero_grad()\n", ""),
+    _fault("B6", "the generator's optimiser is given the witness too, since both are in the loss",
+           "parameters in two optimisers", f"{_GENERATOR_ADAM}self.generator.parameters()",
+           f"{_GENERATOR_ADAM}[*self.generator.parameters(), *self.witness.parameters()]"),
     _fault("B8", "the judge is unfrozen and put into the witness's optimiser", "frozen parameters in an optimiser",
-           f"{_WITNESS_ADAM}self.witness.parameters()", f"{_WITNESS_ADAM}[*self.witness.parameters(), *judge.requires_grad_(True).parameters()]",
-           "    with torch.no_grad(): judged = judge_logits(state, fake).argmax(1)\n", "    judged = judge_logits(state, fake.detach()).softmax(1)   # all it says, not just the class\n"),
-    _fault("B9", "a schedule meant for epochs is stepped after every batch", "learning rate differs from declared", "    if state.step % EPOCH == 0: state.scheduler.step()\n", "    state.scheduler.step()\n"),
-    _fault("E7", "the average is computed and thrown away", "averaged weights not updated", "average.lerp_(now, 1 - DECAY)", "average = average.lerp(now, 1 - DECAY)"),
-)
+           f"{_WITNESS_ADAM}self.witness.parameters()",
+           f"{_WITNESS_ADAM}[*self.witness.parameters(), *judge.requires_grad_(True).parameters()]",
+           "    with torch.no_grad(): judged = judge_logits(state, fake).argmax(1)\n",
+           "    judged = judge_logits(state, fake.detach()).softmax(1)   # all it says, not just the class\n"),
+    _fault("B9", "a schedule meant for epochs is stepped after every batch", "learning rate differs from declared",
+           "    if state.step % EPOCH == 0: state.scheduler.step()\n", "    state.scheduler.step()\n"),
+    _fault("E7", "the average is computed and thrown away", "averaged weights not updated",
+           "average.lerp_(now, 1 - DECAY)", "average = average.lerp(now, 1 - DECAY)"))
 
 # %% ../nbs/38_fault_catalogue.ipynb #abce3470
 _MLP_AROUND = (
-    _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume", '    state.step = snapshot["step"]\n', ""),
-    _fault("E1", "a shallow copy: the checkpoint goes on training", "checkpoint is not what was saved", "return copy.deepcopy({", "return copy.copy({"),
-    _fault("E3", "the optimisers begin anew", "optimiser state not restored", "    for name in SAVED: getattr", '    for name in ("generator", "witness", "ema", "scheduler"): getattr'),
-    _fault("E4", "the random state is saved but not restored", "random draws repeat after resume", '    state.random.set_state(snapshot["random"])\n', ""),
-    _fault("F1", "every network is put into train mode, the judge too", "judge in train mode", "(state.generator, state.witness): network.train()", "(state.generator, state.witness, state.judge): network.train()"),
-    _fault("F2", "the judge is given images in [0, 1]", "judge input differs", "return state.judge(normalised(images))", "return state.judge((images + 1) / 2)"),
-    _fault("F3", "the sampler does not leave train mode", "sampling depends on the batch", "    state.ema.eval()\n", ""),
-    _fault("F6", "the generator learns from the judge that will score it", "judge gamed", "grounding = F.cross_entropy(logits, requested)", "grounding = F.cross_entropy(judge_logits(state, fake), requested)"),
-    _fault("F7", "latents are drawn two at a time, and the generator is seeded again each time", "images counted more than once",
+    _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume",
+           '    state.step = snapshot["step"]\n', ""),
+    _fault("E1", "a shallow copy: the checkpoint goes on training", "checkpoint is not what was saved",
+           "return copy.deepcopy({", "return copy.copy({"),
+    _fault("E3", "the optimisers begin anew", "optimiser state not restored", "    for name in SAVED: getattr",
+           '    for name in ("generator", "witness", "ema", "scheduler"): getattr'),
+    _fault("E4", "the random state is saved but not restored", "random draws repeat after resume",
+           '    state.random.set_state(snapshot["random"])\n', ""),
+    _fault("F1", "every network is put into train mode, the judge too",
+           "judge in train mode", "(state.generator, state.witness): network.train()",
+           "(state.generator, state.witness, state.judge): network.train()"),
+    _fault("F2", "the judge is given images in [0, 1]", "judge input differs", "return state.judge(normalised(images))",
+           "return state.judge((images + 1) / 2)"),
+    _fault("F3", "the sampler does not leave train mode", "sampling depends on the batch", "    state.ema.eval()\n",
+           ""),
+    _fault("F6", "the generator learns from the judge that will score it",
+           "judge gamed", "grounding = F.cross_entropy(logits, requested)",
+           "grounding = F.cross_entropy(judge_logits(state, fake), requested)"),
+    _fault("F7", "latents are drawn two at a time, and the generator is seeded again each time",
+           "images counted more than once",
            "latents = torch.randn(n, LATENTS, generator=torch.Generator().manual_seed(EVALUATION_SEED))",
-           "latents = torch.cat([torch.randn(2, LATENTS, generator=torch.Generator().manual_seed(EVALUATION_SEED)) for _ in range(0, n, 2)])[:n]"),
-)
+           "latents = torch.cat([torch.randn(2, LATENTS, "
+           "generator=torch.Generator().manual_seed(EVALUATION_SEED)) for _ in range(0, n, 2)])[:n]"))
 
 # %% ../nbs/38_fault_catalogue.ipynb #14dd0e96
 _RATE = "LEARNING_RATE * 0.9 ** (step // EPOCH)"
 def _declared(name: str) -> tuple[str, str]: return "\nDECLARED = ()\n", f'\nDECLARED = ("{name}",)\n'
 
+# %% ../nbs/38_fault_catalogue.ipynb #92134d84
 _MLP_SCHEDULES = (
-    _control("other_seed", "another seed", "        torch.manual_seed(seed)\n        self.seed", "        torch.manual_seed(seed + 1000)\n        self.seed"),
+    _control("other_seed", "another seed", "        torch.manual_seed(seed)\n        self.seed",
+             "        torch.manual_seed(seed + 1000)\n        self.seed"),
     _control("slow", "a tenth of the learning rate", "= 4e-3, 0.8, 1", "= 4e-4, 0.8, 1"),
     _control("fast", "five times the learning rate", "= 4e-3, 0.8, 1", "= 2e-2, 0.8, 1"),
     _control("weight_zero", "a phase without grounding", "20, 40, 0.5", "20, 40, 0.0"),
-    _control("weight_jumps", "the weight falls to a twentieth and rises again", "20, 40, 0.5", "20, 40, 0.05", "40, 60, 0.1", "40, 60, 1.0"),
-    _control("warm_restarts", "the learning rate falls and starts again", _RATE, "LEARNING_RATE * (1.0, 0.6, 0.2)[step // EPOCH % 3]"),
-    _control("chance_start", "so slow a start that the run stays at chance", _RATE, "LEARNING_RATE * (0.01 if step < 20 else 1.0)"),
-    _control("equal_checkpoints", "hardly any learning rate left, so that late checkpoints are alike", _RATE, "LEARNING_RATE * (1.0 if step < 40 else 1e-4)"),
-    _control("transient_dip", "ten steps at seven times the learning rate set the run back, and it recovers", _RATE, "LEARNING_RATE * (20.0 if step // EPOCH == 3 else 3.0)"),
-    _control("imbalanced", "a sampler that shows the first five classes four times as often", *_declared("class_imbalance"),
-             "return torch.randperm(len(state.images), generator=state.random)", "return torch.multinomial(1 - 0.75 * (state.labels > 4), len(state.labels) // 2, generator=state.random)"),
-    _control("overfitting", "two hundred images only, seen again and again", "= seed, images, labels, judge", "= seed, images[:200], labels[:200], judge"),
-    _control("other_threads", "two threads after resuming", '    state = start(snapshot["seed"]', '    torch.set_num_threads(2)\n    state = start(snapshot["seed"]'),
-)
+    _control("weight_jumps", "the weight falls to a twentieth and rises again", "20, 40, 0.5", "20, 40, 0.05",
+             "40, 60, 0.1", "40, 60, 1.0"),
+    _control("warm_restarts", "the learning rate falls and starts again", _RATE,
+             "LEARNING_RATE * (1.0, 0.6, 0.2)[step // EPOCH % 3]"),
+    _control("chance_start", "so slow a start that the run stays at chance", _RATE,
+             "LEARNING_RATE * (0.01 if step < 20 else 1.0)"),
+    _control("equal_checkpoints", "hardly any learning rate left, so that late checkpoints are alike", _RATE,
+             "LEARNING_RATE * (1.0 if step < 40 else 1e-4)"),
+    _control("transient_dip", "ten steps at seven times the learning rate set the run back, and it recovers", _RATE,
+             "LEARNING_RATE * (20.0 if step // EPOCH == 3 else 3.0)"),
+    _control("imbalanced", "a sampler that shows the first five classes four times as often",
+             *_declared("class_imbalance"),
+             "return torch.randperm(len(state.images), generator=state.random)",
+             "return torch.multinomial(1 - 0.75 * (state.labels > 4), len(state.labels) // 2, generator=state.random)"),
+    _control("overfitting", "two hundred images only, seen again and again", "= seed, images, labels, judge",
+             "= seed, images[:200], labels[:200], judge"),
+    _control("other_threads", "two threads after resuming", '    state = start(snapshot["seed"]',
+             '    torch.set_num_threads(2)\n    state = start(snapshot["seed"]'))
 
 # %% ../nbs/38_fault_catalogue.ipynb #a20b9155
-_HEAD, _DRAWN = "        self.image_head = nn.Linear(HIDDEN, 64)\n", "return torch.tanh(self.image_head(hidden)), self.value_head(hidden)"
+_HEAD, _DRAWN = ("        self.image_head = nn.Linear(HIDDEN, 64)\n",
+                 "return torch.tanh(self.image_head(hidden)), self.value_head(hidden)")
+
+# %% ../nbs/38_fault_catalogue.ipynb #3fbf3eca
 _MLP_NETWORKS = (
-    _control("embedding_frozen", "a fixed label embedding, declared", "nn.Embedding(CLASSES, LATENTS)", "nn.Embedding.from_pretrained(torch.randn(CLASSES, LATENTS))", 'FROZEN = ("judge",)', 'FROZEN = ("judge", "generator.label_embedding")'),
-    _control("zero_head", "an image head that begins at zero", _HEAD, f"{_HEAD}        for start in self.image_head.parameters(): nn.init.zeros_(start)\n"),
-    _control("bias_before_norm", "biases that the normalisation behind them takes away", "nn.Linear(2 * LATENTS, HIDDEN, bias=False)", "nn.Linear(2 * LATENTS, HIDDEN)", "nn.Linear(HIDDEN, HIDDEN, bias=False)", "nn.Linear(HIDDEN, HIDDEN)"),
-    _control("dead_units", "a third of the first layer's units never fire", _HEAD, f"{_HEAD}        self.body[1].bias.data[:HIDDEN // 3] = -8.0\n"),
-    _control("batch_statistics", "no running statistics, and mixed batches for sampling", *_declared("batch_statistics"),
-             "nn.BatchNorm1d(HIDDEN), nn.ReLU(),", "nn.BatchNorm1d(HIDDEN, track_running_stats=False), nn.ReLU(),", "nn.BatchNorm1d(HIDDEN), nn.ReLU())", "nn.BatchNorm1d(HIDDEN, track_running_stats=False), nn.ReLU())",
+    _control("embedding_frozen", "a fixed label embedding, declared", "nn.Embedding(CLASSES, LATENTS)",
+             "nn.Embedding.from_pretrained(torch.randn(CLASSES, LATENTS))", 'FROZEN = ("judge",)',
+             'FROZEN = ("judge", "generator.label_embedding")'),
+    _control("zero_head", "an image head that begins at zero", _HEAD,
+             f"{_HEAD}        for start in self.image_head.parameters(): nn.init.zeros_(start)\n"),
+    _control("bias_before_norm", "biases that the normalisation behind them takes away",
+             "nn.Linear(2 * LATENTS, HIDDEN, bias=False)", "nn.Linear(2 * LATENTS, HIDDEN)",
+             "nn.Linear(HIDDEN, HIDDEN, bias=False)", "nn.Linear(HIDDEN, HIDDEN)"),
+    _control("dead_units", "a third of the first layer's units never fire", _HEAD,
+             f"{_HEAD}        self.body[1].bias.data[:HIDDEN // 3] = -8.0\n"))
+
+# %% ../nbs/38_fault_catalogue.ipynb #8154f7f7
+_MLP_NETWORKS += (
+    _control("batch_statistics", "no running statistics, and mixed batches for sampling",
+             *_declared("batch_statistics"),
+             "nn.BatchNorm1d(HIDDEN), nn.ReLU(),", "nn.BatchNorm1d(HIDDEN, track_running_stats=False), nn.ReLU(),",
+             "nn.BatchNorm1d(HIDDEN), nn.ReLU())", "nn.BatchNorm1d(HIDDEN, track_running_stats=False), nn.ReLU())",
              "torch.stack([sample(state, latents, torch.full((n,), k)) for k in range(CLASSES)])",
-             "sample(state, latents.repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(n)).view(CLASSES, n, -1)"),
-    _control("dropout_at_sampling", "dropout that stays on in the generator", *_declared("dropout_at_sampling"), "hidden = self.body(torch.cat([latents, embedded], dim=1))", "hidden = F.dropout(self.body(torch.cat([latents, embedded], dim=1)), 0.1)"),
-    _control("straight_through", "images rounded to the grid of real ones, with the gradient passed through", _DRAWN, "images = torch.tanh(self.image_head(hidden))\n        return images + (torch.round(images * 8) / 8 - images).detach(), self.value_head(hidden)"),
-    _control("average_behind", "an average that follows slowly", "= 4e-3, 0.8, 1", "= 4e-3, 0.98, 1"),
-)
+             "sample(state, latents.repeat(CLASSES, 1), "
+             "torch.arange(CLASSES).repeat_interleave(n)).view(CLASSES, n, -1)"),
+    _control("dropout_at_sampling", "dropout that stays on in the generator",
+             *_declared("dropout_at_sampling"), "hidden = self.body(torch.cat([latents, embedded], dim=1))",
+             "hidden = F.dropout(self.body(torch.cat([latents, embedded], dim=1)), 0.1)"),
+    _control("straight_through", "images rounded to the grid of real ones, with the gradient passed through", _DRAWN,
+             "images = torch.tanh(self.image_head(hidden))\n"
+             "        return images + (torch.round(images * 8) / 8 - images).detach(), self.value_head(hidden)"),
+    _control("average_behind", "an average that follows slowly", "= 4e-3, 0.8, 1", "= 4e-3, 0.98, 1"))
 
 # %% ../nbs/38_fault_catalogue.ipynb #0d6a75a7
 _STEPPED = "    loss.backward()\n    state.generator_optimiser.step()\n"
 _WITNESSED = "    losses |= update_witness(state, fake, images=images, labels=labels)\n"
+
+# %% ../nbs/38_fault_catalogue.ipynb #ad442f35
 _MLP_STEPS = (
     _control("accumulation", "the gradients of two batches in one step", *_declared("accumulation"), _STEPPED,
-             "    (loss / 2).backward()\n    latents, requested = torch.randn(BATCH, LATENTS, generator=state.random), torch.randint(CLASSES, (BATCH,), generator=state.random)\n"
-             "    fake, predicted = state.generator(latents, requested)\n    logits, seen = state.witness(fake)\n    alignment, grounding = F.mse_loss(predicted, seen.detach()), F.cross_entropy(logits, requested)\n"
-             f"    loss = {_ALIGNMENT} + {_GROUNDING}\n    (loss / 2).backward()\n    state.generator_optimiser.step()\n"),
-    _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _STEPPED, _STEPPED.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state")),
-    _control("witness_draws_anew", "the witness's turn begins with fresh images, drawn without gradients", _WITNESSED, f"    with torch.no_grad(): fake, _ = state.generator(latents, requested)\n{_WITNESSED}"),
-    _control("five_witness_steps", "five steps of the witness for one of the generator", _WITNESSED, f"    for turn in range(5):\n        if turn: images, labels = next_batch(state)\n    {_WITNESSED}"),
-    _control("hard_class", "a class that the loss leaves out", "F.cross_entropy(logits, requested)", "F.cross_entropy(logits, requested, weight=(torch.arange(CLASSES) != 8).float())"),
+             "    (loss / 2).backward()\n    latents, requested = torch.randn(BATCH, LATENTS, generator=state.random), "
+             "torch.randint(CLASSES, (BATCH,), generator=state.random)\n"
+             "    fake, predicted = state.generator(latents, requested)\n    logits, seen = state.witness(fake)\n"
+             "    alignment, grounding = F.mse_loss(predicted, seen.detach()), F.cross_entropy(logits, requested)\n"
+             f"    loss = {_ALIGNMENT} + {_GROUNDING}\n    (loss / 2).backward()\n"
+             "    state.generator_optimiser.step()\n"),
+    _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _STEPPED, _STEPPED.replace(
+        "    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state")),
+    _control("witness_draws_anew", "the witness's turn begins with fresh images, drawn without gradients", _WITNESSED,
+             f"    with torch.no_grad(): fake, _ = state.generator(latents, requested)\n{_WITNESSED}"),
+    _control("five_witness_steps", "five steps of the witness for one of the generator", _WITNESSED,
+             f"    for turn in range(5):\n        if turn: images, labels = next_batch(state)\n    {_WITNESSED}"),
+    _control("hard_class", "a class that the loss leaves out", "F.cross_entropy(logits, requested)",
+             "F.cross_entropy(logits, requested, weight=(torch.arange(CLASSES) != 8).float())"),
     _control("skipped_step", "one infinite loss, whose step is left out", *_declared("skipped_steps"), _STEPPED,
-             f'    if state.step == 25: loss = loss * float("inf")   # as an overflow in half precision\n{_STEPPED}'.replace("    state", "    if torch.isfinite(loss): state")),
-    _control("adaptive_weight", "one term brought to the size of the other", '"alignment": ("generator",)', '"balanced": ("generator",)', '{"alignment": 1.0, "gr', '{"balanced": 1.0, "gr',
-             f"    loss = {_ALIGNMENT}", '    balanced = alignment * (grounding / alignment).detach()\n    loss = applied["balanced"] * balanced'),
-)
+             '    if state.step == 25: loss = loss * float("inf")   # as an overflow in half '
+             f'precision\n{_STEPPED}'.replace("    state", "    if torch.isfinite(loss): state")),
+    _control("adaptive_weight", "one term brought to the size of the other", '"alignment": ("generator",)',
+             '"balanced": ("generator",)', '{"alignment": 1.0, "gr', '{"balanced": 1.0, "gr',
+             f"    loss = {_ALIGNMENT}",
+             '    balanced = alignment * (grounding / alignment).detach()\n    loss = applied["balanced"] * balanced'))
 
 # %% ../nbs/38_fault_catalogue.ipynb #33fe587b
-_NAMED, _ADAM, _NAMING = "naming = F.cross_entropy(state.witness.classifier(features), requested)", "Adam(self.generator.parameters(), lr=LEARNING_RATE*BATCH/32", 'applied["naming"]*naming)'
+_NAMED, _ADAM, _NAMING = ("naming = F.cross_entropy(state.witness.classifier(features), requested)",
+                          "Adam(self.generator.parameters(), lr=LEARNING_RATE*BATCH/32", 'applied["naming"]*naming)')
 _APPLIED = "    applied = weights(state.step)\n\n    fake = "
+
+# %% ../nbs/38_fault_catalogue.ipynb #ab852ffd
 _CONVOLUTIONAL_LOSSES = (
-    _fault("A1", "logits are computed from detached features", "loss term without gradient", _NAMED, _NAMED.replace("features", "features.detach()")),
-    _fault("A3", "the loss is given a running mean of the term, a plain number", "loss term without gradient", "self.step = self.seen = 0", "self.step = self.seen = self.smooth = 0",
-           f"{_NAMED}\n", f"{_NAMED}\n    state.smooth = 0.9*state.smooth + 0.1*naming.item()\n", _NAMING, 'applied["naming"]*state.smooth)'),
-    _fault("A4", "real features are compared with real features", "loss term trains nothing", "F.mse_loss(features.mean(0)", "F.mse_loss(state.witness.features(images).mean(0)"),
-    _fault("A6", "a mean is divided by the batch size again", "loss term weighted differently", 'applied["matching"]*matching +', 'applied["matching"]*matching/len(features) +'),
-    _fault("C1", "generated images are held against the labels of the real ones", "requested labels reach no loss", _NAMED, _NAMED.replace("requested", "labels")),
-    _fault("C2", "scatter returns what scatter_ would have written", "labels ignored by the generator", "asked = F.one_hot(labels, CLASSES).float()", "asked = torch.zeros(len(labels), CLASSES)\n        asked.scatter(1, labels[:, None], 1.0)"),
-    _fault("C4", "the random state is seeded in every step", "random draws repeat", "    latents = torch.randn(BATCH,", "    state.random.manual_seed(state.seed)   # reproducible\n    latents = torch.randn(BATCH,"),
-    _fault("D1", "steps counted from one meet a schedule counted from zero", "schedule shifted", _APPLIED, _APPLIED.replace("state.step", "state.step + 1")),
-    _fault("D3", "the schedule follows a counter that begins with the session", "schedule restarts on resume", _APPLIED, _APPLIED.replace("step", "session"),
-           "self.step = self.seen = 0", "self.step = self.seen = self.session = 0", "    state.step += 1\n", "    state.step += 1\n    state.session += 1\n"),
-)
+    _fault("A1", "logits are computed from detached features", "loss term without gradient", _NAMED,
+           _NAMED.replace("features", "features.detach()")),
+    _fault("A3", "the loss is given a running mean of the term, a plain number", "loss term without gradient",
+           "self.step = self.seen = 0", "self.step = self.seen = self.smooth = 0",
+           f"{_NAMED}\n", f"{_NAMED}\n    state.smooth = 0.9*state.smooth + 0.1*naming.item()\n", _NAMING,
+           'applied["naming"]*state.smooth)'),
+    _fault("A4", "real features are compared with real features", "loss term trains nothing",
+           "F.mse_loss(features.mean(0)", "F.mse_loss(state.witness.features(images).mean(0)"),
+    _fault("A6", "a mean is divided by the batch size again", "loss term weighted differently",
+           'applied["matching"]*matching +', 'applied["matching"]*matching/len(features) +'),
+    _fault("C1", "generated images are held against the labels of the real ones", "requested labels reach no loss",
+           _NAMED, _NAMED.replace("requested", "labels")),
+    _fault("C2", "scatter returns what scatter_ would have written",
+           "labels ignored by the generator", "asked = F.one_hot(labels, CLASSES).float()",
+           "asked = torch.zeros(len(labels), CLASSES)\n        asked.scatter(1, labels[:, None], 1.0)"),
+    _fault("C4", "the random state is seeded in every step", "random draws repeat", "    latents = torch.randn(BATCH,",
+           "    state.random.manual_seed(state.seed)   # reproducible\n    latents = torch.randn(BATCH,"),
+    _fault("D1", "steps counted from one meet a schedule counted from zero", "schedule shifted", _APPLIED,
+           _APPLIED.replace("state.step", "state.step + 1")),
+    _fault("D3", "the schedule follows a counter that begins with the session", "schedule restarts on resume", _APPLIED,
+           _APPLIED.replace("step", "session"),
+           "self.step = self.seen = 0", "self.step = self.seen = self.session = 0", "    state.step += 1\n",
+           "    state.step += 1\n    state.session += 1\n"))
 
 # %% ../nbs/38_fault_catalogue.ipynb #6851a221
 _CONVOLUTIONAL_REST = (
-    _fault("B1", "the generator is copied into another memory format after its optimiser was made", "parameters in no optimiser",
-           "        self.images, self", "        self.generator = copy.deepcopy(self.generator).to(memory_format=torch.channels_last)\n        self.images, self"),
-    _fault("B3", "a layer is still frozen from an earlier experiment", "parameters frozen without declaration", "        self.average = Av", "        self.generator.project.requires_grad_(False)\n        self.average = Av"),
-    _fault("B4", "zero_grad is missing in the witness's turn", "gradients accumulate", "    state.witness_adam.zero_grad()\n", ""),
-    _fault("B6", "the witness's classifier is trained by both", "parameters in two optimisers", _ADAM, _ADAM.replace("self.generator.parameters()", "[*self.generator.parameters(), *self.witness.classifier.parameters()]")),
-    _fault("B8", "the judge goes into the optimiser with everything else that is in the loop", "frozen parameters in an optimiser", _ADAM, _ADAM.replace("self.generator.parameters()", "[*self.generator.parameters(), *judge.parameters()]")),
-    _fault("B9", "the rate is scaled by a whole-number division, which gives zero", "parameters do not change", _ADAM, _ADAM.replace("*BATCH/32", "*(BATCH//64)")),
-    _fault("E1", "the weights of a checkpoint are not copied", "checkpoint is not what was saved", "{key: value.clone() for", "{key: value for"),
+    _fault("B1", "the generator is copied into another memory format after its optimiser was made",
+           "parameters in no optimiser",
+           "        self.images, self", "        self.generator = "
+           "copy.deepcopy(self.generator).to(memory_format=torch.channels_last)\n        self.images, self"),
+    _fault("B3", "a layer is still frozen from an earlier experiment",
+           "parameters frozen without declaration", "        self.average = Av",
+           "        self.generator.project.requires_grad_(False)\n        self.average = Av"),
+    _fault("B4", "zero_grad is missing in the witness's turn", "gradients accumulate",
+           "    state.witness_adam.zero_grad()\n", ""),
+    _fault("B6", "the witness's classifier is trained by both", "parameters in two optimisers", _ADAM, _ADAM.replace(
+        "self.generator.parameters()", "[*self.generator.parameters(), *self.witness.classifier.parameters()]")),
+    _fault("B8", "the judge goes into the optimiser with everything else that is in the loop",
+           "frozen parameters in an optimiser", _ADAM,
+           _ADAM.replace("self.generator.parameters()", "[*self.generator.parameters(), *judge.parameters()]")),
+    _fault("B9", "the rate is scaled by a whole-number division, which gives zero", "parameters do not change", _ADAM,
+           _ADAM.replace("*BATCH/32", "*(BATCH//64)")),
+    _fault("E1", "the weights of a checkpoint are not copied", "checkpoint is not what was saved",
+           "{key: value.clone() for", "{key: value for"))
+
+# %% ../nbs/38_fault_catalogue.ipynb #f2b40a2d
+_CONVOLUTIONAL_REST += (
     _fault("E3", "only the generator's optimiser is restored", "optimiser state not restored",
-           'for name, moments in snapshot["optimisers"].items(): getattr(state, name).load_state_dict(moments)', 'state.generator_adam.load_state_dict(snapshot["optimisers"]["generator_adam"])'),
-    _fault("E4", "the place in the data is not restored", "data repeat after resume", "state.step, state.seen = step, seen", "state.step = step"),
-    _fault("E7", "the generator itself is sampled", "averaged weights not used", "network = state.average.eval()", "network = state.generator.eval()"),
-    _fault("F1", "whatever is a network is put into train mode", "judge in train mode", "    state.generator.train(); state.witness.train()\n", "    for network in vars(state).values():\n        if isinstance(network, nn.Module): network.train()\n"),
-    _fault("F2", "mean and deviation are forgotten", "judge input differs", "return state.judge(for_judge(images))", "return state.judge((images + 1)/2)"),
-    _fault("F3", "the average is sampled in train mode", "sampling depends on the batch", "network = state.average.eval()", "network = state.average.train()"),
+           'for name, moments in snapshot["optimisers"].items(): getattr(state, name).load_state_dict(moments)',
+           'state.generator_adam.load_state_dict(snapshot["optimisers"]["generator_adam"])'),
+    _fault("E4", "the place in the data is not restored", "data repeat after resume",
+           "state.step, state.seen = step, seen", "state.step = step"),
+    _fault("E7", "the generator itself is sampled", "averaged weights not used", "network = state.average.eval()",
+           "network = state.generator.eval()"),
+    _fault("F1", "whatever is a network is put into train mode", "judge in train mode",
+           "    state.generator.train(); state.witness.train()\n",
+           "    for network in vars(state).values():\n        if isinstance(network, nn.Module): network.train()\n"),
+    _fault("F2", "mean and deviation are forgotten", "judge input differs", "return state.judge(for_judge(images))",
+           "return state.judge((images + 1)/2)"),
+    _fault("F3", "the average is sampled in train mode", "sampling depends on the batch",
+           "network = state.average.eval()", "network = state.average.train()"),
     _fault("F7", "two latents are repeated until there are enough", "images counted more than once",
-           "latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(LATENTS_SEED))", "latents = torch.randn(2, LATENT, generator=torch.Generator().manual_seed(LATENTS_SEED)).repeat(n, 1)[:n]"),
-)
+           "latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(LATENTS_SEED))",
+           "latents = torch.randn(2, LATENT, generator=torch.Generator().manual_seed(LATENTS_SEED)).repeat(n, 1)[:n]"))
 
 # %% ../nbs/38_fault_catalogue.ipynb #bfdebdc4
-_PAINT, _BACK, _TURN = "        self.paint = nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)\n", '    (applied["matching"]*matching + applied["naming"]*naming).backward()\n    state.generator_adam.step()\n', \
-                       "    on_witness = update_witness(state, fake.detach(), images=images, labels=labels)\n"
+_PAINT, _BACK, _TURN = ("        self.paint = nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)\n",
+                        '    (applied["matching"]*matching + applied["naming"]*naming).backward()\n'
+                        '    state.generator_adam.step()\n',
+                        "    on_witness = update_witness(state, fake.detach(), images=images, labels=labels)\n")
+
+# %% ../nbs/38_fault_catalogue.ipynb #5bac94e4
 _CONVOLUTIONAL_CONTROLS = (
-    _control("other_seed", "another seed", "        torch.manual_seed(seed)\n        self.gen", "        torch.manual_seed(seed + 1000)\n        self.gen"),
+    _control("other_seed", "another seed", "        torch.manual_seed(seed)\n        self.gen",
+             "        torch.manual_seed(seed + 1000)\n        self.gen"),
     _control("weight_zero", "a phase in which the label has no weight", '"end": 0.5', '"end": 0.0'),
-    _control("weight_jumps", "the weight falls to a twentieth and rises again", '"middle": 2.0', '"middle": 0.05', '"end": 0.5', '"end": 1.0'),
-    _control("zero_head", "a last layer that begins at zero", _PAINT, f"{_PAINT}        for start in self.paint.parameters(): nn.init.zeros_(start)\n"),
-    _control("dead_units", "a third of the first layer's units never fire", _PAINT, f"{_PAINT}        self.project[1].bias.data[::3] = -8.0\n"),
+    _control("weight_jumps", "the weight falls to a twentieth and rises again", '"middle": 2.0', '"middle": 0.05',
+             '"end": 0.5', '"end": 1.0'),
+    _control("zero_head", "a last layer that begins at zero", _PAINT,
+             f"{_PAINT}        for start in self.paint.parameters(): nn.init.zeros_(start)\n"),
+    _control("dead_units", "a third of the first layer's units never fire", _PAINT,
+             f"{_PAINT}        self.project[1].bias.data[::3] = -8.0\n"),
     _control("average_behind", "an average that follows slowly", "= 1e-2, 0.7, 7", "= 1e-2, 0.95, 7"),
-    _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _BACK, _BACK.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state")),
-    _control("witness_draws_anew", "the witness's turn begins with fresh images, drawn without gradients", _TURN, f"    with torch.no_grad(): fake = state.generator(latents, requested)\n{_TURN}"),
-    _control("five_witness_steps", "five steps of the witness for one of the generator", _TURN, f"    for turn in range(5):\n        if turn: images, labels = next_batch(state)\n    {_TURN}"),
-    _control("hard_class", "a class that the loss leaves out", _NAMED, _NAMED.replace("requested)", "requested, weight=(torch.arange(CLASSES) != 8).float())")),
-    _control("imbalanced", "a sampler that shows the first five classes four times as often", *_declared("class_imbalance"),
-             "torch.randperm(len(state.images), generator=torch", "torch.multinomial(1 - 0.75*(state.labels > 4), len(state.images), replacement=True, generator=torch"),
-    _control("overfitting", "two hundred images only, seen again and again", "= images, labels, seed", "= images[:200], labels[:200], seed"),
-    _control("other_threads", "two threads after resuming", '    seed, step, seen = snapshot["numbers"]\n', '    seed, step, seen = snapshot["numbers"]\n    torch.set_num_threads(2)\n'),
-)
+    _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _BACK,
+             _BACK.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state")))
+
+# %% ../nbs/38_fault_catalogue.ipynb #ea7683d2
+_CONVOLUTIONAL_CONTROLS += (
+    _control("witness_draws_anew", "the witness's turn begins with fresh images, drawn without gradients", _TURN,
+             f"    with torch.no_grad(): fake = state.generator(latents, requested)\n{_TURN}"),
+    _control("five_witness_steps", "five steps of the witness for one of the generator", _TURN,
+             f"    for turn in range(5):\n        if turn: images, labels = next_batch(state)\n    {_TURN}"),
+    _control("hard_class", "a class that the loss leaves out", _NAMED,
+             _NAMED.replace("requested)", "requested, weight=(torch.arange(CLASSES) != 8).float())")),
+    _control("imbalanced", "a sampler that shows the first five classes four times as often",
+             *_declared("class_imbalance"),
+             "torch.randperm(len(state.images), generator=torch",
+             "torch.multinomial(1 - 0.75*(state.labels > 4), len(state.images), replacement=True, generator=torch"),
+    _control("overfitting", "two hundred images only, seen again and again", "= images, labels, seed",
+             "= images[:200], labels[:200], seed"),
+    _control("other_threads", "two threads after resuming", '    seed, step, seen = snapshot["numbers"]\n',
+             '    seed, step, seen = snapshot["numbers"]\n    torch.set_num_threads(2)\n'))
 
 # %% ../nbs/38_fault_catalogue.ipynb #5dd1ed18
-_LOOKED, _BACKWARD, _READY = "learner.witness(generated)\n", "loss.backward(inputs=_trained(learner.generator)); learner.generator_optimiser.step()", "        self.completed_steps = 0\n"
+_LOOKED, _READY = "learner.witness(generated)\n", "        self.completed_steps = 0\n"
+_CLEARED = "    learner.generator_optimiser.zero_grad()\n"
+_BACKWARD = "    loss.backward(inputs=_trained(learner.generator))\n"
+
+# %% ../nbs/38_fault_catalogue.ipynb #94075edb
 _REGIME_FAULTS = (
-    _fault("A3", "the weight multiplies a detached copy: the reported fault", "loss term without gradient", "weight*(grounding if attached else grounding.detach())", "weight*grounding.detach()"),
-    _fault("A1", "the witness looks at a detached image", "loss term without gradient", _LOOKED, _LOOKED.replace("generated", "generated.detach()")),
-    _fault("B1", "the generator is made again after its optimiser", "parameters in no optimiser", _READY, f'        self.generator = seeded(lambda: Generator(config.widths), stream_seed(config.seed, "Generator weights"))   # the same in every regime\n{_READY}'),
-    _fault("B3", "the label embedding is still frozen from an earlier experiment", "parameters frozen without declaration", _READY, f"        self.generator.label_embedding.requires_grad_(False)\n{_READY}"),
-    _fault("B4", "zero_grad is missing in the generator's turn", "gradients accumulate", f"learner.generator_optimiser.zero_grad(); {_BACKWARD}", _BACKWARD),
-    _fault("B9", "the learning rate is rounded to nothing", "parameters do not change", "lr=config.learning_rate", "lr=round(config.learning_rate, 2)"),
-    _fault("C1", "generated images are held against the labels of the real ones", "requested labels reach no loss", "batch.labels if regime.ground", "batch.real_labels if regime.ground"),
-    _fault("C4", "every step's draws come from one stream of the run", "random draws repeat", 'draws = stream(f"latents and labels, step {completed_steps}")', 'draws = stream("latents and labels")'),
-    _fault("D1", "the phase is that of the step before", "schedule shifted", "phase_at(config.phases, learner.completed_steps)", "phase_at(config.phases, max(0, learner.completed_steps - 1))"),
-    _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume", '    learner.completed_steps = record["step"]\n', ""),
-    _fault("E3", "the optimisers begin anew", "optimiser state not restored", '    for name in ("generator", "witness"): _load_optimiser(getattr(learner, f"{name}_optimiser"), tensors, name)\n', ""),
-    _fault("F1", "the judge is put into train mode with the others", "judge in train mode", "    generated, predicted_values =", "    for network in (learner.generator, learner.witness, judge): network.train()\n    generated, predicted_values ="),
-    _fault("F2", "the judge is given images in [0, 1]", "judge input differs", "return state.judge(images)", "return state.judge((images + 1)/2)"),
-    _fault("F3", "the sampler does not leave train mode", "sampling depends on the batch", "    state.generator.eval()\n", ""),
-)
+    _fault("A3", "the weight multiplies a detached copy: the reported fault", "loss term without gradient",
+           "weight*(grounding if attached else grounding.detach())", "weight*grounding.detach()"),
+    _fault("A1", "the witness looks at a detached image", "loss term without gradient", _LOOKED,
+           _LOOKED.replace("generated", "generated.detach()")),
+    _fault("B1", "the generator is made again after its optimiser", "parameters in no optimiser", _READY,
+           '        self.generator = seeded(lambda: Generator(config.widths), stream_seed(config.seed, '
+           f'"Generator weights"))   # the same in every regime\n{_READY}'),
+    _fault("B3", "the label embedding is still frozen from an earlier experiment",
+           "parameters frozen without declaration", _READY,
+           f"        self.generator.label_embedding.requires_grad_(False)\n{_READY}"),
+    _fault("B4", "zero_grad is missing in the generator's turn", "gradients accumulate",
+           f"{_CLEARED}{_BACKWARD}", _BACKWARD),
+    _fault("B9", "the learning rate is rounded to nothing", "parameters do not change", "lr=config.learning_rate",
+           "lr=round(config.learning_rate, 2)"),
+    _fault("C1", "generated images are held against the labels of the real ones", "requested labels reach no loss",
+           "batch.labels if regime.ground", "batch.real_labels if regime.ground"))
+
+# %% ../nbs/38_fault_catalogue.ipynb #ba50c7f8
+_REGIME_FAULTS += (
+    _fault("C4", "every step's draws come from one stream of the run", "random draws repeat",
+           'draws = stream(f"latents and labels, step {completed_steps}")', 'draws = stream("latents and labels")'),
+    _fault("D1", "the phase is that of the step before",
+           "schedule shifted", "phase_at(config.phases, learner.completed_steps)",
+           "phase_at(config.phases, max(0, learner.completed_steps - 1))"),
+    _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume",
+           '    learner.completed_steps = record["step"]\n', ""),
+    _fault("E3", "the optimisers begin anew", "optimiser state not restored", '    for name in ("generator", '
+           '"witness"): _load_optimiser(getattr(learner, f"{name}_optimiser"), tensors, name)\n', ""),
+    _fault("F1", "the judge is put into train mode with the others", "judge in train mode",
+           "    generated, predicted_values =", "    for network in (learner.generator, learner.witness, judge): "
+           "network.train()\n    generated, predicted_values ="),
+    _fault("F2", "the judge is given images in [0, 1]", "judge input differs", "return state.judge(images)",
+           "return state.judge((images + 1)/2)"),
+    _fault("F3", "the sampler does not leave train mode", "sampling depends on the batch",
+           "    state.generator.eval()\n", ""))
 
 # %% ../nbs/38_fault_catalogue.ipynb #e3894538
 _REGIME_CONTROLS = (
-    _control("other_seed", "another seed", "regime=REGIME, seed=seed", "regime=REGIME, seed=seed + 1000", 'return {"seed": state.config.seed, ', 'return {"seed": state.config.seed - 1000, '),
+    _control("other_seed", "another seed", "regime=REGIME, seed=seed", "regime=REGIME, seed=seed + 1000",
+             'return {"seed": state.config.seed,', 'return {"seed": state.config.seed - 1000,'),
     _control("fast", "five times the learning rate", "LEARNING_RATE = 3e-3", "LEARNING_RATE = 1.5e-2"),
-    _control("one_phase", "a regime without phases", 'REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "full_curriculum"', 'REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "phase1_only"'),
-    _control("embedding_frozen", "a fixed label embedding, declared", _READY, f"        self.generator.label_embedding.requires_grad_(False)\n{_READY}", 'FROZEN = ("judge",)', 'FROZEN = ("judge", "generator.label_embedding")'),
-    _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _BACKWARD, _BACKWARD.replace("; l", "; nn.utils.clip_grad_norm_(learner.generator.parameters(), 0.1); l")),
-    _control("witness_draws_anew", "the witness is shown fresh images", "learner.witness.logits(generated.detach())", "learner.witness.logits(learner.generator(batch.latents, batch.labels)[0].detach())"),
-    _control("hard_class", "a class that the loss leaves out", "return F.cross_entropy(logits, targets)\n", "return F.cross_entropy(logits, targets, weight=logits.new_tensor([1.0]*8 + [0.0, 1.0]))\n"),
-    _control("overfitting", "two hundred images only, seen again and again", "split=_split(images, labels), judge=judge)\n\n", "split=_split(images[:200], labels[:200]), judge=judge)\n\n", "config=config, split=_split(images, labels), judge=judge)", "config=config, split=_split(images[:200], labels[:200]), judge=judge)"),
-)
+    _control("one_phase", "a regime without phases", 'REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "full_curriculum"',
+             'REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "phase1_only"'),
+    _control("embedding_frozen", "a fixed label embedding, declared", _READY,
+             f"        self.generator.label_embedding.requires_grad_(False)\n{_READY}", 'FROZEN = ("judge",)',
+             'FROZEN = ("judge", "generator.label_embedding")'),
+    _control("clipping", "gradients clipped to a small norm", *_declared("clipping"), _BACKWARD,
+             f"{_BACKWARD}    nn.utils.clip_grad_norm_(learner.generator.parameters(), 0.1)\n"),
+    _control("witness_draws_anew", "the witness is shown fresh images", "learner.witness.logits(generated.detach())",
+             "learner.witness.logits(learner.generator(batch.latents, batch.labels)[0].detach())"),
+    _control("hard_class", "a class that the loss leaves out", "return F.cross_entropy(logits, targets)\n",
+             "return F.cross_entropy(logits, targets, weight=logits.new_tensor([1.0]*8 + [0.0, 1.0]))\n"),
+    _control("overfitting", "two hundred images only, seen again and again",
+             "split=_split(images, labels), judge=judge)\n\n", "split=_split(images[:200], labels[:200]), "
+             "judge=judge)\n\n", "config=config, split=_split(images, labels), judge=judge)",
+             "config=config, split=_split(images[:200], labels[:200]), judge=judge)"))
 
 # %% ../nbs/38_fault_catalogue.ipynb #ff0c2b85
 FAULTS: Mapping[str, tuple[Fault, ...]] = MappingProxyType({   # by the program's module name
@@ -284,8 +440,11 @@ def digits() -> tuple[Tensor, Tensor]:   # images [1797, 64] float32 in [-1, 1],
 
 # %% ../nbs/38_fault_catalogue.ipynb #6b61dbf1
 def _fingerprint(value: object) -> str:
-    if isinstance(value, Tensor): return sha256(repr((tuple(value.shape), str(value.dtype))).encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    if isinstance(value, dict): return sha256("".join(f"{key}: {_fingerprint(entry)}\n" for key, entry in value.items()))
+    if isinstance(value, Tensor):
+        return sha256(repr((tuple(value.shape), str(value.dtype))).encode()
+                      + value.detach().cpu().contiguous().numpy().tobytes())
+    if isinstance(value, dict):
+        return sha256("".join(f"{key}: {_fingerprint(entry)}\n" for key, entry in value.items()))
     if isinstance(value, (list, tuple)): return sha256("".join(_fingerprint(entry) for entry in value))
     return sha256(repr(value))
 
@@ -313,27 +472,36 @@ def behaviour(
     logs = [program.train_step(state) for _ in range(steps)]
     snapshot = program.save(state)
     saved, more = _fingerprint(snapshot), [program.train_step(state) for _ in range(further)]
-    kept, at_end, scores = _fingerprint(snapshot) == saved, _fingerprint(program.save(state)), program.evaluate(state, 20)
+    kept, at_end, scores = (_fingerprint(snapshot) == saved, _fingerprint(program.save(state)),
+                            program.evaluate(state, 20))
     resumed = program.load(snapshot, **data)
     again = [program.train_step(resumed) for _ in range(further)]
     same = again == more and _fingerprint(program.save(resumed)) == at_end
     torch.set_num_threads(threads)
-    prints = {"training": (logs, more, at_end), "checkpoint": kept, "resuming": same, "scores": scores, "judge": (state.judge.training, state.judge.state_dict()),
+    prints = {"training": (logs, more, at_end), "checkpoint": kept,
+              "resuming": same, "scores": scores, "judge": (state.judge.training, state.judge.state_dict()),
               "declarations": (program.TERMS, program.DECLARED, program.FROZEN)}
-    finite = all(math.isfinite(value) for log in logs + more + again for value in log["losses"].values()) or "skipped_steps" in program.DECLARED
+    finite = all(math.isfinite(value) for log in logs + more + again
+                 for value in log["losses"].values()) or "skipped_steps" in program.DECLARED
     right = scores["judged"] == torch.arange(len(scores["judged"]))[:, None]
-    return Behaviour(fingerprints={name: _fingerprint(value) for name, value in prints.items()}, finite=finite, accuracy=right.float().mean().item())
+    return Behaviour(fingerprints={name: _fingerprint(value) for name, value in prints.items()}, finite=finite,
+                     accuracy=right.float().mean().item())
 
+# %% ../nbs/38_fault_catalogue.ipynb #0d28c47d
 def verify_injection(
     program: ModuleType,  # the healthy one
     entry: Fault | Control,
     *,
     healthy: Behaviour,   # of the program itself, from a run of the same length and seed
     **run,                # images, labels, judge and the run's length, for `behaviour`
-) -> tuple[str, ...]:     # the fingerprints that differ from the healthy program's; `InputError` when none does, or a loss is not finite
+) -> tuple[str, ...]:     # fingerprints unlike the healthy program's; `InputError`: none, or a loss is not finite
     "Make sure that an entry changes something, and raises nothing"
     found, name = behaviour(planted(program, entry.edits), **run), getattr(entry, "id", None) or entry.name
-    if not found.finite: raise InputError(f"{name} in {program.__name__}: a loss is not finite, so it is not silent: plant it more gently")
+    if not found.finite:
+        raise InputError(f"{name} in {program.__name__}: a loss is not finite, so it is not silent: "
+                         "plant it more gently")
     differing = tuple(key for key, value in found.fingerprints.items() if value != healthy.fingerprints[key])
-    if not differing: raise InputError(f"{name} in {program.__name__}: nothing differs from the healthy program: run longer, or plant it elsewhere")
+    if not differing:
+        raise InputError(f"{name} in {program.__name__}: nothing differs from the healthy program: run longer, "
+                         "or plant it elsewhere")
     return differing

@@ -26,67 +26,95 @@ def _cause(check: str, remedy: str, kind: str = "cause") -> Cause: return Cause(
 
 # %% ../nbs/18_findings.ipynb #9a6cdefe
 _METER = {
-    "judge in train mode": _cause("CARD", "call judge.eval() before it scores, and after anything that calls .train() on its parent"),
+    "judge in train mode": _cause("CARD", "call judge.eval() before it scores, and after anything that calls "
+                                  ".train() on its parent"),
     "frozen parameters in an optimiser": _cause("OWN", "leave the frozen network's parameters out of every optimiser"),
     "judge changed": _cause("CARD", "load the judge that was certified; train it with nothing"),
-    "judge input differs": _cause("ORACLE", "scale and normalise what the judge is given exactly as the images it was trained on"),
-    "scoring pairs images and labels wrongly": _cause("ORACLE", "score every image against the label that it was generated for"),
-    "scoring differs between repeats": _cause("AA", "put every network into eval mode and fix the latents before scoring"),
+    "judge input differs": _cause("ORACLE", "scale and normalise what the judge is given exactly as the images "
+                                  "it was trained on"),
+    "scoring pairs images and labels wrongly": _cause("ORACLE",
+                                                      "score every image against the label that it was generated for"),
+    "scoring differs between repeats": _cause("AA",
+                                              "put every network into eval mode and fix the latents before scoring"),
     "sampling depends on the batch": _cause("AA", "call generator.eval() before sampling, or declare batch statistics"),
-    "images counted more than once": _cause("AA", "count distinct latents only, and compare runs, not images, when a statement is about training"),
-    "too few images for the statement": _cause("AA", "generate more images a class, or state the interval and no direction"),
-    "checkpoint is not what was saved": _cause("CANARY", "store copies: {k: v.clone() for k, v in state_dict().items()}, or write to disk at once"),
+    "images counted more than once": _cause("AA", "count distinct latents only, and compare runs, not images, "
+                                            "when a statement is about training"),
+    "too few images for the statement": _cause("AA",
+                                               "generate more images a class, or state the interval and no direction"),
+    "checkpoint is not what was saved": _cause("CANARY", "store copies: {k: v.clone() for k, v in "
+                                               "state_dict().items()}, or write to disk at once"),
     "averaged weights not updated": _cause("CANARY", "update the average after each step of the network it follows"),
-    "averaged weights not used": _cause("CANARY", "score the averaged network, or declare that the plain one is scored"),
+    "averaged weights not used": _cause("CANARY",
+                                        "score the averaged network, or declare that the plain one is scored"),
 }
 
 # %% ../nbs/18_findings.ipynb #bcc24b30
 _RESUME = {
-    "schedule restarts on resume": _cause("LEDGER", "restore the step with the weights, and compute the schedule from it"),
+    "schedule restarts on resume": _cause("LEDGER",
+                                          "restore the step with the weights, and compute the schedule from it"),
     "optimiser state not restored": _cause("REPLAY", "save and load the optimiser's state_dict with the weights"),
-    "data repeat after resume": _cause("BATCH", "save the position in the data, or derive the order from the seed and the step"),
-    "random draws repeat after resume": _cause("BATCH", "save and load the random state, or derive each step's draws from the seed and the step"),
-    "training differs after resume": _cause("REPLAY", "compare what is saved with what training reads: weights, buffers, optimisers, random states, step"),
+    "data repeat after resume": _cause("BATCH",
+                                       "save the position in the data, or derive the order from the seed and the step"),
+    "random draws repeat after resume": _cause("BATCH", "save and load the random state, or derive each step's draws "
+                                               "from the seed and the step"),
+    "training differs after resume": _cause("REPLAY", "compare what is saved with what training reads: weights, "
+                                            "buffers, optimisers, random states, step"),
 }
+
+# %% ../nbs/18_findings.ipynb #0e4b5372
 _LOOP = {
-    "parameters in no optimiser": _cause("OWN", "make the optimiser after the network, from the network's own parameters"),
-    "parameters frozen without declaration": _cause("OWN", "set requires_grad = True, or declare the parameters frozen"),
+    "parameters in no optimiser": _cause("OWN",
+                                         "make the optimiser after the network, from the network's own parameters"),
+    "parameters frozen without declaration": _cause("OWN",
+                                                    "set requires_grad = True, or declare the parameters frozen"),
     "parameters in two optimisers": _cause("OWN", "give each parameter to one optimiser, or declare shared_parameters"),
-    "frozen network changes": _cause("UPD", "keep the frozen network in eval mode, without gradients and out of every optimiser"),
+    "frozen network changes": _cause("UPD", "keep the frozen network in eval mode, without gradients and out "
+                                     "of every optimiser"),
     "gradients accumulate": _cause("GREC", "call zero_grad() once before the backward passes of every step"),
-    "gradients cleared before the step": _cause("GREC", "call zero_grad() before backward, not between backward and step"),
-    "parameters do not change": _cause("UPD", "raise the learning rate; step the scheduler as often as its period is meant"),
+    "gradients cleared before the step": _cause("GREC",
+                                                "call zero_grad() before backward, not between backward and step"),
+    "parameters do not change": _cause("UPD",
+                                       "raise the learning rate; step the scheduler as often as its period is meant"),
     "learning rate differs from declared": _cause("LEDGER", "step the scheduler as often as its period is meant"),
 }
 
 # %% ../nbs/18_findings.ipynb #7c642ab6
 _LOSS = {
-    "loss term without gradient": _cause("TERM", "remove the detach, no_grad or item() between the network and this term"),
-    "loss term missing from the loss": _cause("GREC", "add the declared term itself to the loss, not a constant or another tensor"),
+    "loss term without gradient": _cause("TERM",
+                                         "remove the detach, no_grad or item() between the network and this term"),
+    "loss term missing from the loss": _cause("GREC", "add the declared term itself to the loss, "
+                                              "not a constant or another tensor"),
     "loss term trains nothing": _cause("TERM", "compute the term from the output of the network that is trained by it"),
     "labels ignored by the generator": _cause("SENS", "let the generator's output depend on the labels it is given"),
-    "requested labels reach no loss": _cause("TERM", "use the labels that the generator was given as the target, or as input, of a network in its loss"),
+    "requested labels reach no loss": _cause("TERM", "use the labels that the generator was given as the target, "
+                                             "or as input, of a network in its loss"),
     "batch labels do not match images": _cause("BATCH", "index images and labels by the same rows"),
     "random draws repeat": _cause("BATCH", "draw fresh latents in every step; seed once, outside the loop"),
-    "non-finite values": _cause("FINITE", "find the first NaN or Inf; declare skipped_steps where a scaler skips on purpose"),
+    "non-finite values": _cause("FINITE",
+                                "find the first NaN or Inf; declare skipped_steps where a scaler skips on purpose"),
     "schedule shifted": _cause("LEDGER", "use the half-open range [start, end) of completed steps for each phase"),
     "loss term weighted differently": _cause("GREC", "weight the term as declared, and average it once"),
-    "gradients differ from the loss": _cause("GREC", "look for clipping, scaling or hooks between backward and step, and declare them"),
+    "gradients differ from the loss": _cause("GREC", "look for clipping, scaling or hooks between backward and step, "
+                                             "and declare them"),
     "records differ from the schedule": _cause("LEDGER", "log what was applied in the step, not what was planned"),
 }
 
 # %% ../nbs/18_findings.ipynb #c0cd204c
 _EFFECTS = {
-    "labels make no difference": _cause("SENS", "look for the cause among the loss terms and the label embedding", "effect"),
-    "judge gamed": _cause("JUDGE2", "do not trust this judge's accuracy: train through another, and read the student score", "effect"),
-    "label order is at chance": _cause("LPERM", "look for the cause above; without one, train longer or weight the label's term more", "result"),
+    "labels make no difference": _cause("SENS", "look for the cause among the loss terms and the label embedding",
+                                        "effect"),
+    "judge gamed": _cause("JUDGE2", "do not trust this judge's accuracy: train through another, "
+                          "and read the student score", "effect"),
+    "label order is at chance": _cause("LPERM", "look for the cause above; without one, train longer or weight the "
+                                       "label's term more", "result"),
 }
 _NOTES = {
     "owned parameters without a gradient": _cause("OWN", "nothing, if no loss is meant to reach them yet", "note"),
     "constant in the loss": _cause("TERM", "leave it out of the loss, or give it a gradient", "note"),
     "another thread count": _cause("REPLAY", "compare bits only at the thread count of the recorded run", "note"),
 }
-CAUSES = MappingProxyType({**_METER, **_RESUME, **_LOOP, **_LOSS, **_EFFECTS, **_NOTES})   # in the order in which they are reported
+# in the order in which they are reported
+CAUSES = MappingProxyType({**_METER, **_RESUME, **_LOOP, **_LOSS, **_EFFECTS, **_NOTES})
 
 # %% ../nbs/18_findings.ipynb #578dae7a
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +136,9 @@ class Finding(Record):
     def check(self) -> str: return CAUSES[self.cause].check
     @property
     def remedy(self) -> str: return CAUSES[self.cause].remedy
-    def __str__(self) -> str: return f"{self.check}: {self.cause}: {self.subject}{f' ({self.where})' if self.where else ''}. {self.evidence}. To change: {self.remedy}."
+    def __str__(self) -> str:
+        return (f"{self.check}: {self.cause}: {self.subject}{f' ({self.where})' if self.where else ''}. "
+                f"{self.evidence}. To change: {self.remedy}.")
 
 # %% ../nbs/18_findings.ipynb #39b79f38
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +155,8 @@ def ranked(
 ) -> list[Finding]:                # each cause, subject and place once, at its first step; cause before effect
     "Findings in the order to act on them"
     order, first = list(CAUSES), {}
-    for finding in sorted(findings, key=lambda f: f.step): first.setdefault((finding.cause, finding.subject, finding.where), finding)
+    for finding in sorted(findings, key=lambda f: f.step):
+        first.setdefault((finding.cause, finding.subject, finding.where), finding)
     return sorted(first.values(), key=lambda f: (order.index(f.cause), f.step))
 
 def alarms(findings: Iterable[Finding]) -> list[Finding]:
@@ -135,4 +166,5 @@ def alarms(findings: Iterable[Finding]) -> list[Finding]:
 def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
     "One row a finding, ranked: check, kind, cause, subject, where, step, evidence, confidence, remedy"
     columns = ["check", "kind", "cause", "subject", "where", "step", "evidence", "confidence", "remedy"]
-    return pd.DataFrame([{name: getattr(finding, name) for name in columns} for finding in ranked(findings)], columns=columns)
+    return pd.DataFrame([{name: getattr(finding, name) for name in columns} for finding in ranked(findings)],
+                        columns=columns)

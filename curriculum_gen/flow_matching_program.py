@@ -23,7 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 CLASSES, PIXELS, LATENT, WIDTH = 10, 64, 64, 128   # a latent is the noise that a walk starts from
 BATCH, TOTAL_STEPS, TURN_FROM = 96, 80, 15
 PEAK_RATE, RISE, AVERAGE_KEEPS = 1e-2, 8, 0.9
-NO_LABEL, LEFT_OUT, LEAN, WALK = CLASSES, 0.1, 1.5, 8   # stands for no label; share of labels left out; 1 is no lean; steps of a walk
+# stands for no label; share of labels left out; 1 is no lean; steps of a walk
+NO_LABEL, LEFT_OUT, LEAN, WALK = CLASSES, 0.1, 1.5, 8
 TERMS = {"velocity": ("generator",), "turn": ("generator",)}
 ROLES = {"generator": "generator", "average": "ema", "judge": "judge"}
 DECLARED = ()
@@ -109,7 +110,8 @@ def make_judge(
     optimiser = torch.optim.Adam(judge.parameters(), lr=4e-3)
     for _ in range(150):
         rows = torch.randint(len(images), (128,), generator=random)
-        loss = cross_entropy(judge(centred(images[rows] + 0.1 * torch.randn(128, PIXELS, generator=random))), labels[rows])
+        loss = cross_entropy(judge(centred(images[rows] + 0.1 * torch.randn(128, PIXELS, generator=random))),
+                             labels[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -149,7 +151,8 @@ def matching(state: Run, images: Tensor, *, labels: Tensor) -> dict[str, Tensor]
     "Both terms, on one batch"
     noise = torch.randn(images.shape, generator=state.random)
     times = torch.rand(len(images), generator=state.random)
-    predicted = state.generator(on_the_line(noise, images, times=times), times, some_left_out(labels, random=state.random))
+    predicted = state.generator(on_the_line(noise, images, times=times), times,
+                                some_left_out(labels, random=state.random))
     line = images - noise
     return {"velocity": (predicted - line).square().mean(), "turn": (1 - cosine_similarity(predicted, line)).mean()}
 
@@ -167,7 +170,8 @@ def train_step(state: Run) -> dict:
     state.average.update_parameters(state.generator)
     state.step += 1
     losses = {name: term.item() for name, term in terms.items()}
-    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses, "nonfinite": sum(not math.isfinite(loss) for loss in losses.values())}
+    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses,
+            "nonfinite": sum(not math.isfinite(loss) for loss in losses.values())}
 
 # %% ../nbs/45_flow_matching_program.ipynb #96639468
 STATEFUL = ("generator", "average", "optimiser", "scheduler")
@@ -175,7 +179,8 @@ STATEFUL = ("generator", "average", "optimiser", "scheduler")
 def save(state: Run) -> dict:
     "A copy of all that training reads, without the data and the judge"
     snapshot = {name: copy.deepcopy(getattr(state, name).state_dict()) for name in STATEFUL}
-    return snapshot | {"seed": state.seed, "step": state.step, "draws": state.random.get_state(), "dropout": torch.get_rng_state()}
+    return snapshot | {"seed": state.seed, "step": state.step, "draws": state.random.get_state(),
+                       "dropout": torch.get_rng_state()}
 
 def load(
     snapshot: dict,     # of `save`

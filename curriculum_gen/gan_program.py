@@ -18,7 +18,8 @@ from torch.nn import functional as F
 CLASSES, PIXELS, LATENT, BATCH, CRITIC_STEPS = 10, 64, 16, 64, 1
 TOTAL_STEPS = 100
 PHASES = {"realism": 0, "matching": 12}   # completed steps before the first step of each
-TERMS = {"on_real": ("discriminator",), "on_fake": ("discriminator",), "on_mismatch": ("discriminator",), "adversarial": ("generator",)}
+TERMS = {"on_real": ("discriminator",), "on_fake": ("discriminator",), "on_mismatch": ("discriminator",),
+         "adversarial": ("generator",)}
 ROLES = {"generator": "generator", "discriminator": "discriminator", "judge": "judge"}
 DECLARED = ()
 FROZEN = ("judge",)
@@ -29,7 +30,8 @@ def phase_of(step: int) -> str:
 
 def weights(step: int) -> dict[str, float]:
     "The intended weight of each term in the step that has `step` completed steps before it"
-    return {"on_real": 1.0, "on_fake": 1.0, "on_mismatch": 0.5 if phase_of(step) == "matching" else 0.0, "adversarial": 1.0}
+    return {"on_real": 1.0, "on_fake": 1.0, "on_mismatch": 0.5 if phase_of(step) == "matching" else 0.0,
+            "adversarial": 1.0}
 
 # %% ../nbs/39_gan_program.ipynb #dbcdf40a
 class Generator(nn.Module):
@@ -156,14 +158,17 @@ def train_step(state: State) -> dict:
     for _ in range(CRITIC_STEPS): losses = train_discriminator(state, applied)
     losses |= train_generator(state, applied)
     state.step += 1
-    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": state.generator_optimiser.param_groups[0]["lr"], "losses": losses,
+    return {"step": state.step, "phase": phase,
+            "weights": applied, "learning_rate": state.generator_optimiser.param_groups[0]["lr"], "losses": losses,
             "nonfinite": sum(not math.isfinite(loss) for loss in losses.values())}
 
 # %% ../nbs/39_gan_program.ipynb #6240c620
 def save(state: State) -> dict:
     "A copy of all that training reads, without the data and the judge"
-    kept = {name: getattr(state, name).state_dict() for name in ("generator", "discriminator", "generator_optimiser", "discriminator_optimiser")}
-    return copy.deepcopy({**kept, "random": state.random.get_state(), "order": state.order, "position": state.position, "seed": state.seed, "step": state.step})
+    kept = {name: getattr(state, name).state_dict()
+            for name in ("generator", "discriminator", "generator_optimiser", "discriminator_optimiser")}
+    return copy.deepcopy({**kept, "random": state.random.get_state(), "order": state.order, "position": state.position,
+                          "seed": state.seed, "step": state.step})
 
 def load(
     snapshot: dict,     # of `save`
@@ -208,4 +213,5 @@ def evaluate(state: State, n: int) -> dict:
     labels = torch.arange(CLASSES).repeat_interleave(n)
     images = sample(state, latents.repeat(CLASSES, 1), labels)
     judged = judge_logits(state, images).argmax(1)
-    return {"images": images.view(CLASSES, n, PIXELS), "judged": judged.view(CLASSES, n), "latents": latents, "independent": n}
+    return {"images": images.view(CLASSES, n, PIXELS), "judged": judged.view(CLASSES, n), "latents": latents,
+            "independent": n}

@@ -43,7 +43,8 @@ def gated_folders(
         here = [path] if (path/"config.json").exists() else sorted(p.parent for p in path.glob("*/seed-*/config.json"))
         if not here: raise InputError(f"{path}: neither a run folder nor a study of run folders")
         for run in map(RunFolder, here):
-            if not run.evaluation.exists(): raise InputError(f"{run.path}: not evaluated yet; run cgen-evaluate {run.path} first")
+            if not run.evaluation.exists():
+                raise InputError(f"{run.path}: not evaluated yet; run cgen-evaluate {run.path} first")
         found += here
     return list(dict.fromkeys(found))
 
@@ -52,7 +53,7 @@ def gate(
     *,
     require: str = Verdict.ABOVE_CHANCE,   # one of `REQUIRABLE`
     strict: bool = False,                  # stop MEASURED-DROP too
-) -> pd.DataFrame:                         # a row a run, then a row a regime of several seeds: regime, seed, step, verdict, passes, why
+) -> pd.DataFrame:                     # a row a run, then a regime of several: regime, seed, step, verdict, passes, why
     "Which runs may pass, and why the others may not"
     objection(Verdict.LEARNED, require=require)   # refuses a wrong word before anything is read
     folders = gated_folders(paths)
@@ -63,14 +64,18 @@ def gate(
 def _run_row(run: RunFolder, *, require: str, strict: bool) -> dict:
     found = read_json(run.evaluation)
     last, config = found["rows"][-1], RunConfig.from_dict(found["config"])
-    if last["step"] != config.total_steps: raise InputError(f"{run.path}: evaluated up to step {last['step']} of {config.total_steps}; train and evaluate it to its end first")
+    if last["step"] != config.total_steps:
+        raise InputError(f"{run.path}: evaluated up to step {last['step']} of {config.total_steps}; "
+                         "train and evaluate it to its end first")
     exchanged = _exchanged_judge(run, found)
     verdict, reasons = (str(Verdict.INVALID), [exchanged]) if exchanged else (last["verdict"], last["reasons"])
     against = objection(verdict, require=require, strict=strict)
-    if not against and strict and any(reason.startswith(Verdict.MEASURED_DROP) for reason in reasons): against = f"{Verdict.MEASURED_DROP} stops it"
-    return {"regime": config.regime, "seed": str(config.seed), "step": last["step"], "verdict": verdict, "passes": not against,
-            "why": "; ".join(filter(None, [against, *reasons]))}
+    if not against and strict and any(reason.startswith(Verdict.MEASURED_DROP) for reason in reasons):
+        against = f"{Verdict.MEASURED_DROP} stops it"
+    return {"regime": config.regime, "seed": str(config.seed), "step": last["step"], "verdict": verdict,
+            "passes": not against, "why": "; ".join(filter(None, [against, *reasons]))}
 
+# %% ../nbs/17_gate.ipynb #77d641fd
 def _exchanged_judge(run: RunFolder, found: dict) -> str:
     "What is wrong with the judges in a run folder beside those its results name; empty when nothing is"
     try: judges = load_panel(run.judges)
@@ -80,8 +85,11 @@ def _exchanged_judge(run: RunFolder, found: dict) -> str:
 
 def _regime_rows(folders: list[Path], *, strict: bool) -> list[dict]:
     "The last checkpoint beside the reference, over all seeds of a regime"
-    configs = {RunConfig.from_dict(read_json(RunFolder(f).config)).regime: RunConfig.from_dict(read_json(RunFolder(f).config)) for f in folders}
-    compared = [c for c in comparisons_of(folders) if c["seeds"] > 1 and c["before"] == configs[c["regime"]].reference_step]
+    configs = {RunConfig.from_dict(read_json(RunFolder(f).config))
+               .regime: RunConfig.from_dict(read_json(RunFolder(f).config)) for f in folders}
+    compared = [c for c in comparisons_of(folders) if c["seeds"] > 1
+                and c["before"] == configs[c["regime"]].reference_step]
     stopped = {Verdict.REGRESSED, *([Verdict.MEASURED_DROP] if strict else [])}
-    return [{"regime": c["regime"], "seed": f"all {c['seeds']}", "step": c["after"], "verdict": c["verdict"], "passes": c["verdict"] not in stopped,
-             "why": f"beside step {c['before']}: {c['words']}"} for c in compared]
+    return [{"regime": c["regime"], "seed": f"all {c['seeds']}", "step": c["after"], "verdict": c["verdict"],
+             "passes": c["verdict"] not in stopped, "why": f"beside step {c['before']}: {c['words']}"}
+            for c in compared]

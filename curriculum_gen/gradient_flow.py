@@ -24,13 +24,16 @@ _WORSE_THAN_WEIGHT = "loss term without gradient", "loss term missing from the l
 
 class DeclaredTerms:
     "What a loop declares of its loss terms, and what was found of them"
-    def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]], weights: Mapping[str, Callable[[int], float]], declared: Sequence[str], start_step: int):
+    def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]],
+                 weights: Mapping[str, Callable[[int], float]], declared: Sequence[str], start_step: int):
         "`terms`: variable -> roles it trains; `weights`: variable -> weight as a function of the completed steps"
-        self.named, self.terms, self.weights, self.declared, self.start_step = named, terms, weights, declared, start_step
+        self.named, self.terms, self.weights, self.declared, self.start_step = (named, terms, weights, declared,
+                                                                                start_step)
         self.found: list[Finding] = []
         self.seen: set[str] = set()
         self.measured: dict[str, dict[int, float]] = {}   # loss term -> step -> the weight with which it entered
-        self.unsteady = False   # a loss was not finite: a step may have been left out, and steps are counted otherwise from then on
+        # a loss was not finite: a step may have been left out, and steps are counted otherwise from then on
+        self.unsteady = False
         self._mismatched, self._probes, self._spent, self._entered = Counter(), 0, WeakTensorKeyDictionary(), set()
 
     def planned(self, name: str, step: int) -> float | None:   # None outside of the schedule
@@ -41,7 +44,8 @@ class DeclaredTerms:
     def at_boundary(self, step: int) -> bool:
         "Whether a declared weight changes here, or it is time for a look anyway"
         if not (self.terms or self.weights): return False
-        near = step % 1000 == 0 or any(self.planned(name, step) != self.planned(name, step + other) for name in self.weights for other in (-1, 1) if step + other >= self.start_step)
+        near = step % 1000 == 0 or any(self.planned(name, step) != self.planned(name, step + other)
+                                       for name in self.weights for other in (-1, 1) if step + other >= self.start_step)
         self._probes += near
         return near and (self._probes <= 60 or step % 1000 == 0)
 
@@ -61,57 +65,83 @@ def look_at_terms(
     for name in {**book.terms, **book.weights}:
         if name not in scalars or scalars[name] in book._spent: continue
         term, roles = scalars[name], book.terms.get(name, ("generator",))
-        if not any(id(p) in leaves for role in roles for p in book.named.parameters(role).values()): continue   # the backward pass of another network
+        if not any(id(p) in leaves for role in roles for p in book.named.parameters(role).values()):
+            continue   # the backward pass of another network
         book.seen.add(name)
         weight = effective_weight(root, term)
         if weight is not None: book._spent[term] = True; book._entered.add(name)   # the next loss need not hold it
         planned = book.planned(name, step) if name in book.weights else None
         blamed = any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in [*book.found, *lost_terms(last)])
-        if planned != 0 and not blamed: _judge_term(book, name, term=term, root=root, roles=roles, tracer=tracer, told={"subject": name, "where": where, "step": step}, twice=bool(last))
-        if planned is not None and not blamed and term is not root and (planned == 0 or name in book._entered): weighed[name] = weight or 0.0
+        if planned != 0 and not blamed:
+            _judge_term(book, name, term=term, root=root, roles=roles, tracer=tracer,
+                        told={"subject": name, "where": where, "step": step}, twice=bool(last))
+        if planned is not None and not blamed and term is not root and (planned == 0 or name in book._entered):
+            weighed[name] = weight or 0.0
     if {"accumulation", "skipped_steps"} & set(book.declared) and _common_factor(book, weighed, step): return
-    for name, weight in weighed.items(): _judge_weight(book, name, weight=weight, told={"subject": name, "where": where, "step": step})
+    for name, weight in weighed.items():
+        _judge_weight(book, name, weight=weight, told={"subject": name, "where": where, "step": step})
 
 # %% ../nbs/25_gradient_flow.ipynb #a0c1d91f
-def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, roles: Sequence[str], tracer: Tracer, told: dict, twice: bool) -> None:
+def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, roles: Sequence[str], tracer: Tracer,
+                told: dict, twice: bool) -> None:
     def found(cause, evidence): book.found.append(Finding(cause=cause, evidence=evidence, **told))
     leads, origin = reached(term.grad_fn), tracer.origins.get(term)
     cut = origin.cut | origin.severed if origin else frozenset()
-    if not term.requires_grad:
-        if origin and not cut and not origin.calls: return found("loss term trains nothing", f"no parameter has a part in it, and it is declared to train the {' and the '.join(roles)}")
-        return found("loss term without gradient", "the declared term itself has no gradient")
+    if not term.requires_grad: return found(*_no_gradient(origin, cut, roles))
     if effective_weight(root, term) is None and name not in book._entered:
         book._mismatched[name, "missing"] += 1
-        if book._mismatched[name, "missing"] == 2: found("loss term missing from the loss", "the derivative of the loss with respect to it does not exist: the loss is built from something else")
+        if book._mismatched[name, "missing"] == 2:
+            found("loss term missing from the loss",
+                  "the derivative of the loss with respect to it does not exist: the loss is built from something else")
     for role in roles:
         parameters = [p for p in book.named.parameters(role).values() if id(p) in leads]
-        ends = {severed.where for severed in cut if severed.leaves & {id(p) for p in book.named.parameters(role).values()}}
-        if not parameters and ends: found("loss term without gradient", f"it is declared to train the {role}, and reaches none of its parameters; the gradient ends at {min(ends)}")
-        elif not parameters: found("loss term trains nothing", f"it is declared to train the {role}, and reaches none of its parameters")
-        elif twice and float(term.detach()) and not any(g is not None and g.any() for g in gradients(term, parameters)):   # a term that is satisfied, and 0, asks for nothing
+        ends = {severed.where for severed in cut
+                if severed.leaves & {id(p) for p in book.named.parameters(role).values()}}
+        if not parameters and ends:
+            found("loss term without gradient", f"it is declared to train the {role}, and reaches none of its "
+                  f"parameters; the gradient ends at {min(ends)}")
+        elif not parameters:
+            found("loss term trains nothing", f"it is declared to train the {role}, and reaches none of its parameters")
+        # a term that is satisfied, and 0, asks for nothing
+        elif twice and float(term.detach()) and not any(g is not None and g.any() for g in gradients(term, parameters)):
             book._mismatched[name, role] += 1
-            if book._mismatched[name, role] == 2: found("loss term without gradient", f"its gradient for the {role} is exactly zero on two batches")
+            if book._mismatched[name, role] == 2:
+                found("loss term without gradient", f"its gradient for the {role} is exactly zero on two batches")
+
+# %% ../nbs/25_gradient_flow.ipynb #b0d5a00f
+def _no_gradient(origin: Origin | None, cut: frozenset, roles: Sequence[str]) -> tuple[str, str]:
+    "Cause and evidence of a term that has no gradient at all"
+    if not origin or cut or origin.calls:
+        return "loss term without gradient", "the declared term itself has no gradient"
+    return ("loss term trains nothing",
+            f"no parameter has a part in it, and it is declared to train the {' and the '.join(roles)}")
 
 # %% ../nbs/25_gradient_flow.ipynb #cc776291
 def _judge_weight(book: DeclaredTerms, name: str, *, weight: float, told: dict) -> None:
     step, cause, why = told["step"], "loss term weighted differently", ""
     def is_planned(other): return _equal(weight, book.planned(name, other))
     book.measured.setdefault(name, {})[step] = weight
-    if is_planned(step) or book.unsteady or any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in book.found): return
+    if is_planned(step) or book.unsteady or any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT
+                                                for f in book.found):
+        return
     near = [step + other for other in (-1, 1, -2, 2) if is_planned(step + other)]
-    if book.start_step and is_planned(step - book.start_step): cause, why = "schedule restarts on resume", f": that of step {step - book.start_step}"
+    if book.start_step and is_planned(step - book.start_step):
+        cause, why = "schedule restarts on resume", f": that of step {step - book.start_step}"
     elif near and "skipped_steps" in book.declared: return   # who skips steps counts them otherwise
     elif near: cause, why = "schedule shifted", f": that of step {near[0]}"
     book._mismatched[name, cause] += 1
     if cause == "loss term weighted differently" and book._mismatched[name, cause] < 2: return
-    book.found.append(Finding(cause=cause, evidence=f"at step {step} it enters the loss with weight {weight:.4g}, declared {book.planned(name, step):.4g}{why}", **told))
+    book.found.append(Finding(cause=cause, evidence=f"at step {step} it enters the loss with weight {weight:.4g}, "
+                              f"declared {book.planned(name, step):.4g}{why}", **told))
 
-def _equal(weight: float, planned: float | None) -> bool: return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)
+def _equal(weight: float, planned: float | None) -> bool:
+    return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)
 
 def _common_factor(book: DeclaredTerms, weighed: dict[str, float], step: int) -> bool:
     "Whether one factor explains the weights of all terms of a loss, or the loss is infinite in a step that is skipped"
     factors = [weight/planned for name, weight in weighed.items() if (planned := book.planned(name, step))]
-    return bool(factors) and factors[0] != 0 and (not all(map(math.isfinite, factors)) or all(_equal(factor, factors[0]) for factor in factors))
+    return bool(factors) and factors[0] != 0 and (not all(map(math.isfinite, factors))
+                                                  or all(_equal(factor, factors[0]) for factor in factors))
 
 # %% ../nbs/25_gradient_flow.ipynb #7724c8d1
 class GradientUse:
@@ -119,10 +149,12 @@ class GradientUse:
     def __init__(self, named: NamedNetworks, *, declared: Sequence[str]):
         self.named, self.declared = named, declared
         self.found: list[Finding] = []
-        self.consumers: dict[int, frozenset[int]] = {}   # number of a pass -> parameters of the optimisers that used it, by `id`
+        # number of a pass -> parameters of the optimisers that used it, by `id`
+        self.consumers: dict[int, frozenset[int]] = {}
         self.received: dict[str, float] = {}             # full name -> largest gradient seen
         self._deposits, self._spent, self._expected, self._counted = {}, {}, {}, Counter()
-        self._landed, self._seen = set(), {}   # numbers of the passes that left gradients, and of passes there were at an optimiser's last step
+        # numbers of the passes that left gradients, and of passes there were at an optimiser's last step
+        self._landed, self._seen = set(), {}
 
     def forget(self) -> None:
         "Begin a new stretch"
@@ -151,7 +183,9 @@ class GradientUse:
         known: Mapping[int, Tensor],    # parameters by `id`
     ) -> None:
         "After a backward pass: did it leave anything but zeros?"
-        if any(numbers[-1:] == [number] and known[key].grad is not None and known[key].grad.any() for key, numbers in self._deposits.items() if key in known): self._landed.add(number)
+        if any(numbers[-1:] == [number] and known[key].grad is not None and known[key].grad.any()
+               for key, numbers in self._deposits.items() if key in known):
+            self._landed.add(number)
 
 # %% ../nbs/25_gradient_flow.ipynb #885fa764
 def use_gradients(
@@ -165,20 +199,27 @@ def use_gradients(
     "Before an optimiser step: whose gradients are these?"
     held = {name for name, p in mine.items() if p.grad is not None and bool(p.grad.any())}
     for name, parameter in book.named.entries.items():
-        if parameter.grad is not None: book.received[name] = max(book.received.get(name, 0.0), float(parameter.grad.detach().abs().max()))
+        if parameter.grad is not None:
+            book.received[name] = max(book.received.get(name, 0.0), float(parameter.grad.detach().abs().max()))
     used = {number for name in held for number in book._deposits.get(id(mine[name]), [])}
-    for number in used: book.consumers[number] = book.consumers.get(number, frozenset()) | {id(p) for p in mine.values()}
+    for number in used:
+        book.consumers[number] = book.consumers.get(number, frozenset()) | {id(p) for p in mine.values()}
     told = {"subject": next(iter(mine), "?").split(".")[0], "step": step}
     stale = [number for number in used if number in book._spent and max(used) >= book._spent[number]]
     for number in used: book._spent.setdefault(number, len(passes))
     if stale:   # whoever accumulates over several passes, too, clears what a step has used
         here, there = passes[max(used)].where, passes[min(stale)].where
-        book.found.append(Finding(cause="gradients accumulate", where=here, evidence=f"the gradient of the backward pass at {there}, which a step had used, was still there when that of {here} was added", **told))
-    waiting = sorted({passes[number].where for p in mine.values() for number in book._deposits.get(id(p), []) if number in book._landed})
+        book.found.append(Finding(cause="gradients accumulate", where=here,
+                                  evidence=f"the gradient of the backward pass at {there}, which a step had used, "
+                                  f"was still there when that of {here} was added", **told))
+    waiting = sorted({passes[number].where for p in mine.values() for number in book._deposits.get(id(p), [])
+                      if number in book._landed})
     if waiting and not held: _cleared(book, optimiser, told | {"where": waiting[0]})
     recent, book._seen[optimiser] = passes[book._seen.get(optimiser, len(passes)):], len(passes)
-    if recent and not held and not any(p.reached & {id(p) for p in mine.values()} for p in recent): _unled(book, optimiser, mine=mine, last=recent[-1], told=told)
-    if book._expected and used and used <= book._expected.keys(): _compared(book, mine, optimiser=optimiser, used=used, told=told | {"where": passes[max(used)].where})
+    if recent and not held and not any(p.reached & {id(p) for p in mine.values()} for p in recent):
+        _unled(book, optimiser, mine=mine, last=recent[-1], told=told)
+    if book._expected and used and used <= book._expected.keys():
+        _compared(book, mine, optimiser=optimiser, used=used, told=told | {"where": passes[max(used)].where})
     return used
 
 # %% ../nbs/25_gradient_flow.ipynb #cca80700
@@ -187,25 +228,36 @@ def _unled(book: GradientUse, optimiser: int, *, mine: Mapping[str, Tensor], las
     trained = {id(p) for name, p in mine.items() if p.requires_grad and not book.named.is_frozen(name)}
     book._counted["unled", optimiser] += bool(trained)
     if book._counted["unled", optimiser] != 2 or not trained: return
-    ends, loss = {severed.where for severed in last.cut if severed.leaves & trained}, last.summands[0].name if len(last.summands) == 1 else "the loss"
-    book.found.append(Finding(cause="loss term without gradient" if ends else "loss term trains nothing", where=last.where, **told | {"subject": loss},
-                              evidence=f"an optimiser of {len(trained)} parameters of the {told['subject']} makes steps, and no backward pass leads to any of them" + (f"; the gradient ends at {min(ends)}" if ends else "")))
+    ends, loss = ({severed.where for severed in last.cut if severed.leaves & trained},
+                  last.summands[0].name if len(last.summands) == 1 else "the loss")
+    book.found.append(Finding(cause="loss term without gradient" if ends else "loss term trains nothing",
+                              where=last.where, **told | {"subject": loss}, evidence=f"an optimiser of {len(trained)} "
+                              f"parameters of the {told['subject']} makes steps, and no backward pass "
+                              "leads to any of them" + (f"; the gradient ends at {min(ends)}" if ends else "")))
 
 def _cleared(book: GradientUse, optimiser: int, told: dict) -> None:
     book._counted["cleared", optimiser] += 1
-    if book._counted["cleared", optimiser] == 2: book.found.append(Finding(cause="gradients cleared before the step", evidence="a backward pass gave its parameters gradients, and at two steps none was left", **told))
+    if book._counted["cleared", optimiser] == 2:
+        book.found.append(Finding(cause="gradients cleared before the step", evidence="a backward pass gave its "
+                                  "parameters gradients, and at two steps none was left", **told))
 
+# %% ../nbs/25_gradient_flow.ipynb #3a2a1f75
 def _shrunk(used: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
     "Whether every entry has kept its sign and none has grown, as after clipping by value or network by network"
-    pairs = [(u, e, 1e-3*float(e.abs().max())) for u, e in zip(used, expected) if u is not None and e is not None and e.numel()]
+    pairs = [(u, e, 1e-3*float(e.abs().max())) for u, e in zip(used, expected) if u is not None and e is not None
+             and e.numel()]
     return all(bool((u.abs() <= e.abs() + slack).all() and (u*e >= -slack**2).all()) for u, e, slack in pairs)
 
 def _compared(book: GradientUse, mine: Mapping[str, Tensor], *, optimiser: int, used: set[int], told: dict) -> None:
-    parts = {name: [g for number in used if (g := book._expected[number].get(id(p))) is not None] for name, p in mine.items() if any(id(p) in book._expected[number] for number in used)}
+    parts = {name: [g for number in used if (g := book._expected[number].get(id(p))) is not None]
+             for name, p in mine.items() if any(id(p) in book._expected[number] for number in used)}
     used_now, expected = [mine[name].grad for name in parts], [sum(g) if g else None for g in parts.values()]
     found, clipped = compare_gradients(used_now, expected), "clipping" in book.declared
-    as_asked = found is None or (found.residual <= 1e-3 and (abs(found.scale - 1) <= 1e-3 or clipped)) or (clipped and _shrunk(used_now, expected))
+    as_asked = (found is None or (found.residual <= 1e-3 and (abs(found.scale - 1) <= 1e-3 or clipped))
+                or (clipped and _shrunk(used_now, expected)))
     if as_asked or "skipped_steps" in book.declared: return
     book._counted["differs", optimiser] += 1
     if book._counted["differs", optimiser] == 2:
-        book.found.append(Finding(cause="gradients differ from the loss", evidence=f"what the optimiser was about to use is {found.scale:.4g} times the gradient of the loss, and {found.residual:.1%} of it is not explained by any factor", **told))
+        book.found.append(Finding(cause="gradients differ from the loss", evidence="what the optimiser was about to "
+                                  f"use is {found.scale:.4g} times the gradient of the loss, "
+                                  f"and {found.residual:.1%} of it is not explained by any factor", **told))

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from .curriculum import RunConfig
 from .data import Dataset, normalise
-from .model import CLASSES, channels_last, check_images, load_weights, save_weights, torch_threads, weights_sha256, widths_named
+from .model import (CLASSES, channels_last, check_images, load_weights, save_weights, torch_threads,
+                                  weights_sha256, widths_named)
 from .records import InputError, Record, read_json, sha256, stream_seed, unknown_name, write_json
 
 # %% ../nbs/09_judge.ipynb #e9cd35d1
@@ -39,17 +40,20 @@ class Judge(nn.Module):
     ):
         super().__init__()
         (a, b, c, d), (e, f) = widths_named(widths).judge, widths_named(widths).judge_linear
-        self.features = nn.Sequential(nn.Conv2d(1, a, 3, padding=1), nn.ReLU(), nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25),
-                                      nn.Conv2d(b, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, d, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(d*7*7, e), nn.ReLU(), nn.Dropout(0.25), nn.Linear(e, f), nn.ReLU(), nn.Dropout(0.25),
-                                        nn.Linear(f, CLASSES))
+        self.features = nn.Sequential(nn.Conv2d(1, a, 3, padding=1), nn.ReLU(),
+                                      nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25),
+                                      nn.Conv2d(b, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, d, 3, padding=1),
+                                      nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(d*7*7, e), nn.ReLU(), nn.Dropout(0.25), nn.Linear(e, f),
+                                        nn.ReLU(), nn.Dropout(0.25), nn.Linear(f, CLASSES))
 
     def forward(
         self,
         images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
     ) -> Tensor:          # logits [B, 10]
         images = check_images(images)
-        return self.classifier(self.features(images if self.training else channels_last(images)))   # pools four times as fast; trained as ever, so that judges in the cache stay what their recipes give
+        # pools four times as fast; trained as ever, so that judges in the cache stay what their recipes give
+        return self.classifier(self.features(images if self.training else channels_last(images)))
 
 # %% ../nbs/09_judge.ipynb #d9a84a19
 class SecondJudge(nn.Module):
@@ -60,7 +64,8 @@ class SecondJudge(nn.Module):
     ):
         super().__init__()
         a, b, c = widths_named(widths).second_judge
-        self.features = nn.Sequential(nn.Conv2d(1, a, 5, stride=2, padding=2), nn.GELU(), nn.Conv2d(a, b, 5, stride=2, padding=2), nn.GELU())
+        self.features = nn.Sequential(nn.Conv2d(1, a, 5, stride=2, padding=2), nn.GELU(),
+                                      nn.Conv2d(a, b, 5, stride=2, padding=2), nn.GELU())
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*7*7, c), nn.GELU(), nn.Linear(c, CLASSES))
 
     def forward(
@@ -73,7 +78,8 @@ class SecondJudge(nn.Module):
 class _Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1))
+        self.layers = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU(),
+                                    nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, features: Tensor) -> Tensor: return F.silu(features + self.layers(features))
 
@@ -85,7 +91,8 @@ class NoiseJudge(nn.Module):
     ):
         super().__init__()
         _, a, _, b = widths_named(widths).judge
-        self.features = nn.Sequential(nn.Conv2d(1, a, 5, stride=2, padding=2), nn.SiLU(), _Residual(a), nn.AvgPool2d(2), nn.Conv2d(a, b, 1), _Residual(b))
+        self.features = nn.Sequential(nn.Conv2d(1, a, 5, stride=2, padding=2), nn.SiLU(), _Residual(a), nn.AvgPool2d(2),
+                                      nn.Conv2d(a, b, 1), _Residual(b))
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*7*7, CLASSES))
 
     def forward(
@@ -99,7 +106,8 @@ class NeighbourJudge(nn.Module):
     "The judge that asks the five nearest training images, nearness being that of fifty principal components"
     def __init__(self):
         super().__init__()
-        for name, shape in {"mean": (784,), "components": (50, 784), "points": (0, 50), "labels": (0,)}.items(): self.register_buffer(name, torch.zeros(shape))
+        for name, shape in {"mean": (784,), "components": (50, 784), "points": (0, 50), "labels": (0,)}.items():
+            self.register_buffer(name, torch.zeros(shape))
         self.register_load_state_dict_pre_hook(_make_room)
 
     def fit(
@@ -109,35 +117,42 @@ class NeighbourJudge(nn.Module):
     ) -> "NeighbourJudge":      # itself
         "Keep these images"
         pca = PCA(50, svd_solver="covariance_eigh").fit(images.flatten(1).numpy())
-        self.mean, self.components, self.labels = torch.from_numpy(pca.mean_), torch.from_numpy(pca.components_).contiguous(), labels.to(torch.uint8)
+        self.mean, self.components, self.labels = (torch.from_numpy(pca.mean_),
+                                                   torch.from_numpy(pca.components_).contiguous(),
+                                                   labels.to(torch.uint8))
         self.points = self._projected(images)
         return self
 
-    def _projected(self, images: Tensor) -> Tensor: return (images.flatten(1) - self.mean) @ self.components.T   # [B, 50]
+    def _projected(self, images: Tensor) -> Tensor:   # [B, 50]
+        return (images.flatten(1) - self.mean) @ self.components.T
 
     def forward(
         self,
         images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
     ) -> Tensor:          # shares of the votes [B, 10]
-        search = KNeighborsClassifier(5, weights="distance", algorithm="brute").fit(self.points.cpu().numpy(), self.labels.cpu().numpy())
+        search = KNeighborsClassifier(5, weights="distance", algorithm="brute").fit(self.points.cpu().numpy(),
+                                                                                    self.labels.cpu().numpy())
         return torch.from_numpy(search.predict_proba(self._projected(check_images(images)).cpu().numpy()))
 
 def _make_room(judge: NeighbourJudge, state: dict, *_) -> None:
-    for name in {"points", "labels"} & state.keys(): setattr(judge, name, torch.empty_like(state[name], device=judge.mean.device))
+    for name in {"points", "labels"} & state.keys():
+        setattr(judge, name, torch.empty_like(state[name], device=judge.mean.device))
 
 # %% ../nbs/09_judge.ipynb #f47a1b7a
 def hog_features(
     images: Tensor,   # [B, 1, 28, 28] in [-1, 1], any device
 ) -> Tensor:          # [B, 441] float32: 7 x 7 cells of nine directions, at least 0
     "Histograms of oriented gradients"
-    each = [hog(image, orientations=9, pixels_per_cell=(4, 4), cells_per_block=(7, 7)) for image in check_images(images)[:, 0].cpu().numpy()]
+    each = [hog(image, orientations=9, pixels_per_cell=(4, 4), cells_per_block=(7, 7))
+            for image in check_images(images)[:, 0].cpu().numpy()]
     return torch.from_numpy(np.stack(each).astype(np.float32))
 
 class HogJudge(nn.Module):
     "The judge that weighs histograms of oriented gradients, a linear support vector machine"
     def __init__(self):
         super().__init__()
-        for name, shape in {"weight": (CLASSES, 441), "bias": (CLASSES,)}.items(): self.register_buffer(name, torch.zeros(shape))
+        for name, shape in {"weight": (CLASSES, 441), "bias": (CLASSES,)}.items():
+            self.register_buffer(name, torch.zeros(shape))
 
     def fit(
         self,
@@ -146,7 +161,8 @@ class HogJudge(nn.Module):
     ) -> "HogJudge":      # itself
         "Learn one against the rest for each class"
         svm = LinearSVC(dual=False).fit(hog_features(images).numpy(), labels.numpy())
-        self.weight, self.bias = torch.from_numpy(svm.coef_).float().contiguous(), torch.from_numpy(svm.intercept_).float()
+        self.weight, self.bias = (torch.from_numpy(svm.coef_).float().contiguous(),
+                                  torch.from_numpy(svm.intercept_).float())
         return self
 
     def forward(
@@ -184,8 +200,8 @@ def judge_recipe(
 ) -> JudgeRecipe:
     "The recipe of a run's judge; runs that differ only in regime, seed or length share it"
     if judge not in PANEL: raise unknown_name("judge", judge, among=PANEL)
-    return JudgeRecipe(judge=judge, dataset=config.dataset, widths=config.widths if judge in EPOCHS else "any", training=config.judge_training,
-                       threads=config.threads, seed=stream_seed(0, f"{judge} judge"))
+    return JudgeRecipe(judge=judge, dataset=config.dataset, widths=config.widths if judge in EPOCHS else "any",
+                       training=config.judge_training, threads=config.threads, seed=stream_seed(0, f"{judge} judge"))
 
 # %% ../nbs/09_judge.ipynb #994975a4
 def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -198,7 +214,8 @@ def _augmented(images: Tensor, judge: str, *, rng: torch.Generator) -> Tensor:
     "Images [B, 1, 28, 28] as a network is shown them in training"
     if judge == "first": return images
     images = _shifted(images, rng)
-    return images if judge == "second" else images + torch.rand(len(images), 1, 1, 1, generator=rng)*torch.randn(images.shape, generator=rng)
+    return images if judge == "second" else images + torch.rand(len(images), 1, 1, 1,
+                                                                generator=rng)*torch.randn(images.shape, generator=rng)
 
 # %% ../nbs/09_judge.ipynb #7b556fd2
 def train_judge(
@@ -210,7 +227,8 @@ def train_judge(
 ) -> nn.Module:                                                        # in eval mode, its parameters frozen
     "A judge trained by its recipe"
     split = dataset.half_a if recipe.half == "A" else dataset.half_b
-    images, labels = (split.images[:4000], split.labels[:4000]) if recipe.training == "brief" else (split.images, split.labels)
+    images, labels = (split.images[:4000], split.labels[:4000]) if recipe.training == "brief" else (split.images,
+                                                                                                    split.labels)
     with torch_threads(recipe.threads), threadpool_limits(recipe.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         judge = recipe.untrained().to(device)
@@ -218,9 +236,11 @@ def train_judge(
         else: judge.cpu().fit(normalise(images), labels).to(device); progress(1, 1)
     return judge.eval().requires_grad_(False)
 
-def _descend(judge: nn.Module, recipe: JudgeRecipe, *, images: Tensor, labels: Tensor, progress: Callable[[int, int], None]) -> None:
+def _descend(judge: nn.Module, recipe: JudgeRecipe, *, images: Tensor, labels: Tensor,
+             progress: Callable[[int, int], None]) -> None:
     epochs = EPOCHS[recipe.judge]*(1 if len(images) > 4000 else 2 if recipe.training == "brief" else 5)
-    device, rng, total, step = next(judge.parameters()).device, torch.Generator().manual_seed(recipe.seed), epochs*(len(images)//128), 0
+    device, rng, total, step = (next(judge.parameters()).device, torch.Generator().manual_seed(recipe.seed),
+                                epochs*(len(images)//128), 0)
     optimiser = torch.optim.Adam(judge.parameters(), lr=1e-3)
     for _ in range(epochs):
         for rows in torch.randperm(len(images), generator=rng).split(128)[:len(images)//128]:
@@ -231,7 +251,8 @@ def _descend(judge: nn.Module, recipe: JudgeRecipe, *, images: Tensor, labels: T
             progress(step, total)
 
 # %% ../nbs/09_judge.ipynb #17c8c3a8
-# Least accuracy and largest share of the predictions on one class, by data set, kind of data ("whole" files or the embedded "subset"), training and widths.
+# Least accuracy and largest share of the predictions on one class, by data set, kind of data ("whole" files or the
+# embedded "subset"), training and widths.
 # Fixed from results/judge_pilot.json by the rule below.
 LIMITS = {
     ("mnist", "whole", "full", "small"): {"first": (0.971, 0.132), "second": (0.974, 0.132), "noise": (0.976, 0.132)},
@@ -242,26 +263,33 @@ LIMITS = {
     ("mnist", "subset", "full", "any"): {"neighbours": (0.888, 0.158), "hog_svm": (0.930, 0.158)},
     ("mnist", "subset", "brief", "small"): {"first": (0.903, 0.158), "second": (0.937, 0.158), "noise": (0.932, 0.158)},
     ("mnist", "subset", "brief", "any"): {"neighbours": (0.888, 0.158), "hog_svm": (0.930, 0.158)},
-    ("fashion_mnist", "whole", "full", "small"): {"first": (0.842, 0.150), "second": (0.846, 0.150), "noise": (0.819, 0.150)},
+    ("fashion_mnist", "whole", "full", "small"): {"first": (0.842, 0.150), "second": (0.846, 0.150),
+                                                  "noise": (0.819, 0.150)},
     ("fashion_mnist", "whole", "full", "any"): {"neighbours": (0.832, 0.150), "hog_svm": (0.858, 0.150)},
-    ("fashion_mnist", "whole", "brief", "small"): {"first": (0.760, 0.155), "second": (0.804, 0.155), "noise": (0.761, 0.155)},
+    ("fashion_mnist", "whole", "brief", "small"): {"first": (0.760, 0.155), "second": (0.804, 0.155),
+                                                   "noise": (0.761, 0.155)},
     ("fashion_mnist", "whole", "brief", "any"): {"neighbours": (0.789, 0.155), "hog_svm": (0.833, 0.155)},
-    ("fashion_mnist", "subset", "full", "small"): {"first": (0.823, 0.176), "second": (0.819, 0.176), "noise": (0.796, 0.176)},
+    ("fashion_mnist", "subset", "full", "small"): {"first": (0.823, 0.176), "second": (0.819, 0.176),
+                                                   "noise": (0.796, 0.176)},
     ("fashion_mnist", "subset", "full", "any"): {"neighbours": (0.782, 0.176), "hog_svm": (0.827, 0.176)},
-    ("fashion_mnist", "subset", "brief", "small"): {"first": (0.750, 0.176), "second": (0.799, 0.176), "noise": (0.749, 0.176)},
+    ("fashion_mnist", "subset", "brief", "small"): {"first": (0.750, 0.176), "second": (0.799, 0.176),
+                                                    "noise": (0.749, 0.176)},
     ("fashion_mnist", "subset", "brief", "any"): {"neighbours": (0.782, 0.176), "hog_svm": (0.827, 0.176)},
 }
 
+# %% ../nbs/09_judge.ipynb #ad286bae
 def limits_of(
     recipe: JudgeRecipe,
     kind: str,               # of the data: "whole" or "subset"
 ) -> tuple[float, float]:    # least accuracy, largest share of one class, both 0..1
-    "What a judge of this recipe must keep to on the real test images; `InputError` where no pilot was made. Paper judges without a pilot of their own must do at least what small ones must"
+    """What a judge of this recipe must keep to on the real test images; `InputError` where no pilot was made.
+    Paper judges without a pilot of their own must do at least what small ones must"""
     def limits_at(widths: str) -> dict: return LIMITS.get((recipe.dataset, kind, recipe.training, widths), {})
     limits = limits_at(recipe.widths) or (limits_at("small") if recipe.widths == "paper" else {})
     if recipe.judge not in limits:
-        raise InputError(f"no pilot has fixed limits for the {recipe.judge} judge on {recipe.dataset} ({kind} data, {recipe.training} training, widths {recipe.widths}), "
-                         "so it could not be certified: choose other widths, or run the pilot at the end of nbs/09_judge.ipynb")
+        raise InputError(f"no pilot has fixed limits for the {recipe.judge} judge on {recipe.dataset} ({kind} data, "
+                         f"{recipe.training} training, widths {recipe.widths}), " "so it could not be certified: "
+                         "choose other widths, or run the pilot at the end of nbs/09_judge.ipynb")
     return limits[recipe.judge]
 
 # %% ../nbs/09_judge.ipynb #aba5fc0a
@@ -285,8 +313,9 @@ class Certificate(Record):
     def valid(self) -> bool: return self.accuracy >= self.floor and self.largest_share <= self.share_limit
 
     def __str__(self) -> str:
-        return (f"{self.recipe['judge']} judge {self.weights_sha256[:12]}: {self.accuracy:.2%} of {self.images:,} real test images "
-                f"(floor {self.floor:.1%}), largest predicted share {self.largest_share:.3f} (at most {self.share_limit:.3f}): {'certified' if self.valid else 'INVALID'}")
+        return (f"{self.recipe['judge']} judge {self.weights_sha256[:12]}: {self.accuracy:.2%} of {self.images:,} "
+                "real test images " f"(floor {self.floor:.1%}), largest predicted share {self.largest_share:.3f} (at "
+                f"most {self.share_limit:.3f}): {'certified' if self.valid else 'INVALID'}")
 
 # %% ../nbs/09_judge.ipynb #0937b4c8
 def judged_classes(
@@ -296,11 +325,13 @@ def judged_classes(
     batch_size: int = 1000,    # images a forward pass; changes memory, not results
 ) -> Tensor:                   # [N] int64 in 0..9, on the CPU
     "The class a judge assigns to each image; a pixel that is no number counts as background"
-    if network.training: raise InputError("the judge is in train mode: its dropout would change the scores; call .eval()")
+    if network.training:
+        raise InputError("the judge is in train mode: its dropout would change the scores; call .eval()")
     device, classes = next(itertools.chain(network.parameters(), network.buffers())).device, []
     with torch.no_grad():
         for batch in images.split(batch_size):
-            batch = normalise(batch) if batch.dtype == torch.uint8 else batch.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0)
+            batch = normalise(batch) if batch.dtype == torch.uint8 else batch.nan_to_num(nan=-1.0, posinf=1.0,
+                                                                                         neginf=-1.0)
             classes.append(network(batch.to(device)).argmax(1).cpu())
     return torch.cat(classes)
 
@@ -313,8 +344,9 @@ def certify(
     "Score a judge on the real test images of a data set"
     floor, share_limit = limits_of(recipe, dataset.source.kind)
     with torch_threads(recipe.threads): classes = judged_classes(network, dataset.test.images)
-    return Certificate(weights_sha256=weights_sha256(network), recipe=recipe.to_dict(), source=dataset.source.source, kind=dataset.source.kind,
-                       correct=int((classes == dataset.test.labels).sum()), images=len(classes), floor=floor, share_limit=share_limit,
+    return Certificate(weights_sha256=weights_sha256(network), recipe=recipe.to_dict(), source=dataset.source.source,
+                       kind=dataset.source.kind, correct=int((classes == dataset.test.labels).sum()),
+                       images=len(classes), floor=floor, share_limit=share_limit,
                        largest_share=float(torch.bincount(classes, minlength=CLASSES).max()/len(classes)))
 
 # %% ../nbs/09_judge.ipynb #efc5a752
@@ -326,7 +358,8 @@ class CertifiedJudge:
 
     def __post_init__(self):
         if not self.certificate.valid: raise InputError(f"{self.certificate}; nothing is computed from it")
-        if weights_sha256(self.network) != self.certificate.weights_sha256: raise InputError(f"the judge's weights are not those of its certificate: {self.certificate}")
+        if weights_sha256(self.network) != self.certificate.weights_sha256:
+            raise InputError(f"the judge's weights are not those of its certificate: {self.certificate}")
 
     @property
     def name(self) -> str: return self.certificate.recipe["judge"]
@@ -366,14 +399,15 @@ def judge_folder(
     dataset: Dataset,
 ) -> Path:   # its certificate `<judge>.json` is in there when it has been made
     "Where the cache keeps a judge"
-    return Path(user_cache_dir("curriculum_gen"))/"judges"/sha256(json.dumps([recipe.to_dict(), dataset.fingerprint], sort_keys=True))[:16]
+    return Path(user_cache_dir("curriculum_gen"))/"judges"/sha256(json.dumps([recipe.to_dict(), dataset.fingerprint],
+                                                                             sort_keys=True))[:16]
 
 def certified_judge(
     recipe: JudgeRecipe,
     dataset: Dataset,
     *,
     device: str = "cpu",
-    progress: Callable[[int, int], None] = lambda step, total: None,   # called with steps done and steps in all, when it has to be trained
+    progress: Callable[[int, int], None] = lambda step, total: None,   # steps done, steps in all; in training only
 ) -> CertifiedJudge:
     "The judge of a recipe from the cache, or trained, certified and put there"
     limits = limits_of(recipe, dataset.source.kind)   # before minutes are spent on a judge that could not be certified
@@ -384,7 +418,8 @@ def certified_judge(
             judge = load_judge(folder, recipe.judge, device=device)
             if (judge.certificate.floor, judge.certificate.share_limit) == limits: return judge
             network = judge.network   # certified under other limits: now under these
-        except InputError: network = train_judge(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
+        except InputError:
+            network = train_judge(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
         judge = CertifiedJudge(network, certify(network, recipe, dataset=dataset))
         judge.save(folder)
     return judge

@@ -31,7 +31,8 @@ from .replay import Bisection, bisect, judge_metric, replay, watch_learner
 from .training import Learner, load_checkpoint, take_steps
 
 # %% ../nbs/51_ladder.ipynb #4a4fecec
-QUESTIONS = "Is the meter right?", "Has anything label-conditional been learned?", "Is the last checkpoint worse than the reference?", "Which fault explains it?"
+QUESTIONS = ("Is the meter right?", "Has anything label-conditional been learned?",
+             "Is the last checkpoint worse than the reference?", "Which fault explains it?")
 
 @dataclass(frozen=True, kw_only=True)
 class Rung(Record):
@@ -60,11 +61,13 @@ class Diagnosis(Record):
 
     def to_dict(self) -> dict:
         "JSON values; each finding with its kind, check and remedy"
-        told = [finding.to_dict() | {"kind": finding.kind, "check": finding.check, "remedy": finding.remedy} for finding in self.findings]
+        told = [finding.to_dict() | {"kind": finding.kind, "check": finding.check, "remedy": finding.remedy}
+                for finding in self.findings]
         return super().to_dict() | {"findings": told}
     def _repr_html_(self) -> str:
         steps = "".join(f"<li><b>{rung.question}</b> {rung.answer}. {rung.evidence}</li>" for rung in self.rungs)
-        return f"<p>{self.subject}</p><ol>{steps}</ol>{findings_table(self.findings)[['kind', 'cause', 'subject', 'where', 'evidence']].to_html(index=False)}"
+        table = findings_table(self.findings)[["kind", "cause", "subject", "where", "evidence"]].to_html(index=False)
+        return f"<p>{self.subject}</p><ol>{steps}</ol>{table}"
 
 # %% ../nbs/51_ladder.ipynb #8e0100fe
 @_printed
@@ -80,7 +83,9 @@ def plot_rungs(
         ax.text(k - 0.08, k, rung["question"], ha="right", va="center")
         ax.text(k, k + 0.12, rung["answer"], va="bottom", fontweight="bold")
     ax.set(xlim=(-1.5, 4.6), ylim=(-0.4, 3.8)); ax.axis("off")
-    _say(figure, title="Four questions, from the bottom up", shows="; ".join(f"{rung['question']} {rung['answer']}" for rung in rungs), caption="Dashed: not asked, because the answer below leaves nothing to ask.")
+    _say(figure, title="Four questions, from the bottom up",
+         shows="; ".join(f"{rung['question']} {rung['answer']}" for rung in rungs),
+         caption="Dashed: not asked, because the answer below leaves nothing to ask.")
     return figure
 
 # %% ../nbs/51_ladder.ipynb #22e24b8c
@@ -97,22 +102,29 @@ class _Case:
 
 def _case(folder: str | Path) -> _Case:
     run = RunFolder(Path(folder))
-    if not run.config.exists(): raise InputError(f"{run.path}: not a run folder (no config.json); give one, or module:function")
+    if not run.config.exists():
+        raise InputError(f"{run.path}: not a run folder (no config.json); give one, or module:function")
     if not run.steps(): raise InputError(f"{run.path}: no checkpoint yet; train the run first")
     config = RunConfig.from_dict(read_json(run.config))
-    correct, judge = Generator(config.widths).to(config.device).eval(), load_judge(run.judges, "first", device=config.device)
+    correct, judge = (Generator(config.widths).to(config.device).eval(),
+                      load_judge(run.judges, "first", device=config.device))
     with torch_threads(config.threads):
-        judged = {step: judged_by(judge, generate(load_weights(correct, run.checkpoint(step)/"generator.safetensors"), evaluation_latents(IMAGES_PER_CLASS))) for step in run.steps()}
-    return _Case(run=run, config=config, data=load_dataset(config.dataset, report=lambda line: None), judge=judge, judged=judged)
+        judged = {step: judged_by(judge, generate(load_weights(correct, run.checkpoint(step)/"generator.safetensors"),
+                                                  evaluation_latents(IMAGES_PER_CLASS))) for step in run.steps()}
+    return _Case(run=run, config=config, data=load_dataset(config.dataset, report=lambda line: None), judge=judge,
+                 judged=judged)
 
+# %% ../nbs/51_ladder.ipynb #d4adfd5e
 def _meter(case: _Case) -> list[Outcome]:
     "Rung 1"
     certificate, test = case.judge.certificate, case.data.test
-    generator = load_weights(Generator(case.config.widths).eval(), case.run.checkpoint(case.run.steps()[-1])/"generator.safetensors")
+    generator = load_weights(Generator(case.config.widths).eval(),
+                             case.run.checkpoint(case.run.steps()[-1])/"generator.safetensors")
     def sample(latents, labels):
         with torch.no_grad(): return generator(latents, labels)[0]
     with torch_threads(case.config.threads):
-        return [oracle(lambda x: case.judge.network(x), normalise(test.images[:TEST_IMAGES]), labels=test.labels[:TEST_IMAGES], correct=certificate.correct, total=certificate.images),
+        return [oracle(lambda x: case.judge.network(x), normalise(test.images[:TEST_IMAGES]),
+                       labels=test.labels[:TEST_IMAGES], correct=certificate.correct, total=certificate.images),
                 same_scores_twice(sample, latents=evaluation_latents(64), labels=torch.arange(64) % CLASSES)]
 
 # %% ../nbs/51_ladder.ipynb #6baf1ba4
@@ -121,48 +133,67 @@ def _worse(case: _Case) -> tuple[Rung, Bisection | None]:
     asked, last = np.arange(CLASSES)[:, None], case.run.steps()[-1]
     a = max((step for step in case.run.steps() if step <= case.config.reference_step), default=0)
     if last == a: return Rung(question=QUESTIONS[2], answer="not asked", evidence="there is no later checkpoint"), None
-    if label_order([confusion_counts(case.judged[a])]).findings: return Rung(question=QUESTIONS[2], answer="not asked", evidence=f"the reference, step {a:,}, is at chance: no direction can be stated"), None
+    if label_order([confusion_counts(case.judged[a])]).findings:
+        return (Rung(question=QUESTIONS[2], answer="not asked",
+                     evidence=f"the reference, step {a:,}, is at chance: no direction can be stated"), None)
     found = paired_difference(case.judged[a] == asked, case.judged[last] == asked)
-    told = f"step {a:,} to {last:,}: {100*found.difference:+.1f} percentage points on {found.pairs:,} pairs of images, 99 % upper bound {100*found.upper:+.1f}"
-    if found.upper >= -MARGIN: return Rung(question=QUESTIONS[2], answer="no", evidence=f"{told}, not under {-100*MARGIN:.0f}"), None
+    told = (f"step {a:,} to {last:,}: {100*found.difference:+.1f} percentage points on {found.pairs:,} pairs of "
+            f"images, 99 % upper bound {100*found.upper:+.1f}")
+    if found.upper >= -MARGIN:
+        return Rung(question=QUESTIONS[2], answer="no", evidence=f"{told}, not under {-100*MARGIN:.0f}"), None
     where = bisect(case.run, judge_metric(case.run, images_per_class=IMAGES_PER_CLASS))
-    return Rung(question=QUESTIONS[2], answer="yes", evidence=f"{told}: a measured drop of this run, which says nothing yet of its regime; it {where}"), where
+    return (Rung(question=QUESTIONS[2], answer="yes", evidence=f"{told}: a measured drop of this run, which says "
+                 f"nothing yet of its regime; it {where}"), where)
 
+# %% ../nbs/51_ladder.ipynb #f6b26ae5
 def _learned(case: _Case, outcome: Outcome) -> Rung:
     "Rung 2, with the word that an evaluation gave to the last checkpoint: to follow the class is not yet to draw it"
     rows = read_json(case.run.evaluation)["rows"] if case.run.evaluation.exists() else []
-    given = "".join(f"; the evaluation calls it {row['reasons'][0]}" for row in rows if row["step"] == case.run.steps()[-1])
+    given = "".join(f"; the evaluation calls it {row['reasons'][0]}" for row in rows
+                    if row["step"] == case.run.steps()[-1])
     return Rung(question=QUESTIONS[1], answer="no" if outcome.findings else "yes", evidence=outcome.compared + given)
 
 def _second_opinion(case: _Case) -> Outcome:
     "Whether the other judges of the run confirm the last checkpoint"
     there = [name for name in list(PANEL)[1:] if (case.run.judges/f"{name}.json").exists()]
-    if not there: return Outcome(check="JUDGE2", not_possible="no other judges in the run folder: evaluate the run first")
+    if not there:
+        return Outcome(check="JUDGE2", not_possible="no other judges in the run folder: evaluate the run first")
     others = {name: load_judge(case.run.judges, name, device=case.config.device).network for name in there}
-    generator = load_weights(Generator(case.config.widths).eval(), case.run.checkpoint(case.run.steps()[-1])/"generator.safetensors")
+    generator = load_weights(Generator(case.config.widths).eval(),
+                             case.run.checkpoint(case.run.steps()[-1])/"generator.safetensors")
     with torch_threads(case.config.threads):
-        return second_opinion(generate(generator, evaluation_latents(IMAGES_PER_CLASS)).flatten(0, 1), labels=torch.arange(CLASSES).repeat_interleave(IMAGES_PER_CLASS), judge_logits=case.judge.network, others=others,
-                              real_images=normalise(case.data.test.images[:TEST_IMAGES]), real_labels=case.data.test.labels[:TEST_IMAGES], rng=torch.Generator().manual_seed(0))
+        return second_opinion(generate(generator, evaluation_latents(IMAGES_PER_CLASS)).flatten(0, 1),
+                              labels=torch.arange(CLASSES).repeat_interleave(IMAGES_PER_CLASS),
+                              judge_logits=case.judge.network, others=others,
+                              real_images=normalise(case.data.test.images[:TEST_IMAGES]),
+                              real_labels=case.data.test.labels[:TEST_IMAGES], rng=torch.Generator().manual_seed(0))
 
 # %% ../nbs/51_ladder.ipynb #e5a9b62e
-UNDONE_IN_TWIN = {"loss term without gradient": "the grounding term attached and aimed at the requested labels", "requested labels reach no loss": "the grounding term attached and aimed at the requested labels"}
+UNDONE_IN_TWIN = {"loss term without gradient": "the grounding term attached and aimed at the requested labels",
+                  "requested labels reach no loss": "the grounding term attached and aimed at the requested labels"}
 
 def _watched(case: _Case) -> list[Finding]:
     "Rung 4"
     starts = {0} | {phase.start_step for phase in case.config.phases}
     begun = [step for step in sorted(starts) if step in case.run.steps() and step + 2 <= case.config.total_steps]
-    return [finding for step in begun for finding in replay(case.run, step, stop_step=min(step + 3, case.config.total_steps)).seen.findings()]
+    return [finding for step in begun
+            for finding in replay(case.run, step, stop_step=min(step + 3, case.config.total_steps)).seen.findings()]
 
 def _continued(case: _Case, regime: str, *, steps: int) -> tuple[Watch, np.ndarray]:
     "The last checkpoint trained on in a regime: what the watch saw, and the judged classes afterwards"
     config = replace(case.config, regime=regime)
     step = case.run.steps()[-1]
-    longer = replace(config, total_steps=max(config.total_steps, 3*(step + steps)), checkpoint_interval=max(config.total_steps, 3*(step + steps)))   # room after the end
+    # room after the end
+    longer = replace(config, total_steps=max(config.total_steps, 3*(step + steps)),
+                     checkpoint_interval=max(config.total_steps, 3*(step + steps)))
     learner: Learner = load_checkpoint(case.run.checkpoint(step), longer)
     with watch_learner(learner, config=longer, judge=case.judge) as seen:
-        for _ in take_steps(learner, longer, split=case.data.half_a, judge=case.judge.network, stop_step=step + steps): pass
-    with torch_threads(config.threads): return seen, judged_by(case.judge, generate(learner.generator.eval(), evaluation_latents(IMAGES_PER_CLASS)))
+        for _ in take_steps(learner, longer, split=case.data.half_a, judge=case.judge.network, stop_step=step + steps):
+            pass
+    with torch_threads(config.threads):
+        return seen, judged_by(case.judge, generate(learner.generator.eval(), evaluation_latents(IMAGES_PER_CLASS)))
 
+# %% ../nbs/51_ladder.ipynb #5d9ed22b
 def _told(finding: Finding) -> str: return f"{finding.subject}{f' ({finding.where})' if finding.where else ''}"
 
 def _confirmed(case: _Case, findings: list[Finding], *, steps: int) -> tuple[Confirmation, ...]:
@@ -171,9 +202,13 @@ def _confirmed(case: _Case, findings: list[Finding], *, steps: int) -> tuple[Con
     if not causes or twin == case.config.regime or twin not in REGIMES: return ()
     (seen, repaired), (_, faulty) = (_continued(case, regime, steps=steps) for regime in (twin, case.config.regime))
     left, rise = {finding.cause for finding in seen.findings()}, paired_difference(repaired == asked, faulty == asked)
-    told = f"after {steps} steps the first judge agrees with {(repaired == asked).mean():.1%} of {repaired.size:,} requests, with the fault {(faulty == asked).mean():.1%} (99 % upper bound of the loss {100*rise.upper:+.1f} percentage points)"
-    return tuple(Confirmation(cause=f.cause, subject=f.subject, undone=f"{UNDONE_IN_TWIN[f.cause]} ({twin}), from step {case.run.steps()[-1]:,}", confirmed=f.cause not in left and rise.upper < 0,
-                              evidence=f"the finding {'is still there' if f.cause in left else 'is gone'}; {told}") for f in causes)
+    told = (f"after {steps} steps the first judge agrees with {(repaired == asked).mean():.1%} of "
+            f"{repaired.size:,} requests, with the fault {(faulty == asked).mean():.1%} (99 % upper bound of the loss "
+            f"{100*rise.upper:+.1f} percentage points)")
+    return tuple(Confirmation(cause=f.cause, subject=f.subject, undone=f"{UNDONE_IN_TWIN[f.cause]} ({twin}), from "
+                              f"step {case.run.steps()[-1]:,}", confirmed=f.cause not in left and rise.upper < 0,
+                              evidence=f"the finding {'is still there' if f.cause in left else 'is gone'}; {told}")
+                 for f in causes)
 
 # %% ../nbs/51_ladder.ipynb #6212338b
 def diagnose_run(
@@ -183,18 +218,28 @@ def diagnose_run(
 ) -> Diagnosis:
     "Climb the ladder for a recorded run"
     case = _case(folder)
-    meter, order = _meter(case), label_order([confusion_counts(judged) for judged in case.judged.values()], steps=list(case.judged))
+    meter, order = (_meter(case),
+                    label_order([confusion_counts(judged) for judged in case.judged.values()], steps=list(case.judged)))
     wrong = [finding for outcome in meter for finding in outcome.findings]
-    rungs = [Rung(question=QUESTIONS[0], answer="no" if wrong else "yes", evidence="; ".join(outcome.compared for outcome in meter))]
-    rungs += [Rung(question=question, answer="not asked", evidence="the meter is wrong") for question in QUESTIONS[1:3]] if wrong else [_learned(case, order), _worse(case)[0]]
-    opinion = _second_opinion(case) if not wrong and not order.findings else Outcome(check="JUDGE2", not_possible="nothing was learned that another judge could confirm" if not wrong else "the meter is wrong")
+    rungs = [Rung(question=QUESTIONS[0], answer="no" if wrong else "yes",
+                  evidence="; ".join(outcome.compared for outcome in meter))]
+    rungs += [Rung(question=question, answer="not asked", evidence="the meter is wrong")
+              for question in QUESTIONS[1:3]] if wrong else [_learned(case, order), _worse(case)[0]]
+    opinion = _second_opinion(case) if not wrong and not order.findings else Outcome(
+        check="JUDGE2",
+        not_possible="nothing was learned that another judge could confirm" if not wrong else "the meter is wrong")
     watched = _watched(case)
     found = ranked([*wrong, *watched, *([] if wrong else order.findings), *opinion.findings])
     first = next((finding for finding in found if finding.kind in ("cause", "effect")), None)
-    rungs.append(Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found", evidence=_told(first) if first else "the replayed steps and the checks above gave no finding"))
-    made = {"TERM", "GREC", "OWN", "UPD", "FINITE", "LEDGER", "LPERM", "REPLAY", *(o.check for o in (*meter, opinion) if not o.not_possible)}
-    why = {check: "not part of the diagnosis of a run of this package: its checkpoints and batches are verified by fingerprint when they are read" for check in CHECKS if check not in made}
-    return Diagnosis(subject=str(folder), rungs=tuple(rungs), findings=tuple(found), confirmations=_confirmed(case, found, steps=undo_steps) if undo_steps and not wrong else (), not_possible=why | ({"JUDGE2": opinion.not_possible} if opinion.not_possible else {}))
+    rungs.append(Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found",
+                      evidence=_told(first) if first else "the replayed steps and the checks above gave no finding"))
+    made = {"TERM", "GREC", "OWN", "UPD", "FINITE", "LEDGER", "LPERM", "REPLAY",
+            *(o.check for o in (*meter, opinion) if not o.not_possible)}
+    why = {check: "not part of the diagnosis of a run of this package: its checkpoints and batches are verified by "
+           "fingerprint when they are read" for check in CHECKS if check not in made}
+    return Diagnosis(subject=str(folder), rungs=tuple(rungs), findings=tuple(found),
+                     confirmations=_confirmed(case, found, steps=undo_steps) if undo_steps and not wrong else (),
+                     not_possible=why | ({"JUDGE2": opinion.not_possible} if opinion.not_possible else {}))
 
 # %% ../nbs/51_ladder.ipynb #90e8828d
 def diagnose_loop(
@@ -203,13 +248,20 @@ def diagnose_loop(
     subject: str,     # its name
 ) -> Diagnosis:
     "What can be said of a watched loop"
-    if not isinstance(seen, Watch): raise InputError(f"{subject}: returned {type(seen).__name__}: train a few steps inside `with watch(...) as seen:` and return seen")
+    if not isinstance(seen, Watch):
+        raise InputError(f"{subject}: returned {type(seen).__name__}: "
+                         "train a few steps inside `with watch(...) as seen:` and return seen")
     found, outcomes = seen.findings(), {outcome.check: outcome for outcome in seen.outcomes}
     def asked(question, *checks):
         made = [outcomes[check] for check in checks if check in outcomes and not outcomes[check].not_possible]
-        if not made: return Rung(question=question, answer="not asked", evidence=f"none of {', '.join(checks)} was included")
-        return Rung(question=question, answer="no" if any(outcome.findings for outcome in made) else "yes", evidence="; ".join(outcome.compared for outcome in made))
+        if not made:
+            return Rung(question=question, answer="not asked", evidence=f"none of {', '.join(checks)} was included")
+        return Rung(question=question, answer="no" if any(outcome.findings for outcome in made) else "yes",
+                    evidence="; ".join(outcome.compared for outcome in made))
     first = next((finding for finding in found if finding.kind in ("cause", "effect")), None)
-    return Diagnosis(subject=subject, findings=tuple(ranked([*found, *seen.notes()])), not_possible=seen.not_possible(), rungs=(
-        asked(QUESTIONS[0], "ORACLE", "CARD", "AA"), asked(QUESTIONS[1], "LPERM"), Rung(question=QUESTIONS[2], answer="not asked", evidence="a loop has no recorded checkpoints"),
-        Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found", evidence=_told(first) if first else f"{seen.step:,} watched steps gave no finding")))
+    return Diagnosis(subject=subject, findings=tuple(ranked([*found, *seen.notes()])), not_possible=seen.not_possible(),
+                     rungs=(asked(QUESTIONS[0], "ORACLE", "CARD", "AA"), asked(QUESTIONS[1], "LPERM"),
+                            Rung(question=QUESTIONS[2],
+                                 answer="not asked", evidence="a loop has no recorded checkpoints"),
+                            Rung(question=QUESTIONS[3], answer=first.cause if first else "none was found",
+                                 evidence=_told(first) if first else f"{seen.step:,} watched steps gave no finding")))

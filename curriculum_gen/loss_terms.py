@@ -30,10 +30,12 @@ def reached(
 
 def end_of(tensor: Tensor) -> object:
     "Where the backward pass of a tensor begins: its `grad_fn`, or, of a parameter, the node that accumulates into it"
-    return tensor.grad_fn if tensor.grad_fn is not None else torch.autograd.graph.get_gradient_edge(tensor).node if tensor.requires_grad else None
+    return (tensor.grad_fn if tensor.grad_fn is not None else torch.autograd.graph.get_gradient_edge(tensor).node
+            if tensor.requires_grad else None)
 
 # %% ../nbs/19_loss_terms.ipynb #234ea560
-_ADDS = re.compile(r"(Add|Sub|Sum|Mean|Stack|Cat|Neg|Mul|Div|Squeeze|Unsqueeze|View|Reshape\w*|Clone|ToCopy|Select|Unbind)Backward\d*$")
+_ADDS = re.compile(r"(Add|Sub|Sum|Mean|Stack|Cat|Neg|Mul|Div|Squeeze|Unsqueeze|View|Reshape\w*|Clone|ToCopy|Select|"
+                   r"Unbind)Backward\d*$")
 
 _SUM_NODES = {"AddBackward0", "SubBackward0", "MulBackward0", "DivBackward0", "NegBackward0", "StackBackward0"}
 
@@ -49,7 +51,8 @@ def summands(
     while waiting:
         node = waiting.pop(0)
         ways = [following for following, _ in getattr(node, "next_functions", ()) if following is not None]
-        divisible = _ADDS.match(node.name()) and _is_scalar(node) and ways and not (node.name().startswith(("Mul", "Div")) and len(ways) > 1)
+        divisible = (_ADDS.match(node.name()) and _is_scalar(node) and ways
+                     and not (node.name().startswith(("Mul", "Div")) and len(ways) > 1))
         if divisible and all(_is_scalar(way) for way in ways): waiting += ways
         elif node not in found: found.append(node)
     return found
@@ -99,7 +102,8 @@ def compare_gradients(
     expected: Iterable[Tensor | None],   # the sum of the losses' gradients, in the same order
 ) -> GradientComparison | None:          # None where both are zero
     "Scale and residual of the used gradient"
-    pairs = [(u if u is not None else torch.zeros_like(e), e if e is not None else torch.zeros_like(u)) for u, e in zip(used, expected) if u is not None or e is not None]
+    pairs = [(u if u is not None else torch.zeros_like(e), e if e is not None else torch.zeros_like(u))
+             for u, e in zip(used, expected) if u is not None or e is not None]
     if not pairs: return None
     u, e = (torch.cat([side.detach().double().flatten() for side in sides]) for sides in zip(*pairs))
     if not u.any() and not e.any(): return None

@@ -41,7 +41,8 @@ def exact_interval(
     alpha: float = ALPHA,    # of each end
 ) -> Interval:               # of a share
     "Interval for a binomial share that holds at least what it promises (Clopper & Pearson 1934)"
-    found = stats.binomtest(successes, trials).proportion_ci(1 - 2*alpha, method="exact") if trials else Interval(0.0, 1.0)
+    found = stats.binomtest(successes, trials).proportion_ci(1 - 2*alpha, method="exact") if trials else Interval(0.0,
+                                                                                                                  1.0)
     return Interval(float(found.low), float(found.high))
 
 # %% ../nbs/23_meters.ipynb #28c319b7
@@ -59,27 +60,32 @@ def oracle(
     "Real images, deranged labels and a constant image through the user's scoring call"
     labels, seen, n = labels.cpu(), _judged(judge_logits, images), len(images)
     right, source = int((seen == labels).sum()), _deranged(labels)
-    lucky, expected = (int((judged == labels).sum()) for judged in (_judged(judge_logits, images[source]), seen[source]))
+    lucky, expected = (int((judged == labels).sum())
+                       for judged in (_judged(judge_logits, images[source]), seen[source]))
     grey = _judged(judge_logits, torch.full_like(images, float(images.mean())))
-    compared = (f"{right} of {n} real images judged as labelled, the card says {correct} of {total}; {lucky} with deranged labels, {expected} expected; "
+    compared = (f"{right} of {n} real images judged as labelled, "
+                f"the card says {correct} of {total}; {lucky} with deranged labels, {expected} expected; "
                 f"a constant image is judged to be {len(grey.unique())} class{'es' if len(grey.unique()) > 1 else ''}")
     found = []
-    def tell(cause, confidence="statistical"): found.append(Finding(cause=cause, subject="scoring call", evidence=compared, confidence=confidence))
+    def tell(cause, confidence="statistical"):
+        found.append(Finding(cause=cause, subject="scoring call", evidence=compared, confidence=confidence))
     if fewer_p((right, correct), trials=(n, total)) <= ALPHA:
         mended = _mended(judge_logits, images, labels=labels, seen=seen)
-        tell("scoring pairs images and labels wrongly" if fewer_p((mended, correct), trials=(n, total)) > ALPHA else "judge input differs")
+        tell("scoring pairs images and labels wrongly" if fewer_p((mended, correct), trials=(n, total)) > ALPHA
+             else "judge input differs")
     elif fewer_p((expected, lucky), trials=(n, n)) <= ALPHA: tell("scoring pairs images and labels wrongly")
     if len(grey.unique()) > 1: tell("scoring differs between repeats", "exact")
     return Outcome(check="ORACLE", findings=tuple(found), compared=compared)
 
 # %% ../nbs/23_meters.ipynb #01368667
-def _deranged(labels: Tensor) -> Tensor:   # [N] rows: row i is given the image of row rows[i], of another class unless one class is a majority
+def _deranged(labels: Tensor) -> Tensor:   # [N]: row i gets the image of rows[i], of another class if it can be
     order, rows = labels.argsort(stable=True), torch.empty_like(labels)
     rows[order] = order.roll(int(labels.bincount().max()))
     return rows
 
 def _mended(judge_logits: Callable, images: Tensor, *, labels: Tensor, seen: Tensor) -> int:
-    "Images judged as labelled when each class is scored in a call of its own, or with its classes renamed in the best way, whichever is more"
+    """Images judged as labelled when each class is scored in a call of its own, or with its classes renamed in the best
+    way, whichever is more"""
     apart = sum(int((_judged(judge_logits, images[labels == label]) == label).sum()) for label in labels.unique())
     counts = np.zeros((int(max(labels.max(), seen.max())) + 1,)*2, dtype=int)
     np.add.at(counts, (labels.numpy(), seen.numpy()), 1)
@@ -97,19 +103,26 @@ def scored_as_claimed(
     latents: Tensor,            # [n, ...] that the columns were made from
     declared: Sequence[str] = (),   # with "batch_statistics" or "dropout_at_sampling" images are not made again
 ) -> Outcome:                   # of the check ORACLE
-    "Judge an evaluation's images again and make some of them again: is every image scored against the label it was made for?"
+    """Judge an evaluation's images again and make some of them again: is every image scored against the label it was
+    made for?"""
     kinds, count, cause = len(images), min(REMADE, images.shape[1]), None
     again, judged = _judged(judge_logits, images.flatten(0, 1)), torch.as_tensor(judged).cpu().flatten()
     other = int((again != judged).sum())
-    if other > 0.01*len(again): cause = "scoring pairs images and labels wrongly" if torch.equal(again.sort().values, judged.sort().values) else "scoring differs between repeats"
+    if other > 0.01*len(again):
+        cause = ("scoring pairs images and labels wrongly" if torch.equal(again.sort().values, judged.sort().values)
+                 else "scoring differs between repeats")
     compared = f"{other} of {len(again)} images judged differently when judged again"
     if not {"batch_statistics", "dropout_at_sampling"} & set(declared):
         made = torch.stack([_sampled(sample, latents[:count], torch.full((count,), k)) for k in range(kinds)])
         own, elsewhere = _matches(images[:, :count].cpu(), made)
-        compared += f"; of {kinds*count} images {own} come out again from their latent and class, {elsewhere} from another"
+        compared += (f"; of {kinds*count} images {own} come out again from their latent and class, "
+                     f"{elsewhere} from another")
         if elsewhere > own: cause = "scoring pairs images and labels wrongly"
-        elif 2*own < kinds*count and not same_scores_twice(sample, latents=latents[:count], labels=torch.arange(count) % kinds).findings: cause = cause or "scoring differs between repeats"
-    return Outcome(check="ORACLE", compared=compared, findings=(Finding(cause=cause, subject="evaluation", evidence=compared),) if cause else ())
+        elif 2*own < kinds*count and not same_scores_twice(sample, latents=latents[:count],
+                                                           labels=torch.arange(count) % kinds).findings:
+            cause = cause or "scoring differs between repeats"
+    return Outcome(check="ORACLE", compared=compared,
+                   findings=(Finding(cause=cause, subject="evaluation", evidence=compared),) if cause else ())
 
 # %% ../nbs/23_meters.ipynb #2a500410
 TOLERANCE = 1e-3   # of an image's largest value: a departure beyond it is no rounding
@@ -117,10 +130,10 @@ TOLERANCE = 1e-3   # of an image's largest value: a departure beyond it is no ro
 def _sampled(sample: Callable, latents: Tensor, labels: Tensor) -> Tensor:   # [n, ...] float on the CPU, numbers only
     with torch.no_grad(): return sample(latents, labels).cpu().float().nan_to_num()
 
-def _departures(images: Tensor, others: Tensor) -> Tensor:   # [n] root mean square difference, in units of the largest value
+def _departures(images: Tensor, others: Tensor) -> Tensor:   # [n] root mean square difference over the largest value
     return (images - others).flatten(1).square().mean(1).sqrt()/others.abs().max().clamp_min(1e-12)
 
-def _matches(images: Tensor, made: Tensor) -> tuple[int, int]:   # both [K, m, ...]: images that equal their own remake, and those that equal only another
+def _matches(images: Tensor, made: Tensor) -> tuple[int, int]:   # [K, m, ...]: equal to their remake; only to another
     flat, again = images.float().flatten(0, 1).flatten(1), made.flatten(0, 1).flatten(1)
     limit = TOLERANCE*float(again.abs().max())*math.sqrt(flat.shape[1])
     near = torch.cdist(flat, again, compute_mode="donot_use_mm_for_euclid_dist") <= limit
@@ -129,7 +142,7 @@ def _matches(images: Tensor, made: Tensor) -> tuple[int, int]:   # both [K, m, .
 
 # %% ../nbs/23_meters.ipynb #a84c51f5
 def same_scores_twice(
-    sample: Callable,               # `images = sample(latents, labels)`, as the evaluation samples: it sets the network's mode itself
+    sample: Callable,               # `images = sample(latents, labels)`, as evaluation samples: it sets the mode itself
     *,
     latents: Tensor,                # [n, ...], 64 suffice
     labels: Tensor,                 # [n] int64, several classes in turn
@@ -137,19 +150,28 @@ def same_scores_twice(
 ) -> Outcome:                       # of the check AA
     "Does the same call give the same images, and does an image depend on its batch?"
     with torch.random.fork_rng(devices=[]):
-        if "dropout_at_sampling" in declared: return Outcome(check="AA", not_possible="sampling is declared to draw dropout, so it differs between repeats")
+        if "dropout_at_sampling" in declared:
+            return Outcome(check="AA",
+                           not_possible="sampling is declared to draw dropout, so it differs between repeats")
         whole = _sampled(sample, latents, labels)
         repeat = float((whole - _sampled(sample, latents, labels)).abs().max())
-        apart = {} if "batch_statistics" in declared or repeat else _departures_by_batch(sample, whole, latents=latents, labels=labels)
-    compared = "; ".join([f"largest difference {repeat:.3g} between two calls"] + [f"typical difference {value:.2g} {name}" for name, value in apart.items()])
+        apart = {} if "batch_statistics" in declared or repeat else _departures_by_batch(sample, whole, latents=latents,
+                                                                                         labels=labels)
+    compared = "; ".join([f"largest difference {repeat:.3g} between two calls"]
+                         + [f"typical difference {value:.2g} {name}" for name, value in apart.items()])
     limit = max(TOLERANCE, 32*torch.finfo(latents.dtype).eps) if latents.is_floating_point() else TOLERANCE
-    cause = "scoring differs between repeats" if repeat else "sampling depends on the batch" if max(apart.values(), default=0.0) > limit else None
-    return Outcome(check="AA", compared=compared, findings=(Finding(cause=cause, subject="sampling", evidence=compared),) if cause else ())
+    cause = ("scoring differs between repeats" if repeat else "sampling depends on the batch"
+             if max(apart.values(), default=0.0) > limit else None)
+    return Outcome(check="AA", compared=compared,
+                   findings=(Finding(cause=cause, subject="sampling", evidence=compared),) if cause else ())
 
+# %% ../nbs/23_meters.ipynb #2f74c1b8
 def _departures_by_batch(sample: Callable, whole: Tensor, *, latents: Tensor, labels: Tensor) -> dict[str, float]:
     "Departure of the typical image from the whole batch, relative to the largest value, by the way of cutting batches"
     few, found = min(16, len(latents)), {}
-    def departure(parts): return float(torch.cat([_departures(_sampled(sample, latents[rows], labels[rows]), whole[rows]) for rows in parts]).median())
+    def departure(parts):
+        return float(torch.cat([_departures(_sampled(sample, latents[rows], labels[rows]), whole[rows])
+                                for rows in parts]).median())
     for size in (1, 2):   # batch statistics refuse a batch of one
         try: found[f"in batches of {size}"] = departure(torch.arange(few - few % size).split(size)); break
         except (ValueError, RuntimeError, IndexError): continue
@@ -169,22 +191,24 @@ class JudgeCard(Record):
 def make_judge_card(
     judge: nn.Module,                        # frozen, in eval mode
     *,
-    images: Tensor,                          # [N, ...] real images it was not trained on; the first ones are the canaries
+    images: Tensor,                          # [N, ...] real images it was not trained on; the first are the canaries
     labels: Tensor,                          # [N] int64
     judge_logits: Callable | None = None,    # the scoring call; None scores with the judge itself
     canaries: int = 16,                      # how many
 ) -> JudgeCard:
     "The card of a judge"
     with torch.no_grad(): logits = (judge_logits or judge)(images).cpu()
-    return JudgeCard(fingerprint=weights_sha256(judge), correct=int((logits.argmax(1) == labels.cpu()).sum()), total=len(labels),
-                     canary_sha256=tensor_sha256(images[:canaries]), canary_logits=tuple(logits[:canaries].double().flatten().tolist()))
+    return JudgeCard(fingerprint=weights_sha256(judge), correct=int((logits.argmax(1) == labels.cpu()).sum()),
+                     total=len(labels), canary_sha256=tensor_sha256(images[:canaries]),
+                     canary_logits=tuple(logits[:canaries].double().flatten().tolist()))
 
 def tensor_sha256(
     values: Tensor,   # any shape and type
 ) -> str:             # equal for equal type, shape and bytes
     "Fingerprint of a tensor"
     values = values.detach().cpu().contiguous()
-    return sha256(f"{values.dtype} {list(values.shape)}".encode() + values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256(f"{values.dtype} {list(values.shape)}".encode()
+                  + values.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 # %% ../nbs/23_meters.ipynb #ee41f2dc
 def judge_card(
@@ -195,29 +219,40 @@ def judge_card(
     judge_logits: Callable | None = None,    # the scoring call; None scores with the judge itself in its present mode
 ) -> Outcome:                                # of the check CARD
     "Is this the judge of the card, in a mode and with an input that give the card's logits?"
-    if tensor_sha256(canary_images) != card.canary_sha256: raise InputError("canary images: not those of the judge's card; give the same tensor as to make_judge_card")
+    if tensor_sha256(canary_images) != card.canary_sha256:
+        raise InputError("canary images: not those of the judge's card; give the same tensor as to make_judge_card")
     first, arguments, training = _scored(judge, judge_logits or judge, canary_images)
     mark, found = weights_sha256(judge), []
     def tell(cause, evidence): found.append(Finding(cause=cause, subject="judge", evidence=evidence))
     off = _largest(first, torch.tensor(card.canary_logits).reshape(len(canary_images), -1))
     mode = _mode_matters(judge, arguments, training)
-    if mode: tell("judge in train mode", f"in train mode when it scored: {', '.join(training) or 'the judge'}; in eval mode the same input gives logits that differ by {mode:.2g}")
+    if mode:
+        tell("judge in train mode", f"in train mode when it scored: {', '.join(training) or 'the judge'}; "
+             f"in eval mode the same input gives logits that differ by {mode:.2g}")
     if mark != card.fingerprint: tell("judge changed", f"fingerprint {mark[:12]}, on the card {card.fingerprint[:12]}")
-    if not found and (twice := _largest(first, _scored(judge, judge_logits or judge, canary_images)[0])) > 1e-5: tell("scoring differs between repeats", f"logits of the same {len(first)} images differ by {twice:.2g}")
-    if not found and off > 1e-5: tell("judge input differs", f"weights and mode are those of the card, the logits of its {len(first)} canaries differ by {off:.2g}")
-    return Outcome(check="CARD", findings=tuple(found), compared=f"fingerprint {mark[:12]}, logits of {len(first)} canaries within {off:.2g} of the card's")
+    if not found and (twice := _largest(first, _scored(judge, judge_logits or judge, canary_images)[0])) > 1e-5:
+        tell("scoring differs between repeats", f"logits of the same {len(first)} images differ by {twice:.2g}")
+    if not found and off > 1e-5:
+        tell("judge input differs",
+             f"weights and mode are those of the card, the logits of its {len(first)} canaries differ by {off:.2g}")
+    return Outcome(check="CARD", findings=tuple(found),
+                   compared=f"fingerprint {mark[:12]}, logits of {len(first)} canaries within {off:.2g} of the card's")
 
 # %% ../nbs/23_meters.ipynb #b51dba03
 def _scored(judge: nn.Module, call: Callable, images: Tensor) -> tuple[Tensor, tuple, list[str]]:
-    "Logits of a scoring call, what the judge was given in it, and which of its modules were in train mode then; the judge is left as it was"
-    calls, kept, modes = [], copy.deepcopy(judge.state_dict()), [(module, module.training) for module in judge.modules()]
-    hook = judge.register_forward_pre_hook(lambda module, given: calls.append((given, [name for name, part in module.named_modules() if part.training])))
+    """Logits of a scoring call, what the judge was given in it, and which of its modules were in train mode then;
+    the judge is left as it was"""
+    calls, kept, modes = ([], copy.deepcopy(judge.state_dict()),
+                          [(module, module.training) for module in judge.modules()])
+    hook = judge.register_forward_pre_hook(
+        lambda module, given: calls.append((given, [name for name, part in module.named_modules() if part.training])))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]): logits = call(images).cpu()
     finally:
         hook.remove(); judge.load_state_dict(kept)
         for module, mode in modes: module.training = mode
-    return (logits, *(calls[0] if calls else ((images,), [name for name, part in judge.named_modules() if part.training])))
+    return (logits,
+            *(calls[0] if calls else ((images,), [name for name, part in judge.named_modules() if part.training])))
 
 def _mode_matters(judge: nn.Module, arguments: tuple, training: list[str]) -> float:
     "How far the logits of a copy in these modes are from those in eval mode; 0 when no mode makes a difference"
@@ -230,7 +265,8 @@ def _mode_matters(judge: nn.Module, arguments: tuple, training: list[str]) -> fl
 def _largest(logits: Tensor, others: Tensor) -> float:
     "Largest difference, relative where logits exceed 1; infinite where the shapes differ or a difference is no number"
     if logits.shape != others.shape: return math.inf
-    return float(((logits.double() - others.double()).abs().max()/others.double().abs().max().clamp_min(1)).nan_to_num(nan=math.inf))
+    return float(((logits.double() - others.double()).abs().max()/others.double().abs().max().clamp_min(1))
+                 .nan_to_num(nan=math.inf))
 
 # %% ../nbs/23_meters.ipynb #43f1261d
 def independent_images(
@@ -239,38 +275,48 @@ def independent_images(
     counted: int,                                   # independent images a class that are claimed
     latents: Tensor | None = None,                  # [m, ...] that each class was made from, where known
     statement: str | None = None,                   # "better" or "worse" than another checkpoint
-    accuracies: tuple[float, float] | None = None,  # of the other checkpoint and of this one, 0..1, which the statement rests on
+    accuracies: tuple[float, float] | None = None,  # of the other checkpoint and this one, 0..1, as stated
 ) -> Outcome:                                       # of the check AA
     "Are there as many independent images as are counted, and enough for the statement made?"
-    if statement not in (None, "better", "worse"): raise InputError(f"statement {statement!r}: give 'better' or 'worse', or None")
+    if statement not in (None, "better", "worse"):
+        raise InputError(f"statement {statement!r}: give 'better' or 'worse', or None")
     def distinct(rows): return len({tensor_sha256(row) for row in rows})
     images_seen = [distinct(rows) for rows in images]
     least = min(counted, distinct(latents) if latents is not None else min(images_seen))
-    compared, found = f"{counted} images a class counted, {least} of them independent (by {'latents' if latents is not None else 'images'}; distinct images a class: {min(images_seen)} to {max(images_seen)})", []
-    if least < counted: found.append(Finding(cause="images counted more than once", subject="evaluation", evidence=compared))
+    compared, found = (f"{counted} images a class counted, {least} of them independent "
+                       f"(by {'latents' if latents is not None else 'images'}; distinct images a class: "
+                       f"{min(images_seen)} to {max(images_seen)})", [])
+    if least < counted:
+        found.append(Finding(cause="images counted more than once", subject="evaluation", evidence=compared))
     if statement and accuracies:
         before, after = accuracies if statement == "worse" else accuracies[::-1]
         trials = least*len(images)
         p = fewer_p((round(after*trials), round(before*trials)), trials=(trials, trials))
         compared += f"; {statement}: {accuracies[0]:.1%} to {accuracies[1]:.1%} on {trials} images each, p {p:.2g}"
-        if p > CHANCE_ALPHA: found.append(Finding(cause="too few images for the statement", subject=statement, evidence=compared, confidence="statistical"))
+        if p > CHANCE_ALPHA:
+            found.append(Finding(cause="too few images for the statement", subject=statement, evidence=compared,
+                                 confidence="statistical"))
     return Outcome(check="AA", findings=tuple(found), compared=compared)
 
 # %% ../nbs/23_meters.ipynb #805113df
 DRAWN_ORDERS = 99_999
 
 def label_order(
-    confusions: Sequence[np.ndarray],          # [K, K] counts of each evaluation in order of step: asked for the row's class, judged the column's
+    confusions: Sequence[np.ndarray],         # [K, K] counts of each evaluation by step: rows asked for, columns judged
     *,
     steps: Sequence[int] | None = None,        # completed optimiser steps of each
     rng: np.random.Generator | None = None,    # draws label orders; needed beyond 12 classes
 ) -> Outcome:                                  # of the check LPERM
     "Is the last evaluation above chance?"
     if not len(confusions): return Outcome(check="LPERM", not_possible="no evaluation")
-    if len(confusions[-1]) > 12 and rng is None: return Outcome(check="LPERM", not_possible=f"{len(confusions[-1])} classes: label orders have to be drawn, give rng")
+    if len(confusions[-1]) > 12 and rng is None:
+        return Outcome(check="LPERM",
+                       not_possible=f"{len(confusions[-1])} classes: label orders have to be drawn, give rng")
     p = holm([_order_p(check_confusion(table), rng) for table in confusions])
-    compared = f"adjusted p {p[-1]:.2g} over label orders at the last of {len(p)} evaluations; {int((p <= CHANCE_ALPHA).sum())} of them above chance"
-    chance = Finding(cause="label order is at chance", subject="generator", evidence=compared, step=int(steps[-1]) if steps is not None else 0, confidence="statistical")
+    compared = (f"adjusted p {p[-1]:.2g} over label orders at the last of {len(p)} evaluations; "
+                f"{int((p <= CHANCE_ALPHA).sum())} of them above chance")
+    chance = Finding(cause="label order is at chance", subject="generator", evidence=compared,
+                     step=int(steps[-1]) if steps is not None else 0, confidence="statistical")
     return Outcome(check="LPERM", findings=(chance,) if p[-1] > CHANCE_ALPHA else (), compared=compared)
 
 def _order_p(counts: np.ndarray, rng: np.random.Generator | None) -> float:
@@ -295,18 +341,24 @@ def label_sensitivity(
     images, before = (_by_label(sampler, latents, classes) if sampler else None for sampler in (sample, untrained))
     between, within = float(images.var(0).mean()), float(images.var(1).mean())
     compared = f"variance {between:.3g} over labels at a fixed latent, {within:.3g} over latents at a fixed label"
-    if not between and not within: return Outcome(check="SENS", not_possible="the output depends neither on the label nor on the latent")
-    if before is not None and torch.equal(images, before): return Outcome(check="SENS", not_possible="the sampler is still the untrained one")
-    if not between: return Outcome(check="SENS", compared=compared, findings=(Finding(cause="labels ignored by the generator", subject="generator", evidence=compared),))
+    if not between and not within:
+        return Outcome(check="SENS", not_possible="the output depends neither on the label nor on the latent")
+    if before is not None and torch.equal(images, before):
+        return Outcome(check="SENS", not_possible="the sampler is still the untrained one")
+    if not between:
+        return Outcome(check="SENS", compared=compared, findings=(Finding(cause="labels ignored by the generator",
+                                                                          subject="generator", evidence=compared),))
     if before is None: return Outcome(check="SENS", compared=compared)
     high, low = np.quantile(_label_shares(images, rng), 1 - ALPHA), np.quantile(_label_shares(before, rng), ALPHA)
     compared += f"; share of labels below {high:.2g} now, above {low:.2g} before training"
-    effect = Finding(cause="labels make no difference", subject="generator", evidence=compared, confidence="statistical")
+    effect = Finding(cause="labels make no difference", subject="generator", evidence=compared,
+                     confidence="statistical")
     return Outcome(check="SENS", compared=compared, findings=(effect,) if high < min(VANISHING, low) else ())
 
 # %% ../nbs/23_meters.ipynb #b6cbb359
 def _by_label(sample: Callable, latents: Tensor, classes: int) -> Tensor:   # [K, n, pixels] float64
-    "The same latents with every label, each call from the same random state, so that a label that is dropped leaves no trace"
+    """The same latents with every label, each call from the same random state, so that a label that is dropped leaves
+    no trace"""
     with torch.random.fork_rng(devices=[]):
         state, made = torch.get_rng_state(), []
         for label in range(classes):
@@ -314,25 +366,28 @@ def _by_label(sample: Callable, latents: Tensor, classes: int) -> Tensor:   # [K
             made.append(_sampled(sample, latents, torch.full((len(latents),), label)).flatten(1))
     return torch.stack(made).double()
 
-def _label_shares(images: Tensor, rng: np.random.Generator) -> np.ndarray:   # [RESAMPLES] share of the variance that is over labels, 0..1
+def _label_shares(images: Tensor, rng: np.random.Generator) -> np.ndarray:   # [RESAMPLES] share of variance over labels
     kinds, n, size = images.shape
     over_labels = images.var(0).mean(1).numpy()                                              # [n]
-    apart = sum(torch.cdist(rows, rows).square() for rows in images).numpy()/(kinds*size)    # [n, n] squared distances at a fixed label
+    # [n, n] squared distances at a fixed label
+    apart = sum(torch.cdist(rows, rows).square() for rows in images).numpy()/(kinds*size)
     weights = rng.multinomial(n, np.full(n, 1/n), size=RESAMPLES)/n
     between, within = weights @ over_labels, ((weights @ apart)*weights).sum(1)/2*n/(n - 1)
     return between/np.maximum(between + within, 1e-300)
 
 # %% ../nbs/23_meters.ipynb #f317903f
-SATISFIED, CONFIRMED, SURER = 0.9, 0.5, 0.25   # of what the judge accepts of real images; of what another opinion confirms there; share of pairs
+# of what the judge accepts of real images; of what another opinion confirms there; share of pairs
+SATISFIED, CONFIRMED, SURER = 0.9, 0.5, 0.25
 NOISE = 0.05                                   # standard deviation, of the range of real pixels
 NEAREST = "the nearest real image"
 
+# %% ../nbs/23_meters.ipynb #b2d2b1a4
 def second_opinion(
     images: Tensor,                    # [N, ...] generated, some hundreds
     *,
     labels: Tensor,                    # [N] int64, the classes asked for
     judge_logits: Callable,            # `logits = judge_logits(images)` of the judge whose score is reported
-    others: Mapping[str, Callable],    # name -> such a call of another judge, best trained on other images; may be empty
+    others: Mapping[str, Callable],    # name -> such a call of another judge, best of other images; may be empty
     real_images: Tensor,               # [M, ...] that no judge was trained on, some hundreds
     real_labels: Tensor,               # [M] int64
     rng: torch.Generator,              # draws the noise
@@ -340,44 +395,58 @@ def second_opinion(
     "Does anybody else confirm what the judge accepts, and as surely?"
     made, true = (images.cpu(), labels.cpu()), (real_images.cpu(), real_labels.cpu())
     sure = tuple(_margins(judge_logits, *pair) for pair in (made, true))
-    views, (accepted, real_accepted) = _opinions(judge_logits, others, made=made, true=true, sure=sure, rng=rng), (margins > 0 for margins in sure)
-    alpha, parts, found = ALPHA/(2*len(views)), [f"the judge accepts {accepted.float().mean():.1%}, of real images {real_accepted.float().mean():.1%}"], []
+    views, (accepted, real_accepted) = (_opinions(judge_logits, others, made=made, true=true, sure=sure, rng=rng),
+                                        (margins > 0 for margins in sure))
+    alpha, parts, found = (ALPHA/(2*len(views)), [f"the judge accepts {accepted.float().mean():.1%}, "
+                                                  f"of real images {real_accepted.float().mean():.1%}"], [])
     for name, view in views.items():
-        (k, n), (real_k, real_n) = [(int((margins[kept] > 0).sum()), int(kept.sum())) for margins, kept in zip(view, (accepted, real_accepted))]
+        (k, n), (real_k, real_n) = [(int((margins[kept] > 0).sum()), int(kept.sum()))
+                                    for margins, kept in zip(view, (accepted, real_accepted))]
         gap, error = (0.0, 0.0) if name == NEAREST else _surer(sure, view)
-        parts.append(f"{name} confirms {k} of {n}, of real images {real_k} of {real_n}" + (f", and is surer of generated images in {gap:.0%} less of the pairs" if error else ""))
+        parts.append(f"{name} confirms {k} of {n}, of real images {real_k} of {real_n}"
+                     + (f", and is surer of generated images in {gap:.0%} less of the pairs" if error else ""))
         refused = exact_interval(k, n, alpha=alpha).high < CONFIRMED*exact_interval(real_k, real_n, alpha=alpha).low
-        if name == NEAREST and others: continue   # a person's digit may be nobody's neighbour: it counts only where no other judge can be asked
-        fewer = k*real_n < real_k*n   # what others confirm as fully as real images is not gamed, however sure the judge is
-        if refused or (fewer and gap - stats.norm.isf(alpha)*error > SURER): found.append((name, "; ".join([parts[0], parts[-1]])))
+        if name == NEAREST and others:
+            continue   # a person's digit may be nobody's neighbour: it counts only where no other judge can be asked
+        # what others confirm as fully as real images is not gamed, however sure the judge is
+        fewer = k*real_n < real_k*n
+        if refused or (fewer and gap - stats.norm.isf(alpha)*error > SURER):
+            found.append((name, "; ".join([parts[0], parts[-1]])))
     satisfied = exact_interval(int(accepted.sum()), len(accepted)).low >= SATISFIED*float(real_accepted.float().mean())
-    return Outcome(check="JUDGE2", compared="; ".join(parts), findings=tuple(Finding(cause="judge gamed", subject=name, evidence=text, confidence="statistical") for name, text in found if satisfied))
+    return Outcome(check="JUDGE2", compared="; ".join(parts),
+                   findings=tuple(Finding(cause="judge gamed", subject=name, evidence=text, confidence="statistical")
+                                  for name, text in found if satisfied))
 
 # %% ../nbs/23_meters.ipynb #2059c012
-def _margins(judge_logits: Callable, images: Tensor, labels: Tensor) -> Tensor:   # [N] float64, above 0 when judged as labelled
+def _margins(judge_logits: Callable, images: Tensor, labels: Tensor) -> Tensor:   # [N] float64, above 0: as labelled
     "By how much the label's logit exceeds the next"
     with torch.no_grad(): logits = judge_logits(images).cpu().double()
     return logits.gather(1, labels[:, None])[:, 0] - logits.scatter(1, labels[:, None], -math.inf).amax(1)
 
 def _surer(sure: tuple, view: tuple) -> tuple[float, float]:
-    "In how many more of all pairs the judge, and not the view, is surer of the generated than of the real image, and the standard error"
-    def wins(margins): return (margins[0][:, None] > margins[1]).double() + (margins[0][:, None] == margins[1]).double()/2
+    """In how many more of all pairs the judge, and not the view, is surer of the generated than of the real image,
+    and the standard error"""
+    def wins(margins):
+        return (margins[0][:, None] > margins[1]).double() + (margins[0][:, None] == margins[1]).double()/2
     more = wins(sure) - wins(view)   # [N, M]
     return float(more.mean()), float((more.mean(1).var()/len(more) + more.mean(0).var()/more.shape[1]).sqrt())
 
 def _nearest_margins(images: Tensor, labels: Tensor, *, true: tuple, same: bool) -> Tensor:
-    "By how much the nearest real image of another class is farther away than that of the label's; `same`: the images are the real ones, and none is its own neighbour"
+    """By how much the nearest real image of another class is farther away than that of the label's; `same`:
+    the images are the real ones, and none is its own neighbour"""
     apart = torch.cdist(images.float().flatten(1), true[0].float().flatten(1))
     if same: apart.fill_diagonal_(math.inf)
     own = labels[:, None] == true[1]
     return apart.masked_fill(own, math.inf).amin(1) - apart.masked_fill(~own, math.inf).amin(1)
 
-def _opinions(judge_logits: Callable, others: Mapping[str, Callable], *, made: tuple, true: tuple, sure: tuple, rng: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
+def _opinions(judge_logits: Callable, others: Mapping[str, Callable], *, made: tuple, true: tuple, sure: tuple,
+              rng: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
     "By name: margins [N] of generated and [M] of real images"
     noise = NOISE*float(true[0].max() - true[0].min())
     def changed(change): return tuple(_margins(judge_logits, change(x), y) for x, y in (made, true))
     found = {"the judge under noise": changed(lambda x: x + noise*torch.randn(x.shape, generator=rng).to(x))}
     if made[0].ndim > 2: found["the judge after a shift by a pixel"] = changed(lambda x: x.roll(1, -1))
-    judged = sorted((tuple(_margins(call, *pair) for pair in (made, true)) for call in others.values()), key=lambda view: _surer(sure, view)[0])
+    judged = sorted((tuple(_margins(call, *pair) for pair in (made, true)) for call in others.values()),
+                    key=lambda view: _surer(sure, view)[0])
     if judged: found["the median of other judges"] = judged[(len(judged) - 1)//2]
     return found | {NEAREST: tuple(_nearest_margins(*pair, true=true, same=pair is true) for pair in (made, true))}

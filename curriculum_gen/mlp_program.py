@@ -19,15 +19,19 @@ from torch import Tensor, nn
 TOTAL_STEPS, EPOCH, BATCH = 60, 10, 64   # optimiser steps of the generator; steps at one learning rate; images a step
 LATENTS, CLASSES, HIDDEN, VALUES = 16, 10, 64, 8
 LEARNING_RATE, DECAY, EVALUATION_SEED = 4e-3, 0.8, 1
-PHASES = (("scaffolding", 0, 20, 1.0), ("relationship", 20, 40, 0.5), ("drift", 40, 60, 0.1))   # name, first step, one past the last, grounding weight
-TERMS = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",), "on_real": ("witness",)}
+# name, first step, one past the last, grounding weight
+PHASES = (("scaffolding", 0, 20, 1.0), ("relationship", 20, 40, 0.5), ("drift", 40, 60, 0.1))
+TERMS = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",),
+         "on_real": ("witness",)}
 ROLES = {"generator": "generator", "witness": "witness", "judge": "judge", "ema": "ema"}
 DECLARED = ()
 FROZEN = ("judge",)
 
 def phase_at(step: int) -> tuple[str, float]:
-    "Name and grounding weight of the phase that a step with so many completed steps before it belongs to; the last phase has no end"
-    return next(((name, weight) for name, first, end, weight in PHASES if first <= step < end), (PHASES[-1][0], PHASES[-1][3]))
+    """Name and grounding weight of the phase that a step with so many completed steps before it belongs to;
+    the last phase has no end"""
+    return next(((name, weight) for name, first, end, weight in PHASES if first <= step < end),
+                (PHASES[-1][0], PHASES[-1][3]))
 
 def weights(step: int) -> dict[str, float]:
     "The weight of each loss term in the step with so many completed steps before it"
@@ -103,9 +107,12 @@ class State:
         self.seed, self.images, self.labels, self.judge = seed, images, labels, judge
         self.generator, self.witness = Generator(), Witness()
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), lr=LEARNING_RATE, betas=(0.5, 0.999), fused=True)
-        self.witness_optimiser = torch.optim.Adam(self.witness.parameters(), lr=LEARNING_RATE, betas=(0.5, 0.999), fused=True)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.generator_optimiser, lambda epoch: learning_rate(epoch * EPOCH) / LEARNING_RATE)
+        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), lr=LEARNING_RATE, betas=(0.5, 0.999),
+                                                    fused=True)
+        self.witness_optimiser = torch.optim.Adam(self.witness.parameters(), lr=LEARNING_RATE, betas=(0.5, 0.999),
+                                                  fused=True)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.generator_optimiser,
+                                                           lambda epoch: learning_rate(epoch * EPOCH) / LEARNING_RATE)
         self.random = torch.Generator().manual_seed(seed)
         self.order, self.position, self.step = shuffled(self), 0, 0
 
@@ -166,7 +173,7 @@ def update_average(state: State) -> None:
 # %% ../nbs/35_mlp_program.ipynb #017e2acb
 def train_step(
     state: State,   # updated in place
-) -> dict:          # the log line: step (completed after it), phase, weights and losses by term, learning rate, number of losses that are not finite
+) -> dict:          # log line: step (now completed), phase, weights, losses, learning rate, losses not finite
     "One step of training"
     for network in (state.generator, state.witness): network.train()
     images, labels = next_batch(state)
@@ -189,7 +196,8 @@ def train_step(
     state.step += 1
     if state.step % EPOCH == 0: state.scheduler.step()
     nonfinite = sum(not abs(value) < float("inf") for value in losses.values())
-    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses, "nonfinite": nonfinite}
+    return {"step": state.step, "phase": phase, "weights": applied, "learning_rate": rate, "losses": losses,
+            "nonfinite": nonfinite}
 
 # %% ../nbs/35_mlp_program.ipynb #c1e4e943
 def sample(
@@ -217,8 +225,9 @@ SAVED = ("generator", "witness", "ema", "generator_optimiser", "witness_optimise
 
 def save(state: State) -> dict:
     "A checkpoint: copies of everything that training reads, to go on from later"
-    return copy.deepcopy({"seed": state.seed, "step": state.step, "order": state.order, "position": state.position, "random": state.random.get_state(),
-                          "torch_random": torch.get_rng_state(), **{name: getattr(state, name).state_dict() for name in SAVED}})
+    return copy.deepcopy({"seed": state.seed, "step": state.step, "order": state.order, "position": state.position,
+                          "random": state.random.get_state(), "torch_random": torch.get_rng_state(),
+                          **{name: getattr(state, name).state_dict() for name in SAVED}})
 
 def load(
     snapshot: dict,     # from `save`

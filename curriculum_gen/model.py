@@ -38,10 +38,10 @@ class Widths:
     judge_linear: tuple[int, int]             # its two hidden linear layers
     second_judge: tuple[int, int, int]        # the second judge's two convolutions and its hidden linear layer
 
-WIDTHS = MappingProxyType({
-    "paper": Widths(generator=(512, 256, 128), witness=(64, 128, 256), judge=(32, 32, 64, 64), judge_linear=(512, 256), second_judge=(32, 64, 256)),
-    "small": Widths(generator=(64, 32, 16), witness=(16, 32, 64), judge=(8, 8, 16, 16), judge_linear=(128, 64), second_judge=(8, 16, 64)),
-})
+WIDTHS = MappingProxyType({"paper": Widths(generator=(512, 256, 128), witness=(64, 128, 256),
+                                           judge=(32, 32, 64, 64), judge_linear=(512, 256), second_judge=(32, 64, 256)),
+                           "small": Widths(generator=(64, 32, 16), witness=(16, 32, 64), judge=(8, 8, 16, 16),
+                                           judge_linear=(128, 64), second_judge=(8, 16, 64)),})
 
 def widths_named(name: str) -> Widths:
     "The preset of this name; `InputError` suggests the nearest one"
@@ -50,7 +50,7 @@ def widths_named(name: str) -> Widths:
 
 # %% ../nbs/08_model.ipynb #16f62fc3
 def _double(
-    products: Tensor,   # [N, size, 3, ...]: for each of `size` pixels along an axis its products with the three entries of the kernel
+    products: Tensor,   # [N, size, 3, ...]: products of each of `size` pixels along an axis with the kernel's 3 entries
     out: Tensor,        # [N, size, 2, ...] where the sums of the two copies are written
 ) -> None:
     first, middle, last = products.unbind(2)
@@ -73,12 +73,15 @@ def _double_backward(
 class _UpsampledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(context, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        pixels, kernel = features.permute(0, 2, 3, 1).contiguous(), weight.permute(1, 2, 3, 0).flatten(1)   # [B, H, W, in], [in, 9 out]
+        # [B, H, W, in], [in, 9 out]
+        pixels, kernel = features.permute(0, 2, 3, 1).contiguous(), weight.permute(1, 2, 3, 0).flatten(1)
         context.save_for_backward(pixels, kernel)
         (batch, height, width, _), out = pixels.shape, len(weight)
         products = (pixels.flatten(0, 2) @ kernel).view(batch, height, width, 3, 3, out)
-        products[:, :, :, 1, 1] += bias                                                                     # the one product that all four copies contain
-        rows, images = products.new_empty(batch, height, 2, width, 3, out), products.new_empty(batch*height*2, width, 2, out)
+        # the one product that all four copies contain
+        products[:, :, :, 1, 1] += bias
+        rows, images = (products.new_empty(batch, height, 2, width, 3, out),
+                        products.new_empty(batch*height*2, width, 2, out))
         _double(products.movedim(3, 2), rows)
         _double(rows.view(-1, width, 3, out), images)
         return images.view(batch, 2*height, 2*width, out).permute(0, 3, 1, 2)
@@ -87,7 +90,8 @@ class _UpsampledConvolution(torch.autograd.Function):
     def backward(context, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels, kernel = context.saved_tensors
         (batch, height, width, channels), out = pixels.shape, kernel.shape[1]//9
-        rows, products = gradient.new_empty(batch, height, 2, width, 3, out), gradient.new_empty(batch, height, width, 3, 3, out)
+        rows, products = (gradient.new_empty(batch, height, 2, width, 3, out),
+                          gradient.new_empty(batch, height, width, 3, 3, out))
         _double_backward(gradient.permute(0, 2, 3, 1).reshape(-1, width, 2, out), rows.view(-1, width, 3, out))
         _double_backward(rows, products.movedim(3, 2))
         flat = products.view(-1, 9*out)
@@ -103,7 +107,8 @@ def upsampled_convolution(
 ) -> Tensor:            # [B, out, 2H, 2W], channels last
     "Nearest-neighbour x2 upsampling followed by a 3x3 convolution (padding 1)"
     given = features, weight, bias
-    if has_torch_function(given): return handle_torch_function(upsampled_convolution, given, features, weight=weight, bias=bias)
+    if has_torch_function(given):
+        return handle_torch_function(upsampled_convolution, given, features, weight=weight, bias=bias)
     return _UpsampledConvolution.apply(*given)
 
 class UpsampledConvolution(nn.Conv2d):
@@ -125,7 +130,8 @@ class FoldedConvolution(nn.Conv2d):
         self,
         features: Tensor,   # [B, in, H, W]
     ) -> Tensor:            # [B, 1, H, W]
-        products = F.linear(features.permute(0, 2, 3, 1), self.weight[0].flip(1, 2).flatten(1).T)           # [B, H, W, 9]
+        # [B, H, W, 9]
+        products = F.linear(features.permute(0, 2, 3, 1), self.weight[0].flip(1, 2).flatten(1).T)
         return F.fold(products.flatten(1, 2).transpose(1, 2), features.shape[2:], 3, padding=1) + self.bias
 
 class PixelMean(nn.Module):
@@ -147,7 +153,8 @@ def _channels_last_gradient(gradient: Tensor) -> Tensor: return gradient.contigu
 def check_images(images: Tensor) -> Tensor:
     "The images, when they are [B, 1, 28, 28] floating point; `InputError` otherwise"
     if images.ndim != 4 or images.shape[1:] != (1, 28, 28) or not images.is_floating_point():
-        raise InputError(f"images {tuple(images.shape)} {images.dtype}: expected [B, 1, 28, 28] floating point in [-1, 1]")
+        raise InputError(f"images {tuple(images.shape)} {images.dtype}: expected [B, 1, 28, "
+                         "28] floating point in [-1, 1]")
     return images
 
 # %% ../nbs/08_model.ipynb #5be98310
@@ -171,7 +178,8 @@ class Generator(nn.Module):
         self.fc = nn.Linear(2*LATENT_SIZE, first*7*7)
         self.blocks = nn.Sequential(_generator_block(first, second), _generator_block(second, third))
         self.output = nn.Sequential(FoldedConvolution(third), nn.Tanh())
-        self.v_pred_head = nn.Sequential(PixelMean(), nn.Identity(), nn.Linear(third, 128), nn.ReLU(), nn.Linear(128, VALUE_SIZE))
+        self.v_pred_head = nn.Sequential(PixelMean(), nn.Identity(), nn.Linear(third, 128), nn.ReLU(),
+                                         nn.Linear(128, VALUE_SIZE))
 
     def forward(
         self,
@@ -179,15 +187,18 @@ class Generator(nn.Module):
         labels: Tensor,             # [B] int64 in 0..9, the requested classes
     ) -> tuple[Tensor, Tensor]:     # images [B, 1, 28, 28] in [-1, 1], predicted values [B, 16]
         if latents.ndim != 2 or latents.shape[1] != LATENT_SIZE or labels.shape != latents.shape[:1]:
-            raise InputError(f"latents {tuple(latents.shape)} and labels {tuple(labels.shape)}: expected [B, {LATENT_SIZE}] and [B]")
+            raise InputError(f"latents {tuple(latents.shape)} and labels {tuple(labels.shape)}: expected [B, "
+                             f"{LATENT_SIZE}] and [B]")
         conditioned = torch.cat([latents, self.label_embedding(labels)], dim=1)                     # [B, 128]
-        features = self.fc(conditioned).unflatten(1, (-1, 7, 7))                                    # [B, 64, 7, 7] at small widths
+        # [B, 64, 7, 7] at small widths
+        features = self.fc(conditioned).unflatten(1, (-1, 7, 7))
         features = self.blocks(features.contiguous(memory_format=torch.channels_last))              # [B, 16, 28, 28]
         return self.output(features), self.v_pred_head(features)
 
 # %% ../nbs/08_model.ipynb #471fa967
 def _witness_block(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2), nn.Dropout2d(0.3))
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.BatchNorm2d(out_channels),
+                         nn.LeakyReLU(0.2), nn.Dropout2d(0.3))
 
 # %% ../nbs/08_model.ipynb #128582ef
 class Witness(nn.Module):
@@ -198,15 +209,18 @@ class Witness(nn.Module):
     ):
         super().__init__()
         first, second, third = widths_named(widths).witness
-        self.encoder = nn.Sequential(_witness_block(1, first), _witness_block(first, second), _witness_block(second, third))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, CLASSES))
+        self.encoder = nn.Sequential(_witness_block(1, first), _witness_block(first, second),
+                                     _witness_block(second, third))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Dropout(0.3),
+                                        nn.Linear(128, CLASSES))
         self.v_seen_head = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Linear(128, VALUE_SIZE))
 
     def forward(
         self,
         images: Tensor,             # [B, 1, 28, 28] float32 in [-1, 1]
     ) -> tuple[Tensor, Tensor]:     # logits [B, 10], seen values [B, 16]
-        features = self._features(images)                                                           # [B, 1024] at small widths
+        # [B, 1024] at small widths
+        features = self._features(images)
         return self.classifier(features), self.v_seen_head(features)
 
     def logits(
@@ -245,7 +259,8 @@ def seeded(
 # %% ../nbs/08_model.ipynb #7c3bc1e8
 def save_weights(network: nn.Module, path: str | Path) -> Path:
     "Write a network's state dict as safetensors, atomically"
-    return write_atomic(path, save({name: entry.detach().cpu().contiguous() for name, entry in network.state_dict().items()}))
+    return write_atomic(path,
+                        save({name: entry.detach().cpu().contiguous() for name, entry in network.state_dict().items()}))
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     "The tensors of a safetensors file; `InputError` when it is missing or damaged"
@@ -262,7 +277,8 @@ def load_weights(
     "Read a state dict into a network; `InputError` when the file is damaged or holds another network"
     try: network.load_state_dict(load_tensors(path))
     except RuntimeError as error:
-        raise InputError(f"{path}: not the weights of this {type(network).__name__} ({str(error).splitlines()[-1].strip()})") from None
+        raise InputError(f"{path}: not the weights of this {type(network).__name__} "
+                         f"({str(error).splitlines()[-1].strip()})") from None
     return network
 
 # %% ../nbs/08_model.ipynb #5422703f

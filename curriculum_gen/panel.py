@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .curriculum import RunConfig
 from .data import Dataset
-from .judge import PANEL, Certificate, CertifiedJudge, JudgeRecipe, certified_judge, judge_recipe, load_judge
+from .judge import (PANEL, Certificate, CertifiedJudge, JudgeRecipe, certified_judge, judge_recipe,
+                                  load_judge)
 from .records import InputError
 
 # %% ../nbs/10_panel.ipynb #7a2a1373
@@ -25,19 +26,23 @@ def check_independent(
     "Raise `InputError` when the two share their weights or the half of the training images they learned from"
     ours, theirs = (JudgeRecipe.from_dict(c.recipe) for c in (judge, listened))
     if judge.weights_sha256 == listened.weights_sha256: shared = f"weights ({judge.weights_sha256[:12]})"
-    elif (ours.dataset, ours.half) == (theirs.dataset, theirs.half): shared = f"half of the training images (half {ours.half} of {ours.dataset})"
+    elif (ours.dataset, ours.half) == (theirs.dataset, theirs.half):
+        shared = f"half of the training images (half {ours.half} of {ours.dataset})"
     else: return
-    raise InputError(f"the {ours.judge} judge is not independent of the {theirs.judge} judge that training listened to: they have the same {shared}; score with another judge")
+    raise InputError(f"the {ours.judge} judge is not independent of the {theirs.judge} judge that training listened "
+                     f"to: they have the same {shared}; score with another judge")
 
 # %% ../nbs/10_panel.ipynb #517e4cc7
 def certified_panel(
     config: RunConfig,   # of the run that will be scored
     dataset: Dataset,
     *,
-    progress: Callable[[str, int, int], None] = lambda name, step, total: None,   # called with a judge's name, steps done and steps in all, when it has to be trained
+    progress: Callable[[str, int, int], None] = lambda name, step, total: None,   # of training: judge, step, steps
 ) -> dict[str, CertifiedJudge]:                                                   # in the order of `PANEL`
-    "The five judges of a run, from the cache or trained and certified; `InputError` when one has no valid certificate or is not independent"
-    return _checked({name: certified_judge(judge_recipe(name, config), dataset, device=config.device, progress=lambda step, total, name=name: progress(name, step, total))
+    """The five judges of a run, from the cache or trained and certified; `InputError` when one has no valid certificate
+    or is not independent"""
+    return _checked({name: certified_judge(judge_recipe(name, config), dataset, device=config.device,
+                                           progress=lambda step, total, name=name: progress(name, step, total))
                      for name in PANEL})
 
 def load_panel(
@@ -45,7 +50,8 @@ def load_panel(
     *,
     device: str = "cpu",
 ) -> dict[str, CertifiedJudge]:   # in the order of `PANEL`
-    "The five judges back from a folder; `InputError` when one is missing, damaged, not the one certified, or not independent"
+    """The five judges back from a folder; `InputError` when one is missing, damaged, not the one certified,
+    or not independent"""
     return _checked({name: load_judge(folder, name, device=device) for name in PANEL})
 
 def _checked(panel: dict[str, CertifiedJudge]) -> dict[str, CertifiedJudge]:

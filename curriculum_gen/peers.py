@@ -29,7 +29,8 @@ from .records import InputError
 
 # %% ../nbs/49_peers.ipynb #4e09a9ab
 _TURNS = {"generator": ("    fake, predicted = ", "loss", "state, latents, requested, images, labels, applied"),
-          "witness": ('    "The witness\'s turn"', "on_generated + on_real", "state, fake, images, labels")}   # first line, value, arguments
+          # first line, value, arguments
+          "witness": ('    "The witness\'s turn"', "on_generated + on_real", "state, fake, images, labels")}
 
 def loss_function(
     program: ModuleType,   # planted from `mlp_program`
@@ -53,7 +54,7 @@ class Turn:
     optimiser: torch.optim.Optimizer   # its own
     inputs: tuple[Tensor, ...]  # what the network is called with
     loss: Callable[..., Tensor] # scalar, of such inputs
-    frozen: tuple[str, ...]     # parameters that are not meant to be trained: what the program declares, and the witness's value head
+    frozen: tuple[str, ...]     # parameters not meant to be trained: as declared, and the witness's value head
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -64,7 +65,8 @@ class Trial:
 
     def start(self) -> object:   # the state before the first step; its judge is a copy
         "A new run"
-        return self.program.start(self.seed, images=self.stage.images, labels=self.stage.labels, judge=copy.deepcopy(self.stage.judge))
+        return self.program.start(self.seed, images=self.stage.images, labels=self.stage.labels,
+                                  judge=copy.deepcopy(self.stage.judge))
 
     def turns(
         self,
@@ -72,14 +74,17 @@ class Trial:
     ) -> tuple[Turn, Turn]:   # of the generator and of the witness
         "What a tool for one network and one batch is given"
         (images, labels), applied = self.program.next_batch(state), self.program.weights(state.step)
-        latents, requested = torch.randn(len(images), self.program.LATENTS, generator=state.random), torch.randint(self.program.CLASSES, (len(images),), generator=state.random)
+        latents, requested = (torch.randn(len(images), self.program.LATENTS, generator=state.random),
+                              torch.randint(self.program.CLASSES, (len(images),), generator=state.random))
         with torch.no_grad(): fake = state.generator.train()(latents, requested)[0]
         first, second = (loss_function(self.program, name) for name in ("generator", "witness"))
         def generator_loss(latents, requested): return first(state, latents, requested, images, labels, applied)
         def witness_loss(images): return second(state, fake, images, labels)
         frozen = tuple(name.removeprefix("generator.") for name in self.program.FROZEN if name.startswith("generator."))
-        return (Turn(name="generator", model=state.generator, optimiser=state.generator_optimiser, inputs=(latents, requested), loss=generator_loss, frozen=frozen),
-                Turn(name="witness", model=state.witness.train(), optimiser=state.witness_optimiser, inputs=(images,), loss=witness_loss, frozen=("value_head",)))
+        return (Turn(name="generator", model=state.generator, optimiser=state.generator_optimiser,
+                     inputs=(latents, requested), loss=generator_loss, frozen=frozen),
+                Turn(name="witness", model=state.witness.train(), optimiser=state.witness_optimiser, inputs=(images,),
+                     loss=witness_loss, frozen=("value_head",)))
 
 def trial(
     edits: Edits,   # planted in the small program; none leaves it healthy
@@ -95,8 +100,11 @@ def _torchtest2(tool: ModuleType, one: Trial) -> list[str]:
     "check_model for each network, with its own optimiser and the loss of its turn"
     alarms = []
     for turn in one.turns(one.start()):
-        report = tool.check_model(turn.model, turn.inputs, forward_fn=lambda model, inputs, targets, turn=turn: turn.loss(*inputs), loss_fn=lambda loss: loss, optimizer=turn.optimiser, frozen=turn.frozen)
-        alarms += [f"{found.status.name} {found.name}: {turn.name}: {found.message}" for found in report if found.status.name in ("WARN", "FAIL")]
+        report = tool.check_model(turn.model,
+                                  turn.inputs, forward_fn=lambda model, inputs, targets, turn=turn: turn.loss(*inputs),
+                                  loss_fn=lambda loss: loss, optimizer=turn.optimiser, frozen=turn.frozen)
+        alarms += [f"{found.status.name} {found.name}: {turn.name}: {found.message}" for found in report
+                   if found.status.name in ("WARN", "FAIL")]
     return alarms
 
 def _guardtower(tool: ModuleType, one: Trial) -> list[str]:
@@ -104,9 +112,11 @@ def _guardtower(tool: ModuleType, one: Trial) -> list[str]:
     alarms, state = [], one.start()
     for turn in one.turns(state):
         report = tool.audit(turn.model, lambda: turn.loss(*turn.inputs), optimizer=turn.optimiser, inputs=turn.inputs)
-        alarms += [f"{found.severity.label} {found.check}: {turn.name}: {found.message}" for found in report if found.severity.label != "INFO"]
+        alarms += [f"{found.severity.label} {found.check}: {turn.name}: {found.message}" for found in report
+                   if found.severity.label != "INFO"]
     state = one.start()
-    with tool.monitor(state.generator, on_nonfinite="warn") as first, tool.monitor(state.witness, on_nonfinite="warn") as second:
+    with (tool.monitor(state.generator, on_nonfinite="warn") as first,
+          tool.monitor(state.witness, on_nonfinite="warn") as second):
         for _ in range(one.program.TOTAL_STEPS): one.program.train_step(state)
     return alarms + [f"WARN monitor: non-finite activation in {name}" for name in sorted({*first.hits, *second.hits})]
 
@@ -114,10 +124,13 @@ def _guardtower(tool: ModuleType, one: Trial) -> list[str]:
 def _torch_audit(tool: ModuleType, one: Trial) -> list[str]:
     "autopatch of both networks and optimisers for all of training, every step"
     state = one.start()
-    auditors = {name: tool.autopatch(getattr(state, name), optimizer=getattr(state, f"{name}_optimiser"), every_n_steps=1) for name in ("generator", "witness")}
+    auditors = {name: tool.autopatch(getattr(state, name), optimizer=getattr(state, f"{name}_optimiser"),
+                                     every_n_steps=1) for name in ("generator", "witness")}
     for _ in range(one.program.TOTAL_STEPS): one.program.train_step(state)
-    found = [(name, finding) for name, auditor in auditors.items() for finding in auditor.finish().findings if finding.severity.value != "INFO"]
-    return list({finding.get_fingerprint() + name: f"{finding.severity.value} {finding.rule_id}: {name}: {finding.module_path or ''} {finding.message}" for name, finding in reversed(found)}.values())
+    found = [(name, finding) for name, auditor in auditors.items() for finding in auditor.finish().findings
+             if finding.severity.value != "INFO"]
+    return list({finding.get_fingerprint() + name: f"{finding.severity.value} {finding.rule_id}: {name}: "
+                 f"{finding.module_path or ''} {finding.message}" for name, finding in reversed(found)}.values())
 
 def _torcheck(tool: ModuleType, one: Trial) -> list[str]:
     "Every parameter shall change, or not if it is meant not to, and be finite; training ends at the first error"
@@ -126,7 +139,10 @@ def _torcheck(tool: ModuleType, one: Trial) -> list[str]:
         network, optimiser = getattr(state, turn.name), getattr(state, f"{turn.name}_optimiser")
         registry.register(optimiser)
         for name, parameter in network.named_parameters():
-            try: registry.add_tensor(parameter, tensor_name=name, module_name=turn.name, changing=not name.startswith(turn.frozen) if turn.frozen else True, check_nan=True, check_inf=True)
+            try:
+                registry.add_tensor(parameter, tensor_name=name, module_name=turn.name,
+                                    changing=not name.startswith(turn.frozen) if turn.frozen else True, check_nan=True,
+                                    check_inf=True)
             except RuntimeError as error: alarms.append(f"FAIL register: {turn.name}: {name}: {error}")
     try:
         for _ in range(one.program.TOTAL_STEPS): one.program.train_step(state)
@@ -150,27 +166,37 @@ if __name__ == "__main__":
     evaluate(state, 20)
 '''
 
+# %% ../nbs/49_peers.ipynb #5b8d2407
 def script_of(
     one: Trial,
     folder: Path,   # gets the data and the script
 ) -> Path:          # of the script, which trains ten steps and evaluates
     "A planted program as a script, its networks assigned to plain names"
     source = "".join(linecache.getlines(one.program.__file__))
-    source = source.replace("        self.generator, self.witness = Generator(), Witness()\n", "        generator = Generator()\n        witness = Witness()\n        self.generator, self.witness = generator, witness\n")
-    source = re.sub(r"        self\.generator = Generator\(\).*\n", "        generator = Generator()\n        self.generator = generator\n", source)
-    torch.save({"images": one.stage.images, "labels": one.stage.labels, "judge": one.stage.judge.state_dict()}, folder/"data.pt")
+    source = source.replace("        self.generator, self.witness = Generator(), Witness()\n",
+                            "        generator = Generator()\n        witness = Witness()\n"
+                            "        self.generator, self.witness = generator, witness\n")
+    source = re.sub(r"        self\.generator = Generator\(\).*\n",
+                    "        generator = Generator()\n        self.generator = generator\n", source)
+    torch.save({"images": one.stage.images, "labels": one.stage.labels, "judge": one.stage.judge.state_dict()},
+               folder/"data.pt")
     path = folder/"program.py"
     path.write_text(_HEAD + source + _MAIN.format(data=folder/"data.pt", seed=one.seed))
     return path
 
 # %% ../nbs/49_peers.ipynb #d9504f54
 def _call(folder: Path, command: str, *arguments: object) -> None:
-    "Run one of TrainCheck's commands, which writes its logs into the folder; `InputError` with its last words when it fails"
-    done = subprocess.run([sys.executable, "-m", f"traincheck.{command}", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
-    if done.returncode: raise InputError(f"traincheck.{command} ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-200:]}")
+    """Run one of TrainCheck's commands, which writes its logs into the folder; `InputError` with its last words when it
+    fails"""
+    done = subprocess.run([sys.executable, "-m", f"traincheck.{command}", *map(str, arguments)], cwd=folder,
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"traincheck.{command} ended with {done.returncode}: "
+                         f"{(done.stdout + done.stderr).strip()[-200:]}")
 
 def _traced(one: Trial, folder: Path, *options: object) -> Path:
-    _call(folder, "collect_trace", "--pyscript", script_of(one, folder), "--models-to-track", "generator", "witness", *options, "--output-dir", folder/"trace")
+    _call(folder, "collect_trace", "--pyscript", script_of(one, folder), "--models-to-track", "generator", "witness",
+          *options, "--output-dir", folder/"trace")
     return folder/"trace"
 
 @cache
@@ -189,8 +215,11 @@ def _traincheck(tool: ModuleType, one: Trial) -> list[str]:
     return [f"FAIL {found['relation_type']}: {found['display_name']}" for found in violations]
 
 # %% ../nbs/49_peers.ipynb #a693cc08
-_NO_GRADIENT = ("loss term without gradient", "loss term trains nothing", "loss term missing from the loss", "requested labels reach no loss", "labels ignored by the generator", "parameters frozen without declaration")
-_UNMOVED = ("parameters in no optimiser", "parameters do not change", "parameters frozen without declaration", "loss term without gradient", "loss term trains nothing", "labels ignored by the generator")
+_NO_GRADIENT = ("loss term without gradient", "loss term trains nothing",
+                "loss term missing from the loss", "requested labels reach no loss", "labels ignored by the generator",
+                "parameters frozen without declaration")
+_UNMOVED = ("parameters in no optimiser", "parameters do not change", "parameters frozen without declaration",
+            "loss term without gradient", "loss term trains nothing", "labels ignored by the generator")
 _OWNERS = ("parameters in no optimiser", "parameters in two optimisers", "frozen parameters in an optimiser")
 _MOVED = ("frozen network changes", "frozen parameters in an optimiser", "parameters in two optimisers")
 _RATE_OR_WEIGHT = ("learning rate differs from declared", "loss term weighted differently", "schedule shifted")
@@ -202,10 +231,11 @@ class Peer:
     module: str     # to import
     made_for: str   # in a few words
     run: Callable[[ModuleType, Trial], list[str]]   # the imported tool and a trial; gives the alarms
-    causes: Mapping[str, tuple[str, ...]]           # regular expression found in an alarm -> the causes it may stand for
+    causes: Mapping[str, tuple[str, ...]]           # pattern found in an alarm -> causes it may stand for
 
     def __post_init__(self):
-        if unknown := {cause for causes in self.causes.values() for cause in causes} - CAUSES.keys(): raise InputError(f"{self.package}: {sorted(unknown)} are no causes")
+        if unknown := {cause for causes in self.causes.values() for cause in causes} - CAUSES.keys():
+            raise InputError(f"{self.package}: {sorted(unknown)} are no causes")
 
     def version(self) -> str:   # empty when it is not installed
         "The installed release"
@@ -215,29 +245,56 @@ class Peer:
 # %% ../nbs/49_peers.ipynb #8005c792
 PEERS = (
     Peer(package="torchtest2", module="torchtest2", made_for="one batch, before training", run=_torchtest2, causes={
-        "optimizer_coverage": _OWNERS, "gradient_flow": _NO_GRADIENT, "params_change": _UNMOVED, "frozen_params": _MOVED, "input_dependency": ("labels ignored by the generator", "requested labels reach no loss", "loss term without gradient"),
-        "loss:": ("loss term without gradient", "non-finite values"), "batch_independence": ("sampling depends on the batch",), "eval_determinism": ("scoring differs between repeats", "sampling depends on the batch"),
-        "overfit_batch": ("learning rate differs from declared", "parameters do not change", "loss term weighted differently", "gradients accumulate"), "initial_loss": ("loss term weighted differently",)}),
+        "optimizer_coverage": _OWNERS, "gradient_flow": _NO_GRADIENT, "params_change": _UNMOVED,
+        "frozen_params": _MOVED, "input_dependency": ("labels ignored by the generator",
+                                                      "requested labels reach no loss", "loss term without gradient"),
+        "loss:": ("loss term without gradient", "non-finite values"),
+        "batch_independence": ("sampling depends on the batch",),
+        "eval_determinism": ("scoring differs between repeats", "sampling depends on the batch"),
+        "overfit_batch": ("learning rate differs from declared",
+                          "parameters do not change", "loss term weighted differently", "gradients accumulate"),
+        "initial_loss": ("loss term weighted differently",)}),
     Peer(package="guardtower", module="guardtower", made_for="one step, before fine-tuning", run=_guardtower, causes={
-        "optimizer_coverage": _OWNERS, r"frozen parameter\(s\)": ("parameters frozen without declaration",), "grad_connectivity": _NO_GRADIENT, "loss:": ("loss term without gradient", "non-finite values"), "input_dependency": ("labels ignored by the generator", "loss term without gradient", "loss term trains nothing"),
-        "grad_norms": ("gradients accumulate", "loss term weighted differently"), "train_mode": ("judge in train mode",), "monitor|nonfinite": ("non-finite values",)}),
-    Peer(package="torch-audit", module="torch_audit", made_for="the training loop, by rules", run=_torch_audit, causes={
-        "TA100": ("non-finite values",), "TA102": ("gradients accumulate", *_RATE_OR_WEIGHT), "TA104": _NO_GRADIENT + _UNMOVED, "TA105": ("parameters do not change",), "TA30[12]": ("judge input differs", "random draws repeat"),
-        "TA500": ("loss term trains nothing", "labels ignored by the generator"), "TA501": ("parameters in two optimisers",)}),
-    Peer(package="torcheck", module="torcheck", made_for="parameters during training", run=_torcheck, causes={
-        "register.*doesn't belong to any optimizer": ("parameters in no optimiser",), "should change": _UNMOVED, "should not change": _MOVED, "NaN|inf": ("non-finite values",)}),
-    Peer(package="traincheck", module="traincheck", made_for="a run beside a healthy one", run=_traincheck, causes={
-        "zero_grad": ("gradients accumulate", "gradients cleared before the step"), r"(Adam|Optimizer)\.step\(\)": (*_UNMOVED, *_OWNERS), "load_state_dict|set_state|set_rng_state": ("optimiser state not restored", "random draws repeat after resume", "schedule restarts on resume"),
-        r"requires_grad|grad_fn|\.grad\b|detach": _NO_GRADIENT, "scheduler|LRScheduler|LambdaLR": _RATE_OR_WEIGHT, "train\\(\\)|eval\\(\\)|training": ("judge in train mode", "sampling depends on the batch"),
-        "lerp": ("averaged weights not updated",), "Embedding": ("labels ignored by the generator", "parameters frozen without declaration"), "cross_entropy": ("requested labels reach no loss", "judge gamed"),
-        "manual_seed|randn|Generator": ("random draws repeat", "images counted more than once", "random draws repeat after resume"), "clone|copy": ("checkpoint is not what was saved", "loss term without gradient")}))
+        "optimizer_coverage": _OWNERS, r"frozen parameter\(s\)": ("parameters frozen without declaration",),
+        "grad_connectivity": _NO_GRADIENT, "loss:": ("loss term without gradient", "non-finite values"),
+        "input_dependency": ("labels ignored by the generator", "loss term without gradient",
+                             "loss term trains nothing"),
+        "grad_norms": ("gradients accumulate", "loss term weighted differently"),
+        "train_mode": ("judge in train mode",), "monitor|nonfinite": ("non-finite values",)}),
+)
 
+# %% ../nbs/49_peers.ipynb #018dd712
+PEERS += (
+    Peer(package="torch-audit", module="torch_audit", made_for="the training loop, by rules", run=_torch_audit, causes={
+        "TA100": ("non-finite values",), "TA102": ("gradients accumulate", *_RATE_OR_WEIGHT), "TA104": _NO_GRADIENT
+        + _UNMOVED, "TA105": ("parameters do not change",), "TA30[12]": ("judge input differs", "random draws repeat"),
+        "TA500": ("loss term trains nothing", "labels ignored by the generator"),
+        "TA501": ("parameters in two optimisers",)}),
+    Peer(package="torcheck", module="torcheck", made_for="parameters during training", run=_torcheck, causes={
+        "register.*doesn't belong to any optimizer": ("parameters in no optimiser",), "should change": _UNMOVED,
+        "should not change": _MOVED, "NaN|inf": ("non-finite values",)}),
+    Peer(package="traincheck", module="traincheck", made_for="a run beside a healthy one", run=_traincheck, causes={
+        "zero_grad": ("gradients accumulate", "gradients cleared before the step"),
+        r"(Adam|Optimizer)\.step\(\)": (*_UNMOVED, *_OWNERS),
+        "load_state_dict|set_state|set_rng_state": ("optimiser state not restored", "random draws repeat after resume",
+                                                    "schedule restarts on resume"),
+        r"requires_grad|grad_fn|\.grad\b|detach": _NO_GRADIENT, "scheduler|LRScheduler|LambdaLR": _RATE_OR_WEIGHT,
+        "train\\(\\)|eval\\(\\)|training": ("judge in train mode", "sampling depends on the batch"),
+        "lerp": ("averaged weights not updated",),
+        "Embedding": ("labels ignored by the generator", "parameters frozen without declaration"),
+        "cross_entropy": ("requested labels reach no loss", "judge gamed"),
+        "manual_seed|randn|Generator": ("random draws repeat",
+                                        "images counted more than once", "random draws repeat after resume"),
+        "clone|copy": ("checkpoint is not what was saved", "loss term without gradient")}))
+
+# %% ../nbs/49_peers.ipynb #a4921c1f
 def causes_named(
     peer: Peer,
     alarms: list[str],   # as its `run` gives them
 ) -> set[str]:           # names in `CAUSES`
     "Every cause that these alarms may stand for"
-    return {cause for alarm in alarms for pattern, causes in peer.causes.items() if re.search(pattern, alarm) for cause in causes}
+    return {cause for alarm in alarms for pattern, causes in peer.causes.items() if re.search(pattern, alarm)
+            for cause in causes}
 
 # %% ../nbs/49_peers.ipynb #5e81e369
 def _shape(alarm: str) -> str:
@@ -250,7 +307,7 @@ def look(
     *,
     seed: int,                            # of the run, and of PyTorch's own random state
     before: frozenset[str] = frozenset(), # alarms of the healthy program, without numbers
-) -> dict:                                # JSON values: alarms, those that are new, seconds, and how it broke down, if it did
+) -> dict:                                # JSON values: alarms, those that are new, seconds, how it broke down
     "One tool on one planted program"
     began, alarms, error = time.perf_counter(), [], ""
     tool = importlib.import_module(peer.module)
@@ -259,7 +316,8 @@ def look(
         torch.manual_seed(seed)
         try: alarms = peer.run(tool, trial(edits, seed=seed))
         except Exception as broken: error = f"{type(broken).__name__}: {broken}"[:300]
-    return {"alarms": alarms, "new": [alarm for alarm in alarms if _shape(alarm) not in before], "error": error, "seconds": round(time.perf_counter() - began, 2)}
+    return {"alarms": alarms, "new": [alarm for alarm in alarms if _shape(alarm) not in before], "error": error,
+            "seconds": round(time.perf_counter() - began, 2)}
 
 # %% ../nbs/49_peers.ipynb #9576bf9d
 def compare_peers(
@@ -267,9 +325,10 @@ def compare_peers(
     progress: bool,                                      # show a bar for each tool
     only: Callable[[str], bool] = lambda name: True,     # fault ids and names of controls to take
     peers: tuple[Peer, ...] = PEERS,
-) -> dict:            # JSON values: versions, what each tool says of the healthy program, a row for each tool and program, and the summary
+) -> dict:            # JSON values: versions, words on the healthy program, a row a tool and program, summary
     "Every installed tool on the faults and controls of the small program, one seed"
-    known = [("fault", f.id, f.edits, f.cause) for f in FAULTS["mlp_program"]] + [("control", c.name, c.edits, "") for c in CONTROLS["mlp_program"]]
+    known = [("fault", f.id, f.edits, f.cause) for f in FAULTS["mlp_program"]] + [("control", c.name, c.edits, "")
+                                                                                  for c in CONTROLS["mlp_program"]]
     known, rows, healthy = [entry for entry in known if only(entry[1])], [], {}
     for peer in (peer for peer in peers if peer.version()):
         sound = look(peer, (), seed=0)
@@ -277,12 +336,19 @@ def compare_peers(
         before = frozenset(map(_shape, sound["alarms"]))
         for kind, name, edits, cause in tqdm(known, desc=peer.package, disable=not progress):
             seen = look(peer, edits, seed=0, before=before)
-            said = sorted(seen["new"], key=lambda alarm: cause not in causes_named(peer, [alarm]))   # what is to the point comes first
+            # what is to the point comes first
+            said = sorted(seen["new"], key=lambda alarm: cause not in causes_named(peer, [alarm]))
             named = causes_named(peer, said)
-            rows.append({"peer": peer.package, "kind": kind, "name": name, "expected": cause, "alarms": len(seen["alarms"]), "new": len(said), "stops": any(alarm.startswith(("FAIL", "ERROR", "FATAL")) for alarm in said), "said": [alarm[:140] for alarm in said[:2]],
-                         "causes": len(named), "right": cause in named, "error": seen["error"], "seconds": seen["seconds"]})
-    return {"versions": {"torch": torch.__version__, **{peer.package: peer.version() or "not installed" for peer in peers}}, "healthy": healthy, "rows": rows, "summary": peers_summary(rows)}
+            rows.append({"peer": peer.package, "kind": kind,
+                         "name": name, "expected": cause, "alarms": len(seen["alarms"]),
+                         "new": len(said), "stops": any(alarm.startswith(("FAIL", "ERROR", "FATAL")) for alarm in said),
+                         "said": [alarm[:140] for alarm in said[:2]], "causes": len(named), "right": cause in named,
+                         "error": seen["error"], "seconds": seen["seconds"]})
+    return {"versions": {"torch": torch.__version__,
+                         **{peer.package: peer.version() or "not installed" for peer in peers}}, "healthy": healthy,
+            "rows": rows, "summary": peers_summary(rows)}
 
+# %% ../nbs/49_peers.ipynb #17fbdf23
 def peers_summary(
     rows: list[dict],   # of `compare_peers`
 ) -> list[dict]:        # a row for each tool, and their union
@@ -291,7 +357,13 @@ def peers_summary(
     tools = {peer: [row for row in rows if row["peer"] == peer] for peer in dict.fromkeys(row["peer"] for row in rows)}
     def one(peer, chosen):
         alarmed = [row["causes"] for row in chosen if row["kind"] == "fault" and row["new"]]
-        return {"peer": peer, **{f"{kind}s": len({row["name"] for row in chosen if row["kind"] == kind}) for kind in ("fault", "control")}, "faults_alarmed": count(chosen, "fault", "alarms"), "faults_new": count(chosen, "fault", "new"), "faults_stopped": count(chosen, "fault", "stops"),
-                "faults_right": count(chosen, "fault", "right"), "causes_per_fault": round(sum(alarmed)/max(1, len(alarmed)), 1), "controls_alarmed": count(chosen, "control", "alarms"), "controls_new": count(chosen, "control", "new"), "controls_stopped": count(chosen, "control", "stops"),
-                "broke_down": sum(bool(row["error"]) for row in chosen), "seconds": round(sum(row["seconds"] for row in chosen), 1)}
+        return {"peer": peer, **{f"{kind}s": len({row["name"] for row in chosen if row["kind"] == kind})
+                                 for kind in ("fault", "control")}, "faults_alarmed": count(chosen, "fault", "alarms"),
+                "faults_new": count(chosen, "fault", "new"), "faults_stopped": count(chosen, "fault", "stops"),
+                "faults_right": count(chosen, "fault", "right"),
+                "causes_per_fault": round(sum(alarmed)/max(1, len(alarmed)), 1),
+                "controls_alarmed": count(chosen, "control", "alarms"),
+                "controls_new": count(chosen, "control", "new"), "controls_stopped": count(chosen, "control", "stops"),
+                "broke_down": sum(bool(row["error"]) for row in chosen),
+                "seconds": round(sum(row["seconds"] for row in chosen), 1)}
     return [one(peer, chosen) for peer, chosen in (*tools.items(), *([("union", rows)] if rows else []))]

@@ -20,16 +20,20 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .records import Verdict
-from .statistics import AccuracyNull, ReportedNumber, chance_test, chance_verdicts, dirichlet_null, one_class_per_row_null
+from .statistics import (AccuracyNull, ReportedNumber, chance_test, chance_verdicts, dirichlet_null,
+                                       one_class_per_row_null)
 
 # %% ../nbs/29_plots.ipynb #b397519c
-STYLE: Mapping[str, object] = {
-    "figure.dpi": 96, "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.05, "figure.titlesize": 9.5, "font.size": 8,
-    "figure.titleweight": "bold", "axes.titlesize": 8.5, "axes.titlelocation": "left", "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
-    "axes.labelsize": 8, "legend.fontsize": 7.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "lines.markersize": 4.5}
+STYLE: Mapping[str, object] = {"figure.dpi": 96, "figure.constrained_layout.use": True,
+                               "figure.constrained_layout.h_pad": 0.05, "figure.titlesize": 9.5, "font.size": 8,
+                               "figure.titleweight": "bold", "axes.titlesize": 8.5,
+                               "axes.titlelocation": "left", "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+                               "axes.labelsize": 8, "legend.fontsize": 7.5, "legend.frameon": False,
+                               "axes.spines.top": False, "axes.spines.right": False, "lines.markersize": 4.5}
 
 def _printed(plot: Callable[..., Figure]) -> Callable[..., Figure]:
-    "A plot function that runs under `STYLE` only and returns its figure closed, so that it is shown once, with its label as the text in its place"
+    """A plot function that runs under `STYLE` only and returns its figure closed, so that it is shown once,
+    with its label as the text in its place"""
     @functools.wraps(plot)
     def run(*args, **kwargs) -> Figure:
         with plt.style.context(dict(STYLE), after_reset=True):
@@ -38,15 +42,19 @@ def _printed(plot: Callable[..., Figure]) -> Callable[..., Figure]:
             figure.set_layout_engine("none")      # and not once more whenever the figure is shown
         plt.close(figure)
         words = figure.get_label()
-        figure._repr_mimebundle_ = lambda **_: ({"text/plain": words}, {"alt": words})   # the picture itself comes from IPython
+        # the picture itself comes from IPython
+        figure._repr_mimebundle_ = lambda **_: ({"text/plain": words}, {"alt": words})
         return figure
     return run
 
 def _say(figure: Figure, *, title: str, shows: str, caption: str, key: Sequence[Line2D | Patch] = ()) -> None:
-    "A title in words above the panels; below them a caption and the key to the marks, all flush left; with what the figure shows they are the text in its place"
-    figure.set_label(" ".join(f"{part.rstrip('.')}{'' if part.endswith('?') else '.'}" for part in (title, shows, caption.replace("\n", " "))))
+    """A title in words above the panels; below them a caption and the key to the marks, all flush left;
+    with what the figure shows they are the text in its place"""
+    figure.set_label(" ".join(f"{part.rstrip('.')}{'' if part.endswith('?') else '.'}"
+                              for part in (title, shows, caption.replace("\n", " "))))
     figure.suptitle(title, x=0.005, ha="left")
-    note = figure.legend(handles=list(key), title=caption, loc="outside lower left", alignment="left", ncols=3, borderpad=0.1, borderaxespad=0.3)
+    note = figure.legend(handles=list(key), title=caption, loc="outside lower left", alignment="left", ncols=3,
+                         borderpad=0.1, borderaxespad=0.3)
     note.get_title().set(fontsize=7.5, color="0.25", linespacing=1.35)
 
 # %% ../nbs/29_plots.ipynb #82f790ca
@@ -72,7 +80,8 @@ def _shade_phases(ax: Axes, phases: Sequence[dict], *, named: bool = True) -> No
         ax.axvspan(start, end, color="0.96" if k % 2 == 0 else "1.0", zorder=0, linewidth=0)
         if k: ax.axvline(start, color="0.55", linewidth=0.6, zorder=0.5)
         for text, lift in ((phase["name"], 11), (f"weight {phase['grounding_weight']:g}", 3)) if named else ():
-            ax.annotate(text, ((start + end)/2, 1), (0, lift), ax.get_xaxis_transform(), "offset points", ha="center", fontsize=7, color="0.3")
+            ax.annotate(text, ((start + end)/2, 1), (0, lift), ax.get_xaxis_transform(), "offset points", ha="center",
+                        fontsize=7, color="0.3")
     ax.set_xlim(phases[0]["start_step"], phases[-1]["end_step"])
     ax.xaxis.set(major_locator=MaxNLocator(5, integer=True), major_formatter="{x:,.0f}")
 
@@ -80,29 +89,38 @@ def _shade_phases(ax: Axes, phases: Sequence[dict], *, named: bool = True) -> No
 @_printed
 def plot_null(
     reported: Sequence[ReportedNumber],              # the numbers in question
-    rows: Sequence[dict],                            # checkpoints of the regimes as reported: step, seed, confusion, weights_sha256
+    rows: Sequence[dict],                            # of the regimes as reported: step, seed, confusion, weights_sha256
     *,
     concentrations: Sequence[float] = (1.0, 5.0),    # of the Dirichlet models; smaller is wider
 ) -> Figure:                                         # left the distributions, right a table of tail shares
     "The reported accuracies on what networks show when the class asked for plays no part"
-    networks = list({row["weights_sha256"]: row for row in rows if row["step"] > 0}.values())   # equal weights are one network
+    # equal weights are one network
+    networks = list({row["weights_sha256"]: row for row in rows if row["step"] > 0}.values())
     tests, seeds = [chance_test(row["confusion"]) for row in networks], len({row["seed"] for row in networks})
     nulls = {"all images of a class judged as one class:\nexact, the widest spread there is": one_class_per_row_null(),
-             **{f"Dirichlet model, concentration {a0:g}": dirichlet_null(a0, n_per_class=reported[0].images//10) for a0 in concentrations},
-             "our networks, classes asked for shuffled": AccuracyNull(tests[0].chance.accuracy, np.mean([test.null for test in tests], axis=0)),
+             **{f"Dirichlet model, concentration {a0:g}": dirichlet_null(a0, n_per_class=reported[0].images//10)
+                for a0 in concentrations},
+             "our networks, classes asked for shuffled": AccuracyNull(tests[0].chance.accuracy,
+                                                                      np.mean([test.null for test in tests], axis=0)),
              f"our networks: n = {len(networks)} checkpoints\nof {seeds} seed{'s'*(seeds > 1)}":
                  AccuracyNull(np.sort([test.accuracy for test in tests]), np.full(len(tests), 1/len(tests)))}
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 1.3 + 0.55*len(nulls)), width_ratios=(1.45, 1), sharey=True)
     left.set(xlim=(-1.5, 42), xlabel="judged as the class asked for (%)", yticks=[], ylim=(0.9 - len(nulls), 1.8))
-    for level, (name, null) in enumerate(nulls.items()): _ridge(left, null, name=name, level=-level, observed=level == len(nulls) - 1)
+    for level, (name, null) in enumerate(nulls.items()):
+        _ridge(left, null, name=name, level=-level, observed=level == len(nulls) - 1)
     _numbers(left, right, sorted(reported, key=lambda number: number.accuracy))
     _tails(right, list(nulls.values()), sorted(number.accuracy for number in reported), networks=len(networks))
-    widest = {100*number.accuracy: 100*min(next(iter(nulls.values())).tail_probabilities(number.accuracy)) for number in reported}
     _say(figure, title="Are the report's four numbers unusual when the class asked for plays no part?",
-         shows="At the widest spread there is, " + ", ".join(f"{tail:.1f} % of networks lie at or beyond {percent:.1f} %" for percent, tail in widest.items()),
-         caption="Bars: share of networks in steps of 1 percentage point, each row drawn to its own height. Table: the smaller tail.\n"
-                 f"n = {reported[0].images:,} images for a reported number, {tests[0].images:,} for one of our networks.")
+         shows=f"At the widest spread there is, {_tails_in_words(next(iter(nulls.values())), reported)}",
+         caption="Bars: share of networks in steps of 1 percentage point, "
+         "each row drawn to its own height. Table: the smaller tail.\n"
+         f"n = {reported[0].images:,} images for a reported number, {tests[0].images:,} for one of our networks.")
     return figure
+
+# %% ../nbs/29_plots.ipynb #33d7df58
+def _tails_in_words(null: AccuracyNull, reported: Sequence[ReportedNumber]) -> str:
+    tails = {100*number.accuracy: 100*min(null.tail_probabilities(number.accuracy)) for number in reported}
+    return ", ".join(f"{tail:.1f} % of networks lie at or beyond {percent:.1f} %" for percent, tail in tails.items())
 
 # %% ../nbs/29_plots.ipynb #b65bd7f0
 def _ridge(ax: Axes, null: AccuracyNull, *, name: str, level: float, observed: bool) -> None:
@@ -120,14 +138,16 @@ def _numbers(left: Axes, right: Axes, numbers: Sequence[ReportedNumber]) -> None
         left.plot([x, x, place], [-99, 1.05, 1.19], color=VERMILLION, linewidth=1.2)
         left.text(place, 1.22, f"{x:.1f}", **bold); right.text(column, 1.4, f"{x:.1f} %", **bold)
         name = "Phase-1-\nonly" if number.regime.startswith("phase1") else "full cur-\nriculum"
-        right.text(column, 1.34, f"{name}\n@ {number.step:,}", ha="center", va="top", fontsize=7, color="0.25", linespacing=1.1)
+        right.text(column, 1.34, f"{name}\n@ {number.step:,}", ha="center", va="top", fontsize=7, color="0.25",
+                   linespacing=1.1)
 
 # %% ../nbs/29_plots.ipynb #354eefae
 def _tails(ax: Axes, nulls: Sequence[AccuracyNull], accuracies: Sequence[float], *, networks: int) -> None:
     "A table of smaller tails: percentages, and in the last row, the observed one, a count of `networks`"
     for level, null in enumerate(nulls):
         for column, tail in enumerate(min(null.tail_probabilities(accuracy)) for accuracy in accuracies):
-            text = f"{round(tail*networks)} of {networks}" if null is nulls[-1] else f"{100*tail:.1f} %" if tail >= 0.0005 else "< 0.05 %"
+            text = (f"{round(tail*networks)} of {networks}" if null is nulls[-1] else f"{100*tail:.1f} %"
+                    if tail >= 0.0005 else "< 0.05 %")
             ax.text(column, 0.3 - level, text, ha="center", va="center")
     ax.set_title("share of each row at or beyond the number", fontsize=7.5, loc="center", pad=2)
     ax.set_xlim(-0.6, len(accuracies) - 0.4); ax.axis("off")
@@ -136,7 +156,7 @@ def _tails(ax: Axes, nulls: Sequence[AccuracyNull], accuracies: Sequence[float],
 @_printed
 def plot_accuracy(
     rows: Sequence[dict],                             # checkpoints of runs: regime, seed, step, accuracy
-    pooled: Sequence[dict],                           # the same over seeds, with null_low, null_high, verdict; for one run: `single_run_pooled`
+    pooled: Sequence[dict],                # over seeds, with null_low, null_high, verdict; one run: `single_run_pooled`
     *,
     phases_by_regime: Mapping[str, Sequence[dict]],   # regime -> its phases
 ) -> Figure:                                          # one panel a regime, two in a row
@@ -144,7 +164,8 @@ def plot_accuracy(
     rows, pooled = pd.DataFrame(rows), pd.DataFrame(pooled)
     names = [n for n in REGIME_STYLES if n in set(rows.regime)] + sorted(set(rows.regime) - set(REGIME_STYLES))
     lines = math.ceil(len(names)/2)
-    figure, axes = plt.subplots(lines, min(2, len(names)), figsize=(7, 1.2 + 1.75*lines), sharex=True, sharey="row", squeeze=False)
+    figure, axes = plt.subplots(lines, min(2, len(names)), figsize=(7, 1.2 + 1.75*lines), sharex=True, sharey="row",
+                                squeeze=False)
     for ax, name in zip(axes.flat, names):
         _accuracy_panel(ax, rows[rows.regime == name], pooled[pooled.regime == name], **regime_style(name))
         _shade_phases(ax, phases_by_regime[name])
@@ -155,8 +176,10 @@ def plot_accuracy(
                             for counts in (pooled.n_seeds, pooled.n_per_class, 10*pooled.n_seeds*pooled.n_per_class))
     series = {name: group.sort_values("step") for name, group in pooled.groupby("regime", sort=False)}
     _say(figure, title="Does the judge see the class that was asked for?", shows="; ".join(
-        f"{regime_style(name)['label']}: {100*group.accuracy.iloc[0]:.1f} % at step {group.step.iloc[0]:,}, {100*group.accuracy.iloc[-1]:.1f} % at step {group.step.iloc[-1]:,}, "
-        f"above chance at {sum(group.verdict == Verdict.ABOVE_CHANCE)} of {len(group)} checkpoints" for name, group in series.items()), key=_accuracy_key(several=pooled.n_seeds.max() > 1),
+        f"{regime_style(name)['label']}: {100*group.accuracy.iloc[0]:.1f} % at step {group.step.iloc[0]:,}, "
+        f"{100*group.accuracy.iloc[-1]:.1f} % at step {group.step.iloc[-1]:,}, "
+        f"above chance at {sum(group.verdict == Verdict.ABOVE_CHANCE)} of {len(group)} checkpoints"
+        for name, group in series.items()), key=_accuracy_key(several=pooled.n_seeds.max() > 1),
          caption=f"n a point: {seeds} seed{'s'*(seeds != '1')} × 10 classes × {images} images = {total} images."
                  + " The rows of panels differ in scale."*(lines > 1))
     return figure
@@ -166,12 +189,14 @@ def _accuracy_panel(ax: Axes, runs: pd.DataFrame, pooled: pd.DataFrame, *, label
     "One regime: null band, seeds, second judge, pooled points by verdict"
     pooled, seeds = pooled.sort_values("step"), runs.sort_values("step").groupby("seed")
     ax.fill_between(pooled.step, 100*pooled.null_low, 100*pooled.null_high, color="0.87", linewidth=0, zorder=1)
-    for _, run in seeds if len(seeds) > 1 else (): ax.plot(run.step, 100*run.accuracy, color=color, linewidth=0.8, alpha=0.8)
+    for _, run in seeds if len(seeds) > 1 else ():
+        ax.plot(run.step, 100*run.accuracy, color=color, linewidth=0.8, alpha=0.8)
     ax.plot(pooled.step, 100*pooled.accuracy_second_judge, **_SECOND, zorder=3)
     ax.plot(pooled.step, 100*pooled.accuracy, color=color, zorder=4)
     for verdict, points in pooled.groupby("verdict"):
         fill = {} if verdict == Verdict.ABOVE_CHANCE else dict(markerfacecolor="white")
-        ax.plot(points.step, 100*points.accuracy, marker, color=color, zorder=5, clip_on=False, label=str(verdict), **fill)
+        ax.plot(points.step, 100*points.accuracy, marker, color=color, zorder=5, clip_on=False, label=str(verdict),
+                **fill)
     ax.set_title(label if len(seeds) > 1 else f"{label}, seed {runs.seed.iloc[0]}", pad=24); ax.set_ylim(0, None)
 
 _SECOND = dict(color="0.2", linestyle=(0, (4, 2)), linewidth=1.0)
@@ -179,7 +204,8 @@ _SECOND = dict(color="0.2", linestyle=(0, (4, 2)), linewidth=1.0)
 def _accuracy_key(*, several: bool) -> list[Line2D | Patch]:
     "What the marks of `plot_accuracy` mean, in neutral grey since the panels have colours of their own"
     point = functools.partial(Line2D, [], [], color="0.2", marker="o")
-    return [point(markerfacecolor="white", label="first judge: AT-CHANCE"), point(markerfacecolor="0.2", label="first judge: ABOVE-CHANCE"),
+    return [point(markerfacecolor="white", label="first judge: AT-CHANCE"),
+            point(markerfacecolor="0.2", label="first judge: ABOVE-CHANCE"),
             *([Line2D([], [], color="0.2", linewidth=0.8, label="one seed, first judge")] if several else []),
             Line2D([], [], **_SECOND, label="second judge, pooled" if several else "second judge"),
             Patch(color="0.87", label="99 % band if the classes asked for were shuffled")]
@@ -191,7 +217,8 @@ def single_run_pooled(
     "Each checkpoint of one run with the 99 % band of its own permutation null"
     tests = [chance_test(row["confusion"]) for row in rows]
     bands, verdicts = [test.band() for test in tests], chance_verdicts([test.p for test in tests])
-    return [{**row, "n_seeds": 1, "null_low": band.low, "null_high": band.high, "verdict": str(verdict)} for row, band, verdict in zip(rows, bands, verdicts)]
+    return [{**row, "n_seeds": 1, "null_low": band.low, "null_high": band.high, "verdict": str(verdict)}
+            for row, band, verdict in zip(rows, bands, verdicts)]
 
 # %% ../nbs/29_plots.ipynb #81fa58ce
 @_printed
@@ -202,20 +229,27 @@ def plot_samples(
     latents_shown: int = 2,    # the first so many; above 3 the images become too small for paper
 ) -> Figure:
     "Generated images: a row a checkpoint, a group of columns a class, the same latents throughout"
-    shown = np.pad(samples[:, :, :latents_shown], [(0, 0)]*3 + [(1, 1), (1, 1)])   # a pixel of white paper around each image
+    # a pixel of white paper around each image
+    shown = np.pad(samples[:, :, :latents_shown], [(0, 0)]*3 + [(1, 1), (1, 1)])
     checkpoints, classes, latents, height, width = shown.shape
-    if checkpoints != len(steps): raise ValueError(f"samples hold {checkpoints} checkpoints, but there are {len(steps)} steps")
+    if checkpoints != len(steps):
+        raise ValueError(f"samples hold {checkpoints} checkpoints, but there are {len(steps)} steps")
     tiles = shown.transpose(0, 3, 1, 2, 4).reshape(checkpoints*height, classes, latents*width)
-    sheet = np.pad(tiles, [(0, 0), (0, 0), (0, 8)]).reshape(checkpoints*height, -1)[:, :-8]                # 8 pixels between classes
-    inches = min(6.4/sheet.shape[1], 0.36/height)                                                       # a pixel; images of 0.36 inches at most
+    # 8 pixels between classes
+    sheet = np.pad(tiles, [(0, 0), (0, 0), (0, 8)]).reshape(checkpoints*height, -1)[:, :-8]
+    # a pixel; images of 0.36 inches at most
+    inches = min(6.4/sheet.shape[1], 0.36/height)
     figure, ax = plt.subplots(figsize=(max(4.5, 0.6 + inches*sheet.shape[1]), 0.95 + inches*sheet.shape[0]))
     ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=255)
     ax.set_xticks(np.arange(classes)*(latents*width + 8) + latents*width/2 - 0.5, range(classes))
     ax.set_yticks((np.arange(checkpoints) + 0.5)*height - 0.5, [f"{step:,}" for step in steps])
-    ax.set(xlabel="class asked for", ylabel="completed optimiser steps" if checkpoints > 3 else "step"); ax.xaxis.set_label_position("top")
+    ax.set(xlabel="class asked for", ylabel="completed optimiser steps" if checkpoints > 3 else "step")
+    ax.xaxis.set_label_position("top")
     ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    _say(figure, title="What does the generator draw for each class?", shows=f"Images of {checkpoints} checkpoints below one another, step {steps[0]:,} to {steps[-1]:,}, for {classes} classes side by side",
-         caption=f"n = {latents} image{'s'*(latents > 1)} a class and checkpoint, of one run; the same latents everywhere. Dark is ink.")
+    _say(figure, title="What does the generator draw for each class?", shows=f"Images of {checkpoints} checkpoints "
+         f"below one another, step {steps[0]:,} to {steps[-1]:,}, for {classes} classes side by side",
+         caption=f"n = {latents} image{'s'*(latents > 1)} a class and checkpoint, of one run; "
+         "the same latents everywhere. Dark is ink.")
     return figure
 
 # %% ../nbs/29_plots.ipynb #3979975b
@@ -229,7 +263,9 @@ _VIEWER = """<style>
 <div class="window"><img alt="Images of the checkpoint that is chosen below. Columns: classes asked for, 0 to {top}. Rows: {latents} latents, the same at every checkpoint." src="data:image/png;base64,{sprite}"></div>
 <input type="range" min="0" max="{last}" value="{last}" autocomplete="off" aria-label="checkpoint" aria-valuetext="{shown}" oninput="{script}">
 <figcaption aria-live="polite">{shown}</figcaption></figure>"""
-_MOVE = "const f = this.closest('figure'), words = JSON.parse(f.dataset.captions)[this.value]; f.style.setProperty('--shown', this.value); this.setAttribute('aria-valuetext', words); f.querySelector('figcaption').textContent = words"
+_MOVE = ("const f = this.closest('figure'), words = JSON.parse(f.dataset.captions)[this.value]; "
+         "f.style.setProperty('--shown', this.value); this.setAttribute('aria-valuetext', words); "
+         "f.querySelector('figcaption').textContent = words")
 
 # %% ../nbs/29_plots.ipynb #6a929db0
 def checkpoint_viewer(
@@ -239,22 +275,25 @@ def checkpoint_viewer(
     phases: Sequence[dict],    # of the run: name, start_step, end_step, grounding_weight
 ) -> str:                      # HTML that needs nothing else
     "Images of one checkpoint at a time, chosen with a slider, with step, phase and judge accuracy"
-    if len(samples) != len(rows): raise ValueError(f"samples hold {len(samples)} checkpoints, but there are {len(rows)} rows")
+    if len(samples) != len(rows):
+        raise ValueError(f"samples hold {len(samples)} checkpoints, but there are {len(rows)} rows")
     framed = np.pad(samples, [(0, 0)]*3 + [(1, 1), (1, 1)])   # a pixel of white paper around each image
     checkpoints, classes, latents, height, width = framed.shape
     sheet = framed.transpose(0, 2, 3, 1, 4).reshape(checkpoints*latents*height, classes*width)
     PIL.Image.fromarray(255 - sheet).quantize(16).save(sprite := io.BytesIO(), "png", optimize=True)
     captions = [_checkpoint_caption(row, phases, last_step=rows[-1]["step"]) for row in rows]
-    return _VIEWER.format(checkpoints=checkpoints, classes=classes, latents=latents, last=checkpoints - 1, top=classes - 1, ratio=f"{classes*width}/{latents*height}",
-                          heads="".join(f"<span>{name}</span>" for name in range(classes)), captions=html.escape(json.dumps(captions)), shown=html.escape(captions[-1]),
+    return _VIEWER.format(checkpoints=checkpoints, classes=classes, latents=latents,
+                          last=checkpoints - 1, top=classes - 1, ratio=f"{classes*width}/{latents*height}",
+                          heads="".join(f"<span>{name}</span>" for name in range(classes)),
+                          captions=html.escape(json.dumps(captions)), shown=html.escape(captions[-1]),
                           script=_MOVE, sprite=base64.b64encode(sprite.getvalue()).decode())
 
 def _checkpoint_caption(row: dict, phases: Sequence[dict], *, last_step: int) -> str:
     "A checkpoint in a sentence; its phase is the one its last step was taken in"
     phase, n = next((p for p in phases if p["start_step"] < row["step"] <= p["end_step"]), None), 10*row["n_per_class"]
     where = f"phase “{phase['name']}”, grounding weight {phase['grounding_weight']:g}" if phase else "not trained yet"
-    return (f"Step {row['step']:,} of {last_step:,}, {where}: the first judge assigns {round(n*row['accuracy']):,} of {n:,} images "
-            f"({row['accuracy']:.1%}) to the class asked for, {row['verdict']}.")
+    return (f"Step {row['step']:,} of {last_step:,}, {where}: the first judge assigns {round(n*row['accuracy']):,} "
+            f"of {n:,} images " f"({row['accuracy']:.1%}) to the class asked for, {row['verdict']}.")
 
 # %% ../nbs/29_plots.ipynb #706ac1e3
 @_printed
@@ -263,22 +302,26 @@ def plot_confusions(
 ) -> Figure:                # one panel a checkpoint, at most six in a row, and a colour bar
     "Confusion matrices of a run as a strip over its checkpoints"
     rows = sorted(rows, key=lambda row: row["step"])
-    if len({(row["regime"], row["seed"]) for row in rows}) != 1: raise ValueError("confusions: rows of exactly one regime and seed are needed")
+    if len({(row["regime"], row["seed"]) for row in rows}) != 1:
+        raise ValueError("confusions: rows of exactly one regime and seed are needed")
     lines = math.ceil(len(rows)/6)
     columns = max(4, math.ceil(len(rows)/lines))   # four at least, so that few panels do not become huge
-    figure, axes = plt.subplots(lines, columns, figsize=(7, 0.9 + lines*(0.5 + 5.6/columns)), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(7, 0.9 + lines*(0.5 + 5.6/columns)), sharex=True, sharey=True,
+                                squeeze=False)
     for ax, row in zip(axes.flat, rows):
         image = ax.imshow(100*np.array(row["confusion"])/row["n_per_class"], cmap="Greys", vmin=0, vmax=100)
         ax.plot([-0.5, 9.5], [-0.5, 9.5], color=VERMILLION, linewidth=0.7, linestyle=(0, (2, 3)))
-        ax.set_title(f"step {row['step']:,}\n{100*row['accuracy']:.1f} % as asked\n{row['verdict']}", fontsize=7.5, linespacing=1.1)
+        ax.set_title(f"step {row['step']:,}\n{100*row['accuracy']:.1f} % as asked\n{row['verdict']}", fontsize=7.5,
+                     linespacing=1.1)
         ax.set(xticks=range(0, 10, 3), yticks=range(0, 10, 3)); ax.spines[:].set_visible(True)
     for ax in axes.flat[len(rows):]: ax.remove()
     for ax in axes[:, 0]: ax.set_ylabel("class asked for")
     for ax in axes[-1]: ax.set_xlabel("class judged")
     figure.colorbar(image, ax=figure.axes, shrink=0.7, aspect=28, pad=0.015, label="% of the images of a class")
-    _say(figure, title="Which class does the judge see in images of each class asked for?",
-         shows="Judged as asked: " + ", ".join(f"{100*row['accuracy']:.1f} % at step {row['step']:,} ({row['verdict']})" for row in rows),
-         caption=f"{regime_style(rows[0]['regime'])['label']}, seed {rows[0]['seed']}. n = {rows[0]['n_per_class']} images a class and panel. Dotted: as asked.")
+    _say(figure, title="Which class does the judge see in images of each class asked for?", shows="Judged as asked: "
+         + ", ".join(f"{100*row['accuracy']:.1f} % at step {row['step']:,} ({row['verdict']})" for row in rows),
+         caption=f"{regime_style(rows[0]['regime'])['label']}, seed {rows[0]['seed']}. "
+         f"n = {rows[0]['n_per_class']} images a class and panel. Dotted: as asked.")
     return figure
 
 # %% ../nbs/29_plots.ipynb #b182f316
@@ -291,23 +334,36 @@ def plot_losses(
     figure, ((alignment, generator), (witness, judge)) = plt.subplots(2, 2, figsize=(7, 4.6), sharex=True)
     history, window = history.assign(percent=100*history.judge_accuracy), max(1, len(history)//40)
     alignment.set_yscale("log")
-    alignment.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
-    _terms(alignment, history, {"alignment": ""}, window=window, title="Alignment of the two value heads", unit="mean squared difference")
+    alignment.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}",
+                        minor_formatter=NullFormatter())
+    _terms(alignment, history, {"alignment": ""}, window=window, title="Alignment of the two value heads",
+           unit="mean squared difference")
     _terms(generator, history, {"grounding": "grounding", "generator_loss": "whole loss"}, window=window,
            title="Generator: alignment + weight × grounding", unit="nats (+ squared units)")
     _terms(witness, history, {"witness_on_generated": "generated", "witness_on_real": "real"}, window=window,
            title="Witness: cross-entropy", unit="nats")
-    _terms(judge, history, {"percent": ""}, window=window, title="Judge accuracy of the batch", unit="judged as the class\nasked for (%)")
-    judge.axhline(10, **_SECOND); judge.text(1.01, 10, "1 in 10", transform=judge.get_yaxis_transform(), va="center", fontsize=7.5)
+    _terms(judge, history, {"percent": ""}, window=window, title="Judge accuracy of the batch",
+           unit="judged as the class\nasked for (%)")
+    judge.axhline(10, **_SECOND)
+    judge.text(1.01, 10, "1 in 10", transform=judge.get_yaxis_transform(), va="center", fontsize=7.5)
     for ax in figure.axes: _shade_phases(ax, phases, named=ax in (alignment, generator))
     for ax in (witness, judge): ax.set_xlabel("completed optimiser steps")
-    n, finite = history.images.max(), np.isfinite(history.select_dtypes("number")).all(axis=1)
-    _say(figure, title="What did the loss terms do?", shows="From the first step to the last: " + ", ".join(
-        f"{words} {history[column].iloc[0]:.2g} to {history[column].iloc[-1]:.2g}" for column, words in (("alignment", "alignment"), ("grounding", "grounding"), ("generator_loss", "whole loss"),
-                                                                                                      ("witness_on_real", "witness on real images"), ("percent", "judge accuracy in %"))), caption=f"One run, {len(history):,} steps. Faint: every step, n = {n} generated images. "
-         f"Strong: running mean over {window} step{'s'*(window > 1)}, n = {window*n:,}."
-         + ("" if finite.all() else f"\nNot drawn: {sum(~finite):,} steps without a finite loss, from step {history.step[~finite].min():,} on."))
+    courses = ", ".join(f"{words} {history[column].iloc[0]:.2g} to {history[column].iloc[-1]:.2g}"
+                        for column, words in _COURSES.items())
+    _say(figure, title="What did the loss terms do?", shows=f"From the first step to the last: {courses}",
+         caption=_losses_caption(history, window))
     return figure
+
+# %% ../nbs/29_plots.ipynb #048cf1cf
+_COURSES = {"alignment": "alignment", "grounding": "grounding", "generator_loss": "whole loss",
+            "witness_on_real": "witness on real images", "percent": "judge accuracy in %"}   # column -> in words
+
+def _losses_caption(history: pd.DataFrame, window: int) -> str:
+    n, finite = history.images.max(), np.isfinite(history.select_dtypes("number")).all(axis=1)
+    missing = "" if finite.all() else (f"\nNot drawn: {sum(~finite):,} steps without a finite loss, "
+                                       f"from step {history.step[~finite].min():,} on.")
+    return (f"One run, {len(history):,} steps. Faint: every step, n = {n} generated images. "
+            f"Strong: running mean over {window} step{'s'*(window > 1)}, n = {window*n:,}." + missing)
 
 # %% ../nbs/29_plots.ipynb #b3cee7ac
 def _terms(ax: Axes, history: pd.DataFrame, terms: Mapping[str, str], *, window: int, title: str, unit: str) -> None:
@@ -328,12 +384,13 @@ def _terms(ax: Axes, history: pd.DataFrame, terms: Mapping[str, str], *, window:
 def hash_table(
     rows: Sequence[dict],        # checkpoints: regime, seed, step, weights_sha256
     regimes: tuple[str, str],    # the two to compare
-) -> pd.DataFrame:               # seed, step (those both have), a column a regime: first 12 digits of its hash; equal: whether whole hashes are
+) -> pd.DataFrame:           # seed, step (of both), a column a regime: first 12 digits of its hash; equal: whole hashes
     "Fingerprints of the weights of two regimes side by side"
     columns = [pd.DataFrame([row for row in rows if row["regime"] == name], columns=["seed", "step", "weights_sha256"])
                .set_index(["seed", "step"]).weights_sha256.rename(name) for name in regimes]
     table = pd.concat(columns, axis=1, join="inner").sort_index()
-    return table.apply(lambda hashes: hashes.str[:12]).assign(equal=table[regimes[0]] == table[regimes[1]]).reset_index()
+    return table.apply(lambda hashes: hashes.str[:12]).assign(equal=table[regimes[0]]
+                                                              == table[regimes[1]]).reset_index()
 
 # %% ../nbs/29_plots.ipynb #655b9de2
 @_printed
@@ -346,13 +403,18 @@ def plot_same_weights(
     "Where two regimes have equal weights, by seed and step"
     figure, axes = plt.subplots(1, len(pairs), figsize=(7, 2.2), sharex=True, sharey=True, squeeze=False)
     tables = [hash_table(rows, pair) for pair in pairs]
-    titles = [f"{regime_style(pair[1])['label'].split(', ')[-1]}: equal at {table.equal.sum()} of {len(table)} checkpoints" for pair, table in zip(pairs, tables)]
+    titles = [f"{regime_style(pair[1])['label'].split(', ')[-1]}: "
+              f"equal at {table.equal.sum()} of {len(table)} checkpoints" for pair, table in zip(pairs, tables)]
     for ax, table, title in zip(axes.flat, tables, titles):
         for equal, points in table.groupby("equal"):
             ax.plot(points.step, points.seed, "s" if equal else "x", color=BLUE, markersize=3.5, clip_on=False)
         _shade_phases(ax, phases)
         ax.set_title(title, pad=24)
-        ax.set(xlabel="completed optimiser steps", ylabel="seed" if ax is axes[0, 0] else "", yticks=table.seed.unique()); ax.margins(y=0.2)
-    _say(figure, title="Do the two curricula train the same network?", shows="; ".join(titles), caption="Weights of the generator, compared bit for bit by SHA-256.",
-         key=[Line2D([], [], color="0.2", marker=marker, linestyle="none", label=label) for marker, label in ("s equal".split(), "x different".split())])
+        ax.set(xlabel="completed optimiser steps", ylabel="seed" if ax is axes[0, 0] else "",
+               yticks=table.seed.unique())
+        ax.margins(y=0.2)
+    _say(figure, title="Do the two curricula train the same network?",
+         shows="; ".join(titles), caption="Weights of the generator, compared bit for bit by SHA-256.",
+         key=[Line2D([], [], color="0.2", marker=marker, linestyle="none", label=label)
+              for marker, label in ("s equal".split(), "x different".split())])
     return figure

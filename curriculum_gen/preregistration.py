@@ -59,12 +59,14 @@ def _rows(table: dict, regime: str, step: int | None = None) -> list[dict]:
 def _pooled(table: dict, regime: str, step: int) -> dict | None:
     return next((row for row in table["pooled"] if row["regime"] == regime and row["step"] == step), None)
 
-def _decision(name: str, yes: bool, evidence: str) -> Decision: return Decision(name=name, outcome="yes" if yes else "no", evidence=evidence)
+def _decision(name: str, yes: bool, evidence: str) -> Decision:
+    return Decision(name=name, outcome="yes" if yes else "no", evidence=evidence)
 def _seeds(number: int) -> str: return f"{number} seed{'s'*(number != 1)}"
 
 # %% ../nbs/31_preregistration.ipynb #03d18b21
 def _h1(table: dict) -> Decision | str:
-    last = [row for name in ("phase1_only_reported", "full_curriculum_reported") for row in _rows(table, name, table["total_steps"])]
+    last = [row for name in ("phase1_only_reported", "full_curriculum_reported")
+            for row in _rows(table, name, table["total_steps"])]
     if not last: return "no reported regime in the table"
     largest = max(row["output_change"] for row in last)
     return _decision("H1", largest == 0, f"largest change of the output convolution over {len(last)} runs: {largest:g}")
@@ -75,46 +77,61 @@ def _h2(table: dict) -> Decision | str:
     return _decision("H2", all(equal.values()), f"equal at {sum(equal.values())} of {len(equal)} common checkpoints")
 
 def _h3(table: dict) -> Decision | str:
-    found = [(number, _pooled(table, number.regime, scaled_step(number.step, table["total_steps"]))) for number in REPORTED]
+    found = [(number, _pooled(table, number.regime, scaled_step(number.step, table["total_steps"])))
+             for number in REPORTED]
     if not all(row for _, row in found): return "not all four checkpoints are in the table"
     words = ", ".join(f"{number.step:,}: {row['accuracy']:.1%}, p = {row['p_chance']:.2g}" for number, row in found)
-    return _decision("H3", all(row["p_chance"] > 0.05/4 for _, row in found), f"{words} ({_seeds(found[0][1]['n_seeds'])})")
+    return _decision("H3", all(row["p_chance"] > 0.05/4 for _, row in found),
+                     f"{words} ({_seeds(found[0][1]['n_seeds'])})")
 
 def _h4(table: dict) -> Decision | str:
     tails = [min(one_class_per_row_null().tail_probabilities(number.accuracy)) for number in REPORTED]
-    networks = list({row["weights_sha256"]: row["accuracy"] for row in table["rows"] if row["regime"].endswith("_reported") and row["step"] > 0}.values())
+    networks = list({row["weights_sha256"]: row["accuracy"] for row in table["rows"]
+                     if row["regime"].endswith("_reported") and row["step"] > 0}.values())
     places = [sum(a <= number.accuracy for a in networks) for number in REPORTED]
-    words = ", ".join(f"{number.accuracy:.1%}: tail {tail:.3f}, {place} of {len(networks)} networks at or below" for number, tail, place in zip(REPORTED, tails, places))
+    words = ", ".join(f"{number.accuracy:.1%}: tail {tail:.3f}, {place} of {len(networks)} networks at or below"
+                      for number, tail, place in zip(REPORTED, tails, places))
     return _decision("H4", min(tails) > 0.005, words)
 
 # %% ../nbs/31_preregistration.ipynb #7a689c16
 def _h5(table: dict) -> Decision | str:
     before, after = (scaled_step(step, table["total_steps"]) for step in (6000, 10_000))
-    found = [c for c in table["comparisons"] if (c["regime"], c["before"], c["after"]) == ("full_curriculum_reported", before, after)]
-    return _decision("H5", found[0]["verdict"] == Verdict.REGRESSED, f"{found[0]['verdict']}: {found[0]['words']}") if found else "the comparison is not in the table"
+    found = [c for c in table["comparisons"]
+             if (c["regime"], c["before"], c["after"]) == ("full_curriculum_reported", before, after)]
+    return _decision("H5", found[0]["verdict"] == Verdict.REGRESSED,
+                     f"{found[0]['verdict']}: {found[0]['words']}") if found else "the comparison is not in the table"
 
 def _h6(table: dict) -> Decision | str:
     last = _pooled(table, "phase1_only", table["total_steps"])
     if not last: return "phase1_only is not in the table"
-    return _decision("H6", last["p_chance"] <= 0.005 and last["accuracy"] >= 0.9, f"{last['accuracy']:.1%} of {10*last['n_per_class']*last['n_seeds']:,} images, p = {last['p_chance']:.2g}, {_seeds(last['n_seeds'])}")
+    return _decision("H6", last["p_chance"] <= 0.005 and last["accuracy"] >= 0.9,
+                     f"{last['accuracy']:.1%} of {10*last['n_per_class']*last['n_seeds']:,} images, "
+                     f"p = {last['p_chance']:.2g}, {_seeds(last['n_seeds'])}")
 
+# %% ../nbs/31_preregistration.ipynb #ada11c05
 def _h7(table: dict) -> Decision | str:
     verdicts = [row["verdict"] for row in _rows(table, "phase1_only", table["total_steps"])]
     gamed = sum(v in (Verdict.GAMED, Verdict.SUSPECT) for v in verdicts)
-    if len(verdicts) < 5: return f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT; the rule asks for at least 5 seeds"
+    if len(verdicts) < 5:
+        return f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT; the rule asks for at least 5 seeds"
     return _decision("H7", gamed >= 0.8*len(verdicts), f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT")
 
 def _h9(table: dict) -> Decision | str:
-    first, last = ({(row["regime"], row["seed"]): row for name in ("full_curriculum", "phase1_only") for row in _rows(table, name, step)} for step in (table["total_steps"]//3, table["total_steps"]))
+    first, last = ({(row["regime"], row["seed"]): row for name in ("full_curriculum", "phase1_only")
+                    for row in _rows(table, name, step)} for step in (table["total_steps"]//3, table["total_steps"]))
     seeds = sorted(seed for regime, seed in last if regime == "full_curriculum" and ("phase1_only", seed) in last)
     if len(seeds) < 6: return f"{_seeds(len(seeds))} in common; the rule asks for at least 6"
-    differences = np.array([last["full_curriculum", seed]["accuracy"] - last["phase1_only", seed]["accuracy"] for seed in seeds])
-    equal = sum(first["full_curriculum", seed]["weights_sha256"] == first["phase1_only", seed]["weights_sha256"] for seed in seeds)
+    differences = np.array([last["full_curriculum", seed]["accuracy"] - last["phase1_only", seed]["accuracy"]
+                            for seed in seeds])
+    equal = sum(first["full_curriculum", seed]["weights_sha256"] == first["phase1_only", seed]["weights_sha256"]
+                for seed in seeds)
     p = sign_flip_p(differences, two_sided=True)
-    return _decision("H9", p <= 0.05, f"{100*differences.mean():+.2f} points at the last step over {_seeds(len(seeds))}, p = {p:.2g}; equal weights at T/3 in {equal} of {len(seeds)}")
+    return _decision("H9", p <= 0.05, f"{100*differences.mean():+.2f} points at the last step over "
+                     f"{_seeds(len(seeds))}, p = {p:.2g}; equal weights at T/3 in {equal} of {len(seeds)}")
 
 # %% ../nbs/31_preregistration.ipynb #523c2456
-_RULES: dict[str, Callable[[dict], "Decision | str"]] = {"H1": _h1, "H2": _h2, "H3": _h3, "H4": _h4, "H5": _h5, "H6": _h6, "H7": _h7, "H9": _h9}
+_RULES: dict[str, Callable[[dict], "Decision | str"]] = {"H1": _h1, "H2": _h2, "H3": _h3, "H4": _h4, "H5": _h5,
+                                                         "H6": _h6, "H7": _h7, "H9": _h9}
 
 def decide(
     table: dict,   # a study's `seed_table.json`
@@ -127,7 +144,8 @@ def verdict_table(
     table: dict,          # a study's `seed_table.json`
 ) -> pd.DataFrame:        # a row a statement: statement, decision rule, predicted, outcome, evidence
     "The table of verdicts"
-    return pd.DataFrame([s.to_dict() | {"outcome": d.outcome, "evidence": d.evidence} for s, d in zip(statements(), decide(table))]).set_index("name")
+    return pd.DataFrame([s.to_dict() | {"outcome": d.outcome, "evidence": d.evidence}
+                         for s, d in zip(statements(), decide(table))]).set_index("name")
 
 # %% ../nbs/31_preregistration.ipynb #d9252584
 _OUTCOMES = "no", "open", "yes"
@@ -141,13 +159,18 @@ def plot_decisions(
     figure, ax = plt.subplots(figsize=(7.4, 0.9 + 0.44*len(found)))
     for level, (name, row) in enumerate(found.iterrows()):
         expected = row.predicted.split(":")[0]
-        if expected in _OUTCOMES: ax.plot(_OUTCOMES.index(expected), level, "o", color="0.35", markerfacecolor="white", markersize=11)
-        ax.plot(_OUTCOMES.index(row.outcome), level, "o" if row.outcome != "open" else "D", color=BLUE if row.outcome != "open" else "0.35", markersize=6)
+        if expected in _OUTCOMES:
+            ax.plot(_OUTCOMES.index(expected), level, "o", color="0.35", markerfacecolor="white", markersize=11)
+        ax.plot(_OUTCOMES.index(row.outcome), level, "o" if row.outcome != "open" else "D",
+                color=BLUE if row.outcome != "open" else "0.35", markersize=6)
         ax.text(-4.9, level, textwrap.fill(f"{name}: {row.statement}", 84), va="center", fontsize=7)
         ax.hlines(level, -0.4, 2.3, color="0.9", linewidth=0.6, zorder=0)
     ax.set(xlim=(-4.9, 2.4), ylim=(len(found) - 0.4, -0.6), xticks=range(3), yticks=[])
     ax.set_xticklabels(_OUTCOMES); ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    _say(figure, title="What was stated beforehand, and what came of it", shows="; ".join(f"{name}: expected {row.predicted}, outcome {row.outcome}" for name, row in found.iterrows()),
-         caption=f"n = {seeds} seed{'s'*(seeds > 1)}, {table['total_steps']:,} steps.", key=[Line2D([], [], color="0.35", marker="o", markerfacecolor="white", markersize=9, linestyle="none", label="expected"),
-                                                                          Line2D([], [], color=BLUE, marker="o", linestyle="none", label="decided"), Line2D([], [], color="0.35", marker="D", linestyle="none", label="open")])
+    _say(figure, title="What was stated beforehand, and what came of it",
+         shows="; ".join(f"{name}: expected {row.predicted}, outcome {row.outcome}" for name, row in found.iterrows()),
+         caption=f"n = {seeds} seed{'s'*(seeds > 1)}, {table['total_steps']:,} steps.",
+         key=[Line2D([], [], color="0.35", marker="o", markerfacecolor="white", markersize=9, linestyle="none",
+                     label="expected"), Line2D([], [], color=BLUE, marker="o", linestyle="none", label="decided"),
+              Line2D([], [], color="0.35", marker="D", linestyle="none", label="open")])
     return figure

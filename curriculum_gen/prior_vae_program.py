@@ -82,7 +82,8 @@ class Generator(nn.Module):
     def __init__(self):
         super().__init__()
         self.prior = ClassPrior()
-        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
+        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
+                                     nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
 
     def forward(self, latents, labels): return self.decoder(drawn_from(self.prior(labels), latents))
 
@@ -99,7 +100,8 @@ def make_judge(
 ) -> nn.Module:   # in eval mode, without gradients
     "Trains the classifier that scores"
     torch.manual_seed(seed)
-    judge = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.BatchNorm1d(HIDDEN), nn.Dropout(0.3), nn.Linear(HIDDEN, CLASSES))
+    judge = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.BatchNorm1d(HIDDEN), nn.Dropout(0.3),
+                          nn.Linear(HIDDEN, CLASSES))
     optimiser = torch.optim.AdamW(judge.parameters(), lr=5e-3)
     for _ in range(150):
         rows = torch.randint(len(images), (128,))
@@ -123,10 +125,12 @@ def start(
     "A new run"
     torch.manual_seed(seed)
     encoder, generator = Encoder(), Generator()
-    groups = [{"params": encoder.parameters()}, {"params": generator.decoder.parameters()}, {"params": generator.prior.parameters(), "lr": 3 * RATE, "weight_decay": 0.0}]
+    groups = [{"params": encoder.parameters()}, {"params": generator.decoder.parameters()},
+              {"params": generator.prior.parameters(), "lr": 3 * RATE, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=1e-3)
     scheduler = CosineAnnealingLR(optimiser, T_max=TOTAL_STEPS)
-    return Run(seed=seed, images=images, labels=labels, judge=judge, encoder=encoder, generator=generator, optimiser=optimiser, scheduler=scheduler,
+    return Run(seed=seed, images=images, labels=labels,
+               judge=judge, encoder=encoder, generator=generator, optimiser=optimiser, scheduler=scheduler,
                random=torch.Generator().manual_seed(seed), order=torch.empty(0, dtype=torch.long), step=0)
 
 def next_batch(state: Run) -> tuple[Tensor, Tensor]:
@@ -161,8 +165,8 @@ def train_step(state: Run) -> dict:
     state.optimiser.step()
     state.scheduler.step()
     state.step += 1
-    return {"step": state.step, "phase": phase_of(state.step - 1), "weights": applied, "learning_rate": rate, "losses": means,
-            "nonfinite": sum(not math.isfinite(value) for value in means.values())}
+    return {"step": state.step, "phase": phase_of(state.step - 1), "weights": applied, "learning_rate": rate,
+            "losses": means, "nonfinite": sum(not math.isfinite(value) for value in means.values())}
 
 # %% ../nbs/44_prior_vae_program.ipynb #eefc1b50
 def save(state: Run) -> dict:
@@ -214,4 +218,5 @@ def evaluate(state: Run, n: int) -> dict:
     asked = torch.arange(CLASSES).repeat_interleave(n)
     images = sample(state, latents.repeat(CLASSES, 1), asked)
     judged = judge_logits(state, images).argmax(dim=1)
-    return {"images": images.reshape(CLASSES, n, PIXELS), "judged": judged.reshape(CLASSES, n), "latents": latents, "independent": n}
+    return {"images": images.reshape(CLASSES, n, PIXELS), "judged": judged.reshape(CLASSES, n), "latents": latents,
+            "independent": n}

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 CLASSES, SIDE, PIXELS, LATENT, BATCH = 10, 8, 64, 20, 32
 TURNS, DECAY = 2, 0.9   # steps of the discriminator for one of the generator; share of the average that a step keeps
 TOTAL_STEPS, FEATURES_FROM = 48, 12
-TERMS = {"hinge_real": ("discriminator",), "hinge_fake": ("discriminator",), "slope": ("discriminator",), "score": ("generator",), "features": ("generator",)}
+TERMS = {"hinge_real": ("discriminator",), "hinge_fake": ("discriminator",), "slope": ("discriminator",),
+         "score": ("generator",), "features": ("generator",)}
 ROLES = {"generator": "generator", "discriminator": "discriminator", "averaged": "ema", "judge": "judge"}
 DECLARED = ()
 FROZEN = ("judge",)
@@ -29,7 +30,8 @@ def phase_of(step: int) -> str:
 
 def weights(step: int) -> dict[str, float]:
     "The intended weight of each term in the step that has `step` completed steps before it"
-    return {"hinge_real": 1.0, "hinge_fake": 1.0, "slope": 0.5, "score": 1.0, "features": 0.0 if step < FEATURES_FROM else 2.0}
+    return {"hinge_real": 1.0, "hinge_fake": 1.0, "slope": 0.5, "score": 1.0,
+            "features": 0.0 if step < FEATURES_FROM else 2.0}
 
 # %% ../nbs/43_projection_gan_program.ipynb #aea6d529
 class LabelNorm(nn.Module):
@@ -72,7 +74,8 @@ class Critic(nn.Module):
     "Images and labels to a score: high for a real image with its own label"
     def __init__(self):
         super().__init__()
-        self.look = nn.Sequential(nn.Conv2d(1, 12, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(12, 24, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
+        self.look = nn.Sequential(nn.Conv2d(1, 12, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+                                  nn.Conv2d(12, 24, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
         self.real = nn.Linear(24 * 4, 1)
         self.direction = nn.Embedding(CLASSES, 24 * 4)
         nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)
@@ -114,7 +117,8 @@ class Feed:
         self.images, self.labels, self.seed = images, labels, seed
         self.epoch = self.at = 0
 
-    def _order(self): return torch.randperm(len(self.images), generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch))
+    def _order(self):
+        return torch.randperm(len(self.images), generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch))
     def __iter__(self): return self
     def __next__(self) -> tuple[Tensor, Tensor]:
         if self.at + BATCH > len(self.images): self.epoch, self.at = self.epoch + 1, 0
@@ -145,7 +149,8 @@ class Turns:
         with torch.no_grad(): fakes = self.generator(latents, asked)
         images.requires_grad_(True)
         on_real, on_fake = self.discriminator(images, labels), self.discriminator(fakes, asked)
-        terms = {"hinge_real": hinge_on_real(on_real), "hinge_fake": hinge_on_fake(on_fake), "slope": slope_of(on_real, images)}
+        terms = {"hinge_real": hinge_on_real(on_real), "hinge_fake": hinge_on_fake(on_fake),
+                 "slope": slope_of(on_real, images)}
         self.discriminator_adam.zero_grad()
         sum(applied[name] * term for name, term in terms.items()).backward()
         self.discriminator_adam.step()
@@ -155,7 +160,8 @@ class Turns:
         latents, asked = self._ask()
         fakes = self.generator(latents, asked)
         typical = self.discriminator.seen(next_batch(self)[0]).mean(0).detach()
-        terms = {"score": -self.discriminator(fakes, asked).mean(), "features": (self.discriminator.seen(fakes).mean(0) - typical).square().mean()}
+        terms = {"score": -self.discriminator(fakes, asked).mean(),
+                 "features": (self.discriminator.seen(fakes).mean(0) - typical).square().mean()}
         self.generator_adam.zero_grad()
         sum(applied[name] * term for name, term in terms.items()).backward()
         self.generator_adam.step()
@@ -174,7 +180,9 @@ class Trainer(Turns):
         self.feed = Feed(images, labels, seed=seed)
         self.random = torch.Generator().manual_seed(seed)
 
-    def _ask(self): return torch.randn(BATCH, LATENT, generator=self.random), torch.randint(CLASSES, (BATCH,), generator=self.random)
+    def _ask(self):
+        return (torch.randn(BATCH, LATENT, generator=self.random),
+                torch.randint(CLASSES, (BATCH,), generator=self.random))
 
 # %% ../nbs/43_projection_gan_program.ipynb #e6bf18fb
 def start(
@@ -203,7 +211,9 @@ def train_step(state: Trainer) -> dict:
     for _ in range(TURNS): terms = state._teach_discriminator(applied)
     terms |= state._teach_generator(applied)
     follow(state.averaged, state.generator)
-    line = {"phase": phase_of(state.step), "weights": applied, "learning_rate": state.generator_adam.param_groups[0]["lr"], "losses": {name: term.item() for name, term in terms.items()}}
+    line = {"phase": phase_of(state.step),
+            "weights": applied, "learning_rate": state.generator_adam.param_groups[0]["lr"],
+            "losses": {name: term.item() for name, term in terms.items()}}
     state.step += 1
     return line | {"step": state.step, "nonfinite": sum(not math.isfinite(loss) for loss in line["losses"].values())}
 

@@ -35,7 +35,8 @@ def user_frames() -> list:   # innermost first; empty where nothing but librarie
         frames.append(frame)
         frame = frame.f_back
     start = max((i for i, frame in enumerate(frames) if frame.f_code in _ENTRIES), default=-1) + 1
-    return [frame for frame in frames[start:] if not f"{frame.f_globals.get('__name__', '')}.".startswith(("torch.", "contextlib.", "functools."))]
+    return [frame for frame in frames[start:]
+            if not f"{frame.f_globals.get('__name__', '')}.".startswith(("torch.", "contextlib.", "functools."))]
 
 def place(frame: object) -> str:
     "File and line of a frame, such as train.py:41"
@@ -72,8 +73,8 @@ class Origin:
     draws: frozenset[Draw] = frozenset()                # random draws
     severed: frozenset[Severed] = frozenset()           # where its own gradient was lost
     cut: frozenset[Severed] = frozenset()               # where a gradient was lost on any way to it, through numbers
-    lost: frozenset[tuple[Severed, str]] = frozenset()  # severed summands of a sum that has a gradient, and the line of the sum
-    recent: tuple[frozenset[int], ...] = ()             # numbers of its inputs, of their inputs, ...: at most four generations
+    lost: frozenset[tuple[Severed, str]] = frozenset()  # severed summands of a sum with gradient, and the sum's line
+    recent: tuple[frozenset[int], ...] = ()             # numbers of its inputs, of their inputs, ...: four generations
 
     @property
     def ancestors(self) -> frozenset[int]: return frozenset().union(*self.recent)
@@ -93,31 +94,42 @@ class Call:
     with_gradient: bool               # whether the output has a gradient
 
 # %% ../nbs/20_provenance.ipynb #f9984ca3
-_DRAWS = {"randn", "rand", "randint", "randperm", "normal", "multinomial", "bernoulli", "poisson", "randn_like", "rand_like", "randint_like", "normal_", "uniform_", "random_", "bernoulli_"}
-_FACTORIES = {"empty", "zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
-_SUMS = {"add", "add_", "sub", "sub_", "rsub", "__radd__", "__rsub__", "__add__", "__sub__", "__iadd__", "__isub__", "stack", "cat", "concat"}
-_HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", "div_", "true_divide", "__truediv__", "neg", "negative", "squeeze", "unsqueeze", "view", "reshape", "flatten",
+_DRAWS = {"randn", "rand", "randint", "randperm", "normal", "multinomial", "bernoulli", "poisson", "randn_like",
+          "rand_like", "randint_like", "normal_", "uniform_", "random_", "bernoulli_"}
+_FACTORIES = {"empty", "zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like",
+              "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
+_SUMS = {"add", "add_", "sub", "sub_", "rsub", "__radd__", "__rsub__", "__add__", "__sub__", "__iadd__", "__isub__",
+         "stack", "cat", "concat"}
+_HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", "div_", "true_divide",
+                    "__truediv__", "neg", "negative", "squeeze", "unsqueeze", "view", "reshape", "flatten",
                     "clone", "to", "float", "double", "half", "contiguous"}
 _CHOICES = {"__getitem__", "index_select", "take", "gather"}   # what stands at drawn places is no draw itself
-_QUESTIONS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "_set_grad_enabled", "requires_grad_", "type", "element_size", "stride", "storage_offset", "data_ptr", "__len__", "is_complex"}   # no tensor to follow
+# no tensor to follow
+_QUESTIONS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "_set_grad_enabled", "requires_grad_",
+              "type", "element_size", "stride", "storage_offset", "data_ptr", "__len__", "is_complex"}
 _VIEWS = {"data", "T", "mT", "H", "mH", "real", "imag", "grad"}   # attributes that are tensors themselves
 _INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
+# %% ../nbs/20_provenance.ipynb #bc2dc344
 def digest(*tensors: Tensor) -> str:
     "Sixteen hexadecimal figures of the tensors' bytes"
     found = hashlib.blake2b(digest_size=8)
-    for tensor in tensors: found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel()
+                     else b"")
     return found.hexdigest()
 
 def tensors_in(value: object) -> list[Tensor]:
     "The tensors of nested lists, tuples and dicts, in order"
     if isinstance(value, Tensor): return [value]
     if isinstance(value, dict): value = value.values()
-    return [tensor for entry in value for tensor in tensors_in(entry)] if isinstance(value, (list, tuple, type({}.values()))) else []
+    return [tensor for entry in value
+            for tensor in tensors_in(entry)] if isinstance(value, (list, tuple, type({}.values()))) else []
 
 def is_label(tensor: Tensor) -> bool:
     "Whether a tensor could hold one class number an example: an integer vector, or a column"
-    return tensor.dtype in _INTEGERS and (tensor.ndim == 1 or (tensor.ndim == 2 and tensor.shape[1] == 1)) and tensor.numel() > 1
+    return tensor.dtype in _INTEGERS and (tensor.ndim == 1
+                                          or (tensor.ndim == 2 and tensor.shape[1] == 1)) and tensor.numel() > 1
 
 # %% ../nbs/20_provenance.ipynb #e9c6cb88
 class SeveredNumber(float):
@@ -131,7 +143,8 @@ class SeveredNumber(float):
     def __reduce__(self): return float, (float(self),)   # pickled and copied as the plain number
 
 for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "neg"):
-    setattr(SeveredNumber, f"__{_name}__", lambda self, *other, _plain=getattr(float, f"__{_name}__"): self._of(_plain(self, *other)))
+    setattr(SeveredNumber, f"__{_name}__",
+            lambda self, *other, _plain=getattr(float, f"__{_name}__"): self._of(_plain(self, *other)))
 
 # %% ../nbs/20_provenance.ipynb #9fe0a9b7
 class Tracer(TorchFunctionMode):
@@ -151,15 +164,18 @@ class Tracer(TorchFunctionMode):
     def _root(self, tensor: Tensor) -> Origin:
         number = next(self._numbers)
         if is_label(tensor): return Origin(number=number, labels=frozenset({number}))
-        batch = tensor.ndim >= 2 and len(tensor) > 1 and not tensor.requires_grad and not self._known(tensor) and tensor.layout == torch.strided
-        varies = batch and tensor.numel() > 0 and not torch.equal(tensor, tensor.view(-1)[:1].expand_as(tensor) if tensor.is_contiguous() else tensor[:1].expand_as(tensor))
+        batch = (tensor.ndim >= 2 and len(tensor) > 1 and not tensor.requires_grad and not self._known(tensor)
+                 and tensor.layout == torch.strided)
+        varies = batch and tensor.numel() > 0 and not torch.equal(
+            tensor, tensor.view(-1)[:1].expand_as(tensor) if tensor.is_contiguous() else tensor[:1].expand_as(tensor))
         return Origin(number=number, data=frozenset({number}) if varies else frozenset())
 
     @entry
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if self.paused: return func(*args, **kwargs)
-        if name in _QUESTIONS or (name == "__get__" and func.__self__.__name__ not in _VIEWS): return func(*args, **kwargs)
+        if name in _QUESTIONS or (name == "__get__" and func.__self__.__name__ not in _VIEWS):
+            return func(*args, **kwargs)
         return self._observed(func, name, args, kwargs)
 
 # %% ../nbs/20_provenance.ipynb #0295257e
@@ -172,16 +188,21 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
     if name in ("nan_to_num", "nan_to_num_"): self._see_masking(inputs)
     if name == "item" and isinstance(out, float): return self._number(out, inputs[0], before[0])
     numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, SeveredNumber)]
-    for tensor in tensors_in(out): self._follow(tensor, name, inputs=inputs, before=before, had_gradient=had_gradient, numbers=numbers)
+    for tensor in tensors_in(out):
+        self._follow(tensor, name, inputs=inputs, before=before, had_gradient=had_gradient, numbers=numbers)
     return out
 
 # %% ../nbs/20_provenance.ipynb #90cdc2b0
 def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts)
 
-def _leaves(tensors: list[Tensor]) -> frozenset[int]: return frozenset(key for tensor in tensors if tensor.requires_grad for key in (reached(tensor.grad_fn) if tensor.grad_fn is not None else [id(tensor)]))
+def _leaves(tensors: list[Tensor]) -> frozenset[int]:
+    return frozenset(key for tensor in tensors if tensor.requires_grad
+                     for key in (reached(tensor.grad_fn) if tensor.grad_fn is not None else [id(tensor)]))
 
+# %% ../nbs/20_provenance.ipynb #7f70261d
 @patch
-def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], before: list[Origin], had_gradient: bool, numbers: list[SeveredNumber]) -> None:
+def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], before: list[Origin], had_gradient: bool,
+            numbers: list[SeveredNumber]) -> None:
     if name in _DRAWS: return self._drawn(tensor, name)
     if name in _FACTORIES:
         number = next(self._numbers)
@@ -191,17 +212,19 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
     if not inputs and not numbers: return
     number, severed = next(self._numbers), _union([o.severed for o in before] + [n.severed for n in numbers])
     if had_gradient and not tensor.requires_grad and tensor.is_floating_point():
-        severed = frozenset({Severed(where=user_line(), how=name if name != "__get__" else "data", recent=self._near(before), leaves=_leaves(inputs))})
+        severed = frozenset({Severed(where=user_line(), how=name if name != "__get__" else "data",
+                                     recent=self._near(before), leaves=_leaves(inputs))})
     elif tensor.requires_grad: severed = frozenset()
     lost = _union([o.lost for o in before]) if name in _HAND_ON else frozenset()
     cut = _union([o.cut for o in before] + [severed]) if tensor.is_floating_point() else frozenset()
     if name in _SUMS and tensor.requires_grad: lost |= self._lost(inputs, before, numbers=numbers)
-    recent = tuple(_union([frozenset({o.number}) if depth == 0 else o.recent[depth - 1] if len(o.recent) >= depth else frozenset() for o in before]) for depth in range(4))
-    found = Origin(number=number, labels=_union([o.labels for o in before]), data=_union([o.data for o in before]), calls=_union([o.calls for o in before]),
-                   draws=_union([o.draws for o in (before[:1] if name in _CHOICES else before)]), severed=severed, cut=cut, lost=lost, recent=recent)
+    recent = tuple(_union([frozenset({o.number}) if depth == 0 else o.recent[depth - 1] if len(o.recent) >= depth
+                           else frozenset() for o in before]) for depth in range(4))
+    found = Origin(number=number, labels=_union([o.labels for o in before]), data=_union([o.data for o in before]),
+                   calls=_union([o.calls for o in before]),
+                   draws=_union([o.draws for o in (before[:1] if name in _CHOICES else before)]), severed=severed,
+                   cut=cut, lost=lost, recent=recent)
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
-
-
 
 # %% ../nbs/20_provenance.ipynb #b7083fb8
 @patch
@@ -211,21 +234,25 @@ def _near(self: Tracer, before: list[Origin]) -> frozenset[int]:
 @patch
 def _lost(self: Tracer, inputs: list[Tensor], before: list[Origin], *, numbers: list[SeveredNumber]) -> frozenset:
     partners = {o.number for tensor, o in zip(inputs, before) if tensor.requires_grad}
-    candidates = _union([o.severed for tensor, o in zip(inputs, before) if not tensor.requires_grad] + [n.severed for n in numbers])
+    candidates = _union([o.severed for tensor, o in zip(inputs, before) if not tensor.requires_grad]
+                        + [n.severed for n in numbers])
     return frozenset((severed, user_line()) for severed in candidates if not severed.recent & partners)
 
 # %% ../nbs/20_provenance.ipynb #9c1f7c8e
 @patch
 def _drawn(self: Tracer, tensor: Tensor, name: str) -> None:
     number = next(self._numbers)
-    draw = Draw(where=user_line(), digest=digest(tensor), number=number, size=tensor.numel()) if tensor.numel() <= 1_000_000 and name != "randperm" else None
+    draw = Draw(where=user_line(), digest=digest(tensor), number=number,
+                size=tensor.numel()) if tensor.numel() <= 1_000_000 and name != "randperm" else None
     labels = frozenset({number}) if is_label(tensor) else frozenset()
     self.random |= labels
     self.origins[tensor] = Origin(number=number, labels=labels, draws=frozenset({draw}) if draw else frozenset())
 
 @patch
 def _number(self: Tracer, value: float, tensor: Tensor, origin: Origin) -> float:
-    severed = origin.severed or (frozenset({Severed(where=user_line(), how="item", recent=self._near([origin]), leaves=_leaves([tensor]))}) if tensor.requires_grad else frozenset())
+    severed = origin.severed or (frozenset({Severed(where=user_line(), how="item", recent=self._near([origin]),
+                                                    leaves=_leaves([tensor]))}) if tensor.requires_grad
+                                 else frozenset())
     if not severed: return value
     made = SeveredNumber(value)
     made.severed = severed
@@ -252,12 +279,15 @@ def _leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, outp
     outputs, number = tensors_in(output), next(self._numbers)
     out = [self.origin(tensor) for tensor in outputs]
     vectors, numbers = [o for t, o in went_in if is_label(t)], [(t, o) for t, o in went_in if not is_label(t)]
-    onehot = [o for t, o in numbers if o.labels and not o.data and not o.draws - _union([v.draws for v in vectors]) and not t.requires_grad]
+    onehot = [o for t, o in numbers if o.labels and not o.data and not o.draws - _union([v.draws for v in vectors])
+              and not t.requires_grad]
     labels, came_out = _union([o.labels for o in vectors + onehot]), _union([o.labels for o in out])
     fresh = _union([o.draws for t, o in numbers])
-    self.calls[number] = Call(number=number, where=where, labels=labels, others=_union([o.labels for t, o in numbers if o not in onehot]), ignored=bool(labels) and not labels & came_out,
-                              latents_ignored=fresh - _union([o.draws for o in out]), numbers_digest=digest(*(t for t, _ in numbers)), labels_digest=digest(*(t for t, o in went_in if is_label(t))),
-                              with_gradient=any(tensor.requires_grad for tensor in outputs))
+    self.calls[number] = Call(
+        number=number, where=where, labels=labels, others=_union([o.labels for t, o in numbers if o not in onehot]),
+        ignored=bool(labels) and not labels & came_out, latents_ignored=fresh - _union([o.draws for o in out]),
+        numbers_digest=digest(*(t for t, _ in numbers)), labels_digest=digest(*(t for t, o in went_in if is_label(t))),
+        with_gradient=any(tensor.requires_grad for tensor in outputs))
     for tensor, o in zip(outputs, out): self.origins[tensor] = _through(o, number)
 
 def _through(origin: Origin, call: int) -> Origin:
@@ -269,13 +299,17 @@ def _through(origin: Origin, call: int) -> Origin:
 @patch
 def _through_parameters(self: Tracer, origin: Origin, inputs: list[Tensor], before: list[Origin]) -> Origin:
     "An operation on the generator's parameters outside its forward pass: all such of a step are one call"
-    if not self._generator_parameters or not any(id(tensor) in self._generator_parameters for tensor in inputs): return origin
+    if not self._generator_parameters or not any(id(tensor) in self._generator_parameters for tensor in inputs):
+        return origin
     earlier = self.calls.get(self._loose)
     number = earlier.number if earlier else next(self._numbers)
-    vectors, others = _union([o.labels for t, o in zip(inputs, before) if is_label(t)]), _union([o.labels for t, o in zip(inputs, before) if not is_label(t) and o.data])
+    vectors, others = (_union([o.labels for t, o in zip(inputs, before) if is_label(t)]),
+                       _union([o.labels for t, o in zip(inputs, before) if not is_label(t) and o.data]))
     self._loose = number
-    self.calls[number] = Call(number=number, where=earlier.where if earlier else user_line(), labels=vectors | (earlier.labels if earlier else frozenset()),
-                              others=others | (earlier.others if earlier else frozenset()), ignored=False, latents_ignored=frozenset(), numbers_digest="", labels_digest="",
+    self.calls[number] = Call(number=number, where=earlier.where if earlier else user_line(),
+                              labels=vectors | (earlier.labels if earlier else frozenset()),
+                              others=others | (earlier.others if earlier else frozenset()),
+                              ignored=False, latents_ignored=frozenset(), numbers_digest="", labels_digest="",
                               with_gradient=origin.number >= 0 and torch.is_grad_enabled())
     return _through(origin, number)
 
@@ -285,7 +319,8 @@ def attach(
     generator: nn.Module,   # the one given to the tracer
 ) -> list:                  # handles, to be removed
     "Enter and leave calls with the generator's forward pass"
-    return [generator.register_forward_pre_hook(self._enter_call, with_kwargs=True), generator.register_forward_hook(self._leave_call, with_kwargs=True)]
+    return [generator.register_forward_pre_hook(self._enter_call, with_kwargs=True),
+            generator.register_forward_hook(self._leave_call, with_kwargs=True)]
 
 @patch
 def next_step(self: Tracer) -> None:

@@ -31,7 +31,8 @@ def class_sample(
 ) -> Tensor:                 # [10, count, 1, 28, 28] float32 in [-1, 1], row i of class i
     "Real images of every class, drawn at random"
     rows = [(split.labels == label).nonzero()[:, 0] for label in range(CLASSES)]
-    if (most := min(map(len, rows))) < count: raise InputError(f"{count} images a class asked for: these real images hold at most {most} of every class")
+    if (most := min(map(len, rows))) < count:
+        raise InputError(f"{count} images a class asked for: these real images hold at most {most} of every class")
     return torch.stack([normalise(split.images[r[torch.randperm(len(r), generator=rng)[:count]]]) for r in rows])
 
 def judge_features(
@@ -39,10 +40,12 @@ def judge_features(
     images: Tensor,   # [10, n, 1, 28, 28] float32 in [-1, 1]
 ) -> Tensor:          # [10, n, features] float32 on the CPU
     "What a judge's last hidden layer makes of images"
-    if images.ndim != 5 or len(images) != CLASSES: raise InputError(f"images {tuple(images.shape)}: expected [{CLASSES}, n, 1, 28, 28], a row a class")
+    if images.ndim != 5 or len(images) != CLASSES:
+        raise InputError(f"images {tuple(images.shape)}: expected [{CLASSES}, n, 1, 28, 28], a row a class")
     network, device = judge.network, next(judge.network.parameters()).device
     with torch.no_grad():
-        parts = [network.classifier[:-1](network.features(batch.to(device))).cpu() for batch in check_images(images.flatten(0, 1)).split(1000)]
+        parts = [network.classifier[:-1](network.features(batch.to(device))).cpu()
+                 for batch in check_images(images.flatten(0, 1)).split(1000)]
     return torch.cat(parts).unflatten(0, images.shape[:2])
 
 # %% ../nbs/13_realism.ipynb #b51a4ac9
@@ -53,14 +56,18 @@ def neighbour_counts(
     generated: Tensor,         # [classes, m, features]
     *,
     k: int = NEIGHBOURS,       # neighbours that a ball reaches, at least 1 and below n and m
-) -> dict[str, Tensor]:        # "balls" [classes, m]: real balls an image lies in; "precise", "recalled", "covered" [classes]: images
+) -> dict[str, Tensor]:       # "balls" [classes, m] an image lies in; images "precise", "recalled", "covered" [classes]
     "How two samples lie among each other, class by class (Kynkaanniemi et al. 2019; Naeem et al. 2020)"
-    if min(real.shape[1], generated.shape[1]) <= k: raise InputError(f"{real.shape[1]} real and {generated.shape[1]} generated images a class: give more than {k}")
-    def distances(a, b): return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")   # exact zeros between equal images
-    def radii(a): return distances(a, a).kthvalue(k + 1, dim=2).values                           # the nearest of all is the image itself
+    if min(real.shape[1], generated.shape[1]) <= k:
+        raise InputError(f"{real.shape[1]} real and {generated.shape[1]} generated images a class: give more than {k}")
+    def distances(a, b):   # exact zeros between equal images
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    def radii(a):                           # the nearest of all is the image itself
+        return distances(a, a).kthvalue(k + 1, dim=2).values
     between = distances(real, generated)                                                         # [classes, n, m]
     inside = between <= radii(real)[:, :, None]
-    return {"balls": inside.sum(1), "precise": inside.any(1).sum(1), "covered": inside.any(2).sum(1), "recalled": (between <= radii(generated)[:, None]).any(2).sum(1)}
+    return {"balls": inside.sum(1), "precise": inside.any(1).sum(1), "covered": inside.any(2).sum(1),
+            "recalled": (between <= radii(generated)[:, None]).any(2).sum(1)}
 
 # %% ../nbs/13_realism.ipynb #6553d127
 def kid_interval(
@@ -68,12 +75,14 @@ def kid_interval(
     generated: Tensor,          # [10, n, features], column j drawn from latent j
 ) -> tuple[float, Interval]:    # the distance, 0 in expectation for equal distributions, and its 95 % interval
     "Kernel distance between two samples whose classes are equally frequent (Binkowski et al. 2018)"
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric   # here, because it takes two seconds and training never needs it
+    # here, because it takes two seconds and training never needs it
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
     classes, n, _ = real.shape
     rng, columns = np.random.default_rng(stream_seed(0, "kid pieces")), np.arange(n)
-    order = [rng.permuted(np.tile(np.arange(classes), (n, 1)), axis=1).T for _ in range(2)]   # [pieces, n] each: the class of every draw
-    pieces = [kid_features_to_metric(real[a, columns].double(), generated[b, columns].double(), kid_subsets=1, kid_subset_size=n, verbose=False)[KEY_METRIC_KID_MEAN]
-              for a, b in zip(*order)]
+    # [pieces, n] each: the class of every draw
+    order = [rng.permuted(np.tile(np.arange(classes), (n, 1)), axis=1).T for _ in range(2)]
+    pieces = [kid_features_to_metric(real[a, columns].double(), generated[b, columns].double(), kid_subsets=1,
+                                     kid_subset_size=n, verbose=False)[KEY_METRIC_KID_MEAN] for a, b in zip(*order)]
     mean, half = float(np.mean(pieces)), float(stats.t.ppf(0.975, classes - 1)*np.std(pieces, ddof=1)/classes**0.5)
     return mean, Interval(mean - half, mean + half)
 
@@ -88,7 +97,8 @@ def nearest_distances(
     return torch.stack([torch.cdist(row.flatten(1), known).amin(1) for row, known in zip(images, bank)])
 
 # %% ../nbs/13_realism.ipynb #8295a5e9
-SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered", "memorised": "near_training"}   # a share and the counts behind it
+# a share and the counts behind it
+SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered", "memorised": "near_training"}
 
 @dataclass(frozen=True, kw_only=True)
 class Realism(Record):
@@ -141,43 +151,55 @@ def real_reference(
     images_per_class: int,    # n, above 5; 2n are drawn from half B, `InputError` when it holds fewer
 ) -> RealReference:
     "Reference sample, twin and copy detector from the real training images"
-    if judge.name != "second": raise InputError(f"realism is measured with the second judge, not the {judge.name}: training may have listened to that one")
+    if judge.name != "second":
+        raise InputError(f"realism is measured with the second judge, not the {judge.name}: "
+                         "training may have listened to that one")
     rng = torch.Generator().manual_seed(stream_seed(0, "real reference"))
     sample, twin = class_sample(dataset.half_b, count=2*images_per_class, rng=rng).split(images_per_class, dim=1)
-    held_out = class_sample(dataset.half_b, count=min(HELD_OUT, int(torch.bincount(dataset.half_b.labels).min())), rng=rng)
+    held_out = class_sample(dataset.half_b, count=min(HELD_OUT, int(torch.bincount(dataset.half_b.labels).min())),
+                            rng=rng)
     bank = [normalise(dataset.half_a.images[dataset.half_a.labels == label]).flatten(1) for label in range(CLASSES)]
-    return RealReference(judge=judge, data_fingerprint=dataset.fingerprint, features=judge_features(judge, sample), twin=twin, bank=bank,
-                         near=nearest_distances(held_out, bank).quantile(QUANTILE, dim=1))
+    return RealReference(judge=judge, data_fingerprint=dataset.fingerprint, features=judge_features(judge, sample),
+                         twin=twin, bank=bank, near=nearest_distances(held_out, bank).quantile(QUANTILE, dim=1))
 
 # %% ../nbs/13_realism.ipynb #a47414b7
 def realism(
-    images: Tensor,             # [10, n, 1, 28, 28] float32 in [-1, 1], row i asked for class i; n must be the reference's
+    images: Tensor,             # [10, n, 1, 28, 28] float32 in [-1, 1], row i asked for class i; n of the reference
     reference: RealReference,
 ) -> Realism:
     "Compare a sample of images with real ones"
     features, n = judge_features(reference.judge, images), reference.images_per_class
-    if images.shape[1] != n: raise InputError(f"{images.shape[1]} images a class against a reference of {n}: make a reference of that size")
+    if images.shape[1] != n:
+        raise InputError(f"{images.shape[1]} images a class against a reference of {n}: make a reference of that size")
     counts = neighbour_counts(reference.features, features)
     kid, interval = kid_interval(reference.features, features)
     balls = counts.pop("balls").double()/NEIGHBOURS
     near = (nearest_distances(images, reference.bank) < reference.near[:, None]).sum(1)
-    return Realism(judge_sha256=reference.judge.sha256, data_fingerprint=reference.data_fingerprint, images_per_class=n, neighbours=NEIGHBOURS,
-                   kid=kid, kid_low=interval.low, kid_high=interval.high, near_training=tuple(near.tolist()), density=tuple(balls.mean(1).tolist()),
-                   density_se=tuple((balls.std(1)/n**0.5).tolist()), **{name: tuple(count.tolist()) for name, count in counts.items()})
+    return Realism(judge_sha256=reference.judge.sha256,
+                   data_fingerprint=reference.data_fingerprint, images_per_class=n, neighbours=NEIGHBOURS,
+                   kid=kid, kid_low=interval.low, kid_high=interval.high, near_training=tuple(near.tolist()),
+                   density=tuple(balls.mean(1).tolist()), density_se=tuple((balls.std(1)/n**0.5).tolist()),
+                   **{name: tuple(count.tolist()) for name, count in counts.items()})
 
 # %% ../nbs/13_realism.ipynb #c64a5448
 def realism_table(
     generated: Realism,
     real: Realism,           # of a real sample of the same size
-) -> pd.DataFrame:           # index measure, class (0..9 or "all"); columns value, low, high (95 %), count, images, real
+) -> pd.DataFrame:           # index measure, class (0..9, "all"); columns value, low, high (95 %), count, images, real
     "Every number of a comparison with its interval, its denominator and the real sample's beside it"
     n, rows = generated.images_per_class, []
     for name, field in SHARES.items():
-        for label, count, other in zip([*range(CLASSES), "all"], [*getattr(generated, field), sum(getattr(generated, field))], [*real.shares(name), real.share(name)]):
+        for label, count, other in zip([*range(CLASSES), "all"],
+                                       [*getattr(generated, field), sum(getattr(generated, field))],
+                                       [*real.shares(name), real.share(name)]):
             images = CLASSES*n if label == "all" else n
-            rows.append({"measure": name, "class": label, "value": count/images, **wilson_interval(count, images)._asdict(), "count": count, "images": images, "real": other})
+            rows.append({"measure": name, "class": label, "value": count/images,
+                         **wilson_interval(count, images)._asdict(), "count": count, "images": images, "real": other})
     mean, error = float(np.mean(generated.density)), float(np.linalg.norm(generated.density_se)/CLASSES)
-    for label, value, se, other in zip([*range(CLASSES), "all"], [*generated.density, mean], [*generated.density_se, error], [*real.density, float(np.mean(real.density))]):
-        rows.append({"measure": "density", "class": label, "value": value, "low": value - 1.96*se, "high": value + 1.96*se, "images": CLASSES*n if label == "all" else n, "real": other})
-    rows.append({"measure": "kid", "class": "all", "value": generated.kid, "low": generated.kid_low, "high": generated.kid_high, "images": CLASSES*n, "real": real.kid})
+    for label, value, se, other in zip([*range(CLASSES), "all"], [*generated.density, mean],
+                                       [*generated.density_se, error], [*real.density, float(np.mean(real.density))]):
+        rows.append({"measure": "density", "class": label, "value": value, "low": value - 1.96*se,
+                     "high": value + 1.96*se, "images": CLASSES*n if label == "all" else n, "real": other})
+    rows.append({"measure": "kid", "class": "all", "value": generated.kid, "low": generated.kid_low,
+                 "high": generated.kid_high, "images": CLASSES*n, "real": real.kid})
     return pd.DataFrame(rows).astype({"count": "Int64"}).set_index(["measure", "class"])

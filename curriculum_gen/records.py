@@ -66,9 +66,11 @@ def write_atomic(
 
 # %% ../nbs/00_records.ipynb #7a94eb14
 def write_json(path: str | Path, value: object) -> Path:
-    "Write a JSON file atomically, lists of numbers on one line; NaN and infinities are refused, since other programs cannot read them"
+    """Write a JSON file atomically, lists of numbers on one line; NaN and infinities are refused, since other programs
+    cannot read them"""
     text = json.dumps(value, indent=1, allow_nan=False)
-    return write_atomic(path, re.sub(r"\[\n[-\d.e+,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n")
+    return write_atomic(path, re.sub(r"\[\n[-\d.e+,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]",
+                                     text) + "\n")
 
 def read_json(path: str | Path) -> object:
     "Read a JSON file; `InputError` names a file that is missing or damaged"
@@ -106,9 +108,11 @@ class Record:
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for name in values:
             if name not in fields: raise unknown_name(f"field of {cls.__name__}", name, among=fields)
-        missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+        missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
+                   and f.default_factory is dataclasses.MISSING]
         if missing: raise InputError(f"{cls.__name__}: {', '.join(missing)} missing")
-        return cls(**{n: float(v) if fields[n].type is float else tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        return cls(**{n: float(v) if fields[n].type is float else tuple(v) if isinstance(v, list) else v
+                      for n, v in values.items()})
 
 def _finite_or_text(value: object) -> object:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -125,7 +129,7 @@ class StepRecord(Record):
     generator_loss: float         # what the generator's optimiser was given
     witness_on_generated: float   # cross-entropy against the judge's classes, nats
     witness_on_real: float        # cross-entropy against the true labels, nats
-    judge_accuracy: float         # share of this step's generated images that the judge assigns to the requested class, 0..1
+    judge_accuracy: float         # share of this step's generated images judged to be the class asked for, 0..1
     images: int                   # generated images in the step: the denominator of `judge_accuracy`
 
 # %% ../nbs/00_records.ipynb #f7684668
@@ -169,7 +173,8 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         "Steps that have a whole checkpoint, ascending"
-        return sorted(int(p.name[5:]) for p in self.checkpoints.glob("step-*") if p.name[5:].isdigit() and (p/"record.json").exists())
+        return sorted(int(p.name[5:]) for p in self.checkpoints.glob("step-*") if p.name[5:].isdigit()
+                      and (p/"record.json").exists())
 
 # %% ../nbs/00_records.ipynb #83bbb7ed
 def read_history(
@@ -180,5 +185,7 @@ def read_history(
     path = Path(path)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try: records = [StepRecord.from_dict(json.loads(line)) for line in lines]
-    except ValueError: raise InputError(f"{path}: damaged; delete it together with the checkpoints beside it and train again") from None
+    except ValueError:
+        raise InputError(f"{path}: damaged; delete it together with the checkpoints beside "
+                         "it and train again") from None
     return [r for r in records if up_to is None or r.step <= up_to]

@@ -19,9 +19,11 @@ from .statistics import Interval, holm
 # %% ../nbs/04_regime_comparison.ipynb #378b226c
 def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:   # both [data sets, seeds] float
     try: scores = [np.atleast_2d(np.asarray(s, dtype=float)) for s in (first, second)]
-    except ValueError: raise InputError("scores: the rows differ in length; give [seeds] or [data sets, seeds]") from None
+    except ValueError:
+        raise InputError("scores: the rows differ in length; give [seeds] or [data sets, seeds]") from None
     if scores[0].shape != scores[1].shape or scores[0].ndim != 2 or scores[0].shape[1] < 2:
-        raise InputError(f"scores: shapes {list(scores[0].shape)} and {list(scores[1].shape)}; give both regimes the same seeds, at least 2")
+        raise InputError(f"scores: shapes {list(scores[0].shape)} and {list(scores[1].shape)}; "
+                         "give both regimes the same seeds, at least 2")
     if not all(((s >= 0) & (s <= 1)).all() for s in scores): raise InputError("scores: each must be a share in 0..1")
     return scores[0], scores[1]
 
@@ -36,7 +38,8 @@ def probability_of_improvement(
     first: np.ndarray,    # [seeds] or [data sets, seeds]
     second: np.ndarray,   # the same shape
 ) -> float:               # 0..1; one half when neither is better
-    "Probability that a run of the second regime scores above a run of the first, ties counting half (Agarwal et al. 2021)"
+    """Probability that a run of the second regime scores above a run of the first, ties counting half (Agarwal et al.
+    2021)"""
     return float(_improvement(*_paired(first, second)))
 
 def _improvement(first: np.ndarray, second: np.ndarray) -> np.ndarray:   # [..., data sets, seeds] -> [...]
@@ -61,9 +64,11 @@ def bootstrap_sizes(
     "Stratified bootstrap over pairs of runs (Agarwal et al. 2021)"
     first, second = _paired(first, second)
     drawn = rng.integers(first.shape[1], size=(resamples, *first.shape))
-    one, other = (np.take_along_axis(scores[None], drawn, axis=2) for scores in (first, second))   # [resamples, data sets, seeds]
+    # [resamples, data sets, seeds]
+    one, other = (np.take_along_axis(scores[None], drawn, axis=2) for scores in (first, second))
     iqm_one, iqm_other = (stats.trim_mean(s.reshape(resamples, -1), 0.25, axis=1) for s in (one, other))
-    return Sizes(*(Interval(*np.quantile(values, [0.025, 0.975]).tolist()) for values in (iqm_other - iqm_one, _improvement(one, other))))
+    return Sizes(*(Interval(*np.quantile(values, [0.025, 0.975]).tolist())
+                   for values in (iqm_other - iqm_one, _improvement(one, other))))
 
 # %% ../nbs/04_regime_comparison.ipynb #d515ccf4
 def seeds_needed(
@@ -75,21 +80,24 @@ def seeds_needed(
 
 # %% ../nbs/04_regime_comparison.ipynb #18434205
 def compare_regimes(
-    planned: Mapping[str, tuple[np.ndarray, np.ndarray]],   # name -> final scores of the first and the second regime, each [seeds] or [data sets, seeds]
+    planned: Mapping[str, tuple[np.ndarray, np.ndarray]],  # name -> final scores of both, [seeds] or [data sets, seeds]
     *,
     rng: np.random.Generator,                               # for the intervals; the p-values are exact
-) -> pd.DataFrame:                                          # one row a comparison, in the order given; differences are second - first
-    "Do the regimes differ? Exact paired tests with Holm's adjustment over all planned comparisons, and sizes with intervals"
+) -> pd.DataFrame:                                        # a row a comparison, as given; differences are second - first
+    """Do the regimes differ? Exact paired tests with Holm's adjustment over all planned comparisons,
+    and sizes with intervals"""
     if not planned: raise InputError("comparisons: none given; plan at least one")
     rows = {name: _row(*_paired(first, second), rng=rng) for name, (first, second) in planned.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("comparison")
     table["p_holm"] = holm(table.p)
-    table["answer"] = ["different" if row.p_holm <= RUN_ALPHA else "too few seeds" if row.seeds < seeds_needed(len(table)) else "not shown" for row in table.itertuples()]
+    table["answer"] = ["different" if row.p_holm <= RUN_ALPHA else "too few seeds"
+                       if row.seeds < seeds_needed(len(table)) else "not shown" for row in table.itertuples()]
     return table
 
 def _row(first: np.ndarray, second: np.ndarray, *, rng: np.random.Generator) -> dict:
     difference, improvement = bootstrap_sizes(first, second, rng=rng)
     return {"seeds": first.shape[1], "first": interquartile_mean(first), "second": interquartile_mean(second),
-            "difference": interquartile_mean(second) - interquartile_mean(first), "difference_low": difference.low, "difference_high": difference.high,
-            "improvement": float(_improvement(first, second)), "improvement_low": improvement.low, "improvement_high": improvement.high,
+            "difference": interquartile_mean(second) - interquartile_mean(first), "difference_low": difference.low,
+            "difference_high": difference.high, "improvement": float(_improvement(first, second)),
+            "improvement_low": improvement.low, "improvement_high": improvement.high,
             "p": sign_flip_p((second - first).mean(0), two_sided=True)}

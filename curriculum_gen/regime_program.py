@@ -20,13 +20,16 @@ from .curriculum import phase_at, regime_named, run_config
 from .data import Split
 from .judge import Judge
 from .model import CLASSES, LATENT_SIZE, seeded, weights_sha256
-from .training import Learner, checkpoint_record, load_checkpoint, save_checkpoint, take_steps, training_batch
+from .training import (Learner, checkpoint_record, load_checkpoint, save_checkpoint, take_steps,
+                                     training_batch)
 
 # %% ../nbs/37_regime_program.ipynb #adc7cb43
-PARTS = tuple(import_module(f"curriculum_gen.{name}") for name in ("objectives", "training"))   # what a planted mistake may change, in the order of import
+# what a planted mistake may change, in the order of import
+PARTS = tuple(import_module(f"curriculum_gen.{name}") for name in ("objectives", "training"))
 REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "full_curriculum", 15, 64, 11
 LEARNING_RATE = 3e-3
-TERMS = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",), "on_real": ("witness",)}
+TERMS = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",),
+         "on_real": ("witness",)}
 ROLES = {"generator": "generator", "witness": "witness", "judge": "judge"}
 DECLARED = ()
 FROZEN = ("judge",)
@@ -52,9 +55,12 @@ class Run:
         "Completed optimiser steps"
         return self.learner.completed_steps
 
-def _config(seed: int): return run_config("tiny", regime=REGIME, seed=seed, total_steps=TOTAL_STEPS, checkpoint_interval=5, batch_size=BATCH, learning_rate=LEARNING_RATE)
+def _config(seed: int):
+    return run_config("tiny", regime=REGIME, seed=seed, total_steps=TOTAL_STEPS, checkpoint_interval=5,
+                      batch_size=BATCH, learning_rate=LEARNING_RATE)
 
-def _split(images: Tensor, labels: Tensor) -> Split: return Split(((images*0.5 + 0.5)*255).round().to(torch.uint8), labels)   # as bytes again, from which the package starts
+def _split(images: Tensor, labels: Tensor) -> Split:   # as bytes again, from which the package starts
+    return Split(((images*0.5 + 0.5)*255).round().to(torch.uint8), labels)
 
 def start(
     seed: int,
@@ -70,19 +76,23 @@ def start(
 # %% ../nbs/37_regime_program.ipynb #4a9658f9
 def next_batch(
     state: Run,
-) -> tuple[Tensor, Tensor]:   # real images [B, 1, 28, 28] and labels [B] of the step to come; they follow from the seed and the step
+) -> tuple[Tensor, Tensor]:   # [B, 1, 28, 28] real images, [B] labels of the step to come; of seed and step
     "The real images of the next step"
     batch = training_batch(state.config, state.split, completed_steps=state.step)
     return batch.real_images, batch.real_labels
 
 def train_step(
     state: Run,     # updated in place
-) -> dict:          # the log line: step (completed after it), phase, weights and losses by term, learning rate, number of losses that are not finite
+) -> dict:          # log line: step (now completed), phase, weights, losses, learning rate, losses not finite
     "One step of the package's training"
-    record = next(take_steps(state.learner, state.config, split=state.split, judge=state.judge, stop_step=state.step + 1))
-    losses = {"alignment": record.alignment, "grounding": record.grounding, "on_generated": record.witness_on_generated, "on_real": record.witness_on_real}
-    return {"step": record.step, "phase": record.phase, "weights": {**dict.fromkeys(TERMS, 1.0), "grounding": record.grounding_weight}, "losses": losses,
-            "learning_rate": state.learner.generator_optimiser.param_groups[0]["lr"], "nonfinite": sum(not abs(loss) < float("inf") for loss in losses.values())}
+    record = next(take_steps(state.learner, state.config, split=state.split, judge=state.judge,
+                             stop_step=state.step + 1))
+    losses = {"alignment": record.alignment, "grounding": record.grounding, "on_generated": record.witness_on_generated,
+              "on_real": record.witness_on_real}
+    return {"step": record.step, "phase": record.phase,
+            "weights": {**dict.fromkeys(TERMS, 1.0), "grounding": record.grounding_weight}, "losses": losses,
+            "learning_rate": state.learner.generator_optimiser.param_groups[0]["lr"],
+            "nonfinite": sum(not abs(loss) < float("inf") for loss in losses.values())}
 
 # %% ../nbs/37_regime_program.ipynb #e925c71c
 def make_judge(
@@ -132,10 +142,12 @@ def save(
     state: Run,
 ) -> dict:   # seed, and the content of each of the checkpoint's files
     "A checkpoint as the package writes it"
-    record = checkpoint_record(state.learner, state.config, images=len(state.split), judge_sha256=weights_sha256(state.judge))
+    record = checkpoint_record(state.learner, state.config, images=len(state.split),
+                               judge_sha256=weights_sha256(state.judge))
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder)/"checkpoint", state.learner, record=record)
-        return {"seed": state.config.seed, "files": {path.name: path.read_bytes() for path in sorted((Path(folder)/"checkpoint").iterdir())}}
+        return {"seed": state.config.seed,
+                "files": {path.name: path.read_bytes() for path in sorted((Path(folder)/"checkpoint").iterdir())}}
 
 def load(
     snapshot: dict,     # from `save`

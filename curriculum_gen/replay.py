@@ -34,9 +34,12 @@ def watch_learner(
     judge: CertifiedJudge,      # that training listens to
 ) -> Watch:                     # to be entered with `with`
     "Watch the training of a run, with everything that its configuration declares"
-    terms = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",), "on_real": ("witness",)}
-    weights = {name: lambda step: 1.0 for name in terms} | {"grounding": lambda step: phase_at(config.phases, step).grounding_weight}
-    return watch(generator=learner.generator, witness=learner.witness, judge=judge.network, frozen=("judge",), terms=terms, weights=weights, start_step=learner.completed_steps)
+    terms = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",),
+             "on_real": ("witness",)}
+    weights = {name: lambda step: 1.0
+               for name in terms} | {"grounding": lambda step: phase_at(config.phases, step).grounding_weight}
+    return watch(generator=learner.generator, witness=learner.witness, judge=judge.network, frozen=("judge",),
+                 terms=terms, weights=weights, start_step=learner.completed_steps)
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
@@ -64,14 +67,17 @@ def replay(
     start_step: int,                # completed steps before the stretch, at least 0
     *,
     stop_step: int,                 # completed steps after it, above `start_step` and at most the run's
-    each_step: Callable[[Learner], None] = lambda learner: None,   # called before the first and after every step of the stretch
+    each_step: Callable[[Learner], None] = lambda learner: None,   # before the first and after every step
     progress: bool = False,         # show a bar with time left
 ) -> Replay:
     "Run a stretch again from the nearest checkpoint before it, watched, and compare it with the record"
     run, config = _opened(run)
-    if not 0 <= start_step < stop_step <= config.total_steps: raise InputError(f"replay of steps {start_step} to {stop_step}: the run has steps 0 to {config.total_steps}")
+    if not 0 <= start_step < stop_step <= config.total_steps:
+        raise InputError(f"replay of steps {start_step} to {stop_step}: the run has steps 0 to {config.total_steps}")
     data = load_dataset(config.dataset, report=lambda line: None)
-    if data.fingerprint != read_json(run.data)["fingerprint"]: raise InputError(f"{run.path}: was trained on other data than those at hand ({data.source.source}); provide the former")
+    if data.fingerprint != read_json(run.data)["fingerprint"]:
+        raise InputError(f"{run.path}: was trained on other data than those at hand ({data.source.source}); "
+                         "provide the former")
     judge = load_judge(run.judges, "first", device=config.device)
     learner = load_checkpoint(run.checkpoint(max(s for s in run.steps() if s <= start_step)), config)
     def steps(stop): return take_steps(learner, config, split=data.half_a, judge=judge.network, stop_step=stop)
@@ -81,15 +87,18 @@ def replay(
         records = []
         with watch_learner(learner, config=config, judge=judge) as seen:
             for record in steps(stop_step): records.append(record); each_step(learner); bar.update()
-    return Replay(start_step=start_step, stop_step=stop_step, records=tuple(records), differing=_differing(run, learner, records), seen=seen, learner=learner)
+    return Replay(start_step=start_step, stop_step=stop_step, records=tuple(records),
+                  differing=_differing(run, learner, records), seen=seen, learner=learner)
 
 # %% ../nbs/47_replay.ipynb #e507c2f9
 def _differing(run: RunFolder, learner: Learner, records: list[StepRecord]) -> tuple[str, ...]:
     recorded = {record.step: record for record in read_history(run.history)}
-    lines = [record.step for record in records if record.step in recorded and json.dumps(recorded[record.step].to_dict()) != json.dumps(record.to_dict())]
+    lines = [record.step for record in records if record.step in recorded
+             and json.dumps(recorded[record.step].to_dict()) != json.dumps(record.to_dict())]
     found = [f"the history from step {lines[0]}"] if lines else []
     checkpoint = run.checkpoint(learner.completed_steps)/"record.json"
-    if checkpoint.exists() and read_json(checkpoint)["weights_sha256"] != weights_sha256(learner.generator): found.append(f"the generator's weights at step {learner.completed_steps}")
+    if checkpoint.exists() and read_json(checkpoint)["weights_sha256"] != weights_sha256(learner.generator):
+        found.append(f"the generator's weights at step {learner.completed_steps}")
     return tuple(found)
 
 # %% ../nbs/47_replay.ipynb #173af069
@@ -99,17 +108,21 @@ class Bisection:
     good_step: int | None         # of the last good checkpoint; None when nothing fell
     interval: tuple[int, int] | None   # the checkpoints between which it fell
     step: int | None              # the first step found below the margin
-    monotone: bool                # whether everything looked at before that step was above and everything after it below
-    looked_at: pd.DataFrame       # step, accuracy, images, difference from the last good checkpoint and its 99 % upper bound, fallen
+    monotone: bool                # was all that was looked at before that step above, and all after it below?
+    looked_at: pd.DataFrame    # step, accuracy, images, difference from the last good one, its 99 % upper bound, fallen
 
     def __str__(self) -> str:
-        if self.step is None: return f"no checkpoint is worse than the best before it by {MARGIN:.0%}, with 99 % confidence"
-        told = "" if self.monotone else "; the series is not monotone: it crosses the margin more than once, and this is the first crossing that was found"
-        return f"fell between the checkpoints {self.interval[0]:,} and {self.interval[1]:,}, at step {self.step:,}, against step {self.good_step:,}{told}"
+        if self.step is None:
+            return f"no checkpoint is worse than the best before it by {MARGIN:.0%}, with 99 % confidence"
+        told = ("" if self.monotone else "; the series is not monotone: it crosses the margin more than once, "
+                "and this is the first crossing that was found")
+        return (f"fell between the checkpoints {self.interval[0]:,} and {self.interval[1]:,}, at step {self.step:,}, "
+                f"against step {self.good_step:,}{told}")
 
 def _row(step: int, correct: np.ndarray, good: np.ndarray) -> dict:
     found = paired_difference(good, correct)
-    return {"step": step, "accuracy": float(correct.mean()), "images": correct.size, "difference": found.difference, "upper": found.upper, "fallen": found.upper < -MARGIN}
+    return {"step": step, "accuracy": float(correct.mean()), "images": correct.size, "difference": found.difference,
+            "upper": found.upper, "fallen": found.upper < -MARGIN}
 
 # %% ../nbs/47_replay.ipynb #2cfde737
 def judge_metric(
@@ -121,7 +134,8 @@ def judge_metric(
     run, config = _opened(run)
     judge, latents = load_judge(run.judges, "first", device=config.device), evaluation_latents(images_per_class)
     def correct(generator: nn.Module) -> np.ndarray:
-        with torch_threads(config.threads): return judged_by(judge, generate(generator, latents)) == np.arange(CLASSES)[:, None]
+        with torch_threads(config.threads):
+            return judged_by(judge, generate(generator, latents)) == np.arange(CLASSES)[:, None]
     return correct
 
 def bisect(
@@ -140,20 +154,25 @@ def bisect(
         if good is None or (fell is None and correct.mean() >= good.mean()): good, good_step = correct, step
         rows.append(_row(step, correct, good))
         fell = step if fell is None and rows[-1]["fallen"] else fell
-    if fell is None: return Bisection(good_step=None, interval=None, step=None, monotone=True, looked_at=pd.DataFrame(rows))
+    if fell is None:
+        return Bisection(good_step=None, interval=None, step=None, monotone=True, looked_at=pd.DataFrame(rows))
     before = max(row["step"] for row in rows if row["step"] < fell)
     rows += _inside(run, (before, fell), lambda path: at(path), good=good, progress=progress)
     found = pd.DataFrame(rows).drop_duplicates("step").sort_values("step", ignore_index=True)
     first = int(found.step[found.fallen & (found.step > before)].min())
-    return Bisection(good_step=good_step, interval=(before, fell), step=first, looked_at=found, monotone=bool((found.fallen == (found.step >= first)).all()))
+    return Bisection(good_step=good_step, interval=(before, fell), step=first, looked_at=found,
+                     monotone=bool((found.fallen == (found.step >= first)).all()))
 
 # %% ../nbs/47_replay.ipynb #47da30b7
-def _inside(run: RunFolder, interval: tuple[int, int], correct_at: Callable[[Path], np.ndarray], *, good: np.ndarray, progress: bool) -> list[dict]:
+def _inside(run: RunFolder, interval: tuple[int, int], correct_at: Callable[[Path], np.ndarray], *, good: np.ndarray,
+            progress: bool) -> list[dict]:
     low, high = interval
     rows: dict[int, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         def path(step): return Path(folder)/f"{step}.safetensors"
-        replay(run, low, stop_step=high, each_step=lambda learner: save_weights(learner.generator, path(learner.completed_steps)), progress=progress)
+        replay(run, low,
+               stop_step=high, each_step=lambda learner: save_weights(learner.generator, path(learner.completed_steps)),
+               progress=progress)
         def fallen(step):
             if step not in rows: rows[step] = _row(step, correct_at(path(step)), good)
             return rows[step]["fallen"]

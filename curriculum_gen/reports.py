@@ -53,7 +53,8 @@ def is_evaluated(
     "Whether every checkpoint of a run was scored; its checkpoints themselves are not needed for that"
     if not run.evaluation.exists(): return False
     found = read_json(run.evaluation)
-    return run.judged.exists() and found["config"] == config.to_dict() and found["rows"][-1]["step"] == config.total_steps and found["rows"][0]["n_per_class"] == images_per_class
+    return (run.judged.exists() and found["config"] == config.to_dict()
+            and found["rows"][-1]["step"] == config.total_steps and found["rows"][0]["n_per_class"] == images_per_class)
 
 # %% ../nbs/32_reports.ipynb #14ec6a84
 def example_study() -> Path:
@@ -71,7 +72,8 @@ def example_study() -> Path:
 # %% ../nbs/32_reports.ipynb #d43fff71
 def example_card() -> dict:
     "The card of the last checkpoint of the example's full curriculum"
-    found = read_json(RunFolder(run_path(example_study(), run_config("tiny", regime="full_curriculum", seed=0))).evaluation)
+    found = read_json(RunFolder(run_path(example_study(),
+                                         run_config("tiny", regime="full_curriculum", seed=0))).evaluation)
     return found["rows"][-1] | {"judges": found["judges"], "data_source": found["data"]["source"]}
 
 # %% ../nbs/32_reports.ipynb #5ad5eaf8
@@ -88,9 +90,11 @@ def provenance(
     named: dict,   # what the report was made from, by name: parameters, data, fingerprints of judges
 ) -> Styler:       # a row each
     "What a report was made from and with: what is named, versions, commit and the statements registered beforehand"
-    rows = named | {"statements registered beforehand, SHA-256": preregistration_sha256(), "commit": commit() or "an installed package"} | {f"version of {name}": v for name, v in versions().items()}
-    return pd.DataFrame({"made from": rows.keys(), "value": [str(value) if value != "" else "default" for value in rows.values()]}).style.hide().set_properties(
-        **{"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"})
+    rows = named | {"statements registered beforehand, SHA-256": preregistration_sha256(), "commit": commit()
+                    or "an installed package"} | {f"version of {name}": v for name, v in versions().items()}
+    return (pd.DataFrame({"made from": rows.keys(),
+                          "value": [str(value) if value != "" else "default" for value in rows.values()]}).style.hide()
+            .set_properties(**{"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"}))
 
 # %% ../nbs/32_reports.ipynb #55369960
 def report_file(
@@ -99,7 +103,8 @@ def report_file(
 ) -> Path:                # the page, `report.html` beside it
     "Execute the report of one file; `InputError` when it fails"
     file = Path(file)
-    job = Job(name=name, notebook=report_notebook(name), report=file.with_name("report.ipynb"), threads=1, parameters={name: file.resolve(), f"{name}_sha256": sha256(file)})
+    job = Job(name=name, notebook=report_notebook(name), report=file.with_name("report.ipynb"), threads=1,
+              parameters={name: file.resolve(), f"{name}_sha256": sha256(file)})
     if not job.is_done():
         outcome = execute(job)
         if outcome["status"] != "ok": raise InputError(f"{job.report}: {outcome['status']}: {outcome['error']}")
@@ -118,8 +123,10 @@ def study_jobs(
         run, names = RunFolder(run_path(out, config)), ("regime", "seed", "profile")
         plain = run_config(config.profile, regime=config.regime, seed=config.seed)
         changes = {k: v for k, v in config.to_dict().items() if k not in names and v != getattr(plain, k)}
-        jobs.append(Job(name=f"{config.regime} seed {config.seed}", notebook=report_notebook("regime"), report=run.report, threads=config.threads,
-                        parameters={**{n: getattr(config, n) for n in names}, "run_folder": run.path.resolve(), "images_per_class": images_per_class, "changes": changes}))
+        jobs.append(Job(name=f"{config.regime} seed {config.seed}", notebook=report_notebook("regime"),
+                        report=run.report, threads=config.threads,
+                        parameters={**{n: getattr(config, n) for n in names}, "run_folder": run.path.resolve(),
+                                    "images_per_class": images_per_class, "changes": changes}))
     return jobs
 
 
@@ -130,7 +137,9 @@ def state_of(
 ) -> str:   # "done", "failed", or "to do"
     "What the run folder says of a job"
     last = job.last() or {}
-    if job.is_done() and is_evaluated(RunFolder(job.report.parent), config, images_per_class=job.parameters["images_per_class"]): return "done"
+    if job.is_done() and is_evaluated(RunFolder(job.report.parent), config,
+                                      images_per_class=job.parameters["images_per_class"]):
+        return "done"
     return "failed" if last.get("status") == "failed" and not last.get("killed") else "to do"
 
 
@@ -144,7 +153,8 @@ class Estimate:
 
     def left(self, run: RunFolder, config: RunConfig) -> float:
         "Seconds a run takes from where it stands"
-        return (config.total_steps - steps_done(run))*self.seconds_per_step + (0 if run.evaluation.exists() else self.other_seconds or 0)
+        return (config.total_steps - steps_done(run))*self.seconds_per_step + (0 if run.evaluation.exists()
+                                                                               else self.other_seconds or 0)
 
 def recorded_estimate(out: Path, config: RunConfig) -> Estimate | None:
     "From the records of a study's runs that are like this one; None without any"
@@ -156,7 +166,8 @@ def recorded_estimate(out: Path, config: RunConfig) -> Estimate | None:
         if like == config.to_dict(): found.append(record)
     if not found: return None
     others = [record["other_seconds"] for record in found if "other_seconds" in record]
-    return Estimate(seconds_per_step=median(record["seconds_per_step"] for record in found), other_seconds=median(others) if others else None,
+    return Estimate(seconds_per_step=median(record["seconds_per_step"] for record in found),
+                    other_seconds=median(others) if others else None,
                     source=f"median of {len(found)} recorded run{'s' if len(found) > 1 else ''}")
 
 # %% ../nbs/32_reports.ipynb #8261b98d
@@ -170,32 +181,44 @@ def write_index(
         run = RunFolder(folder)
         status = read_json(run.status) if run.status.exists() else {"status": "no report", "error": ""}
         config = RunConfig.from_dict(read_json(run.config))
-        rows.append(f"<tr><td>{config.regime}</td><td>{config.seed}</td>{_last_cells(run)}<td>{status['status']}</td><td>{_links(run, out)}{html.escape(status['error'])}</td></tr>")
-    body = (f"<h1>Is it the regime, is it the stopping, is there a regression?</h1><main><blockquote><p>{html.escape(table['answer']).replace(chr(10), '</p><p>')}</p></blockquote>"
+        rows.append(f"<tr><td>{config.regime}</td><td>{config.seed}</td>{_last_cells(run)}<td>{status['status']}</td>"
+                    f"<td>{_links(run, out)}{html.escape(status['error'])}</td></tr>")
+    answer = html.escape(table["answer"]).replace("\n", "</p><p>")
+    body = ("<h1>Is it the regime, is it the stopping, is there a regression?</h1>"
+            f"<main><blockquote><p>{answer}</p></blockquote>"
             f'<p><a href="seed_table.html"><b>The study report</b></a>: all figures, and the verdict step by step. '
-            f'<a href="seed_table.ipynb">Its notebook</a>, <a href="seed_table.json">seed_table.json</a>, <a href="run.json">run.json</a>.</p>'
-            f"<p>Data: {html.escape(table['data_source'])}, {table['data']['train_images']:,} training and {table['data']['test_images']:,} test images. "
-            f"Profile {table['profile']}, widths {table['widths']}, threads a run: {table['threads']}.</p><h2>Runs at their last step</h2>"
-            "<div class='output_html'><table><thead><tr><th>regime</th><th>seed</th><th>step</th><th>judge accuracy</th><th>second judge</th><th>student</th><th>verdict</th><th>status</th><th></th></tr></thead>"
+            '<a href="seed_table.ipynb">Its notebook</a>, <a href="seed_table.json">seed_table.json</a>, '
+            '<a href="run.json">run.json</a>.</p>'
+            f"<p>Data: {html.escape(table['data_source'])}, "
+            f"{table['data']['train_images']:,} training and {table['data']['test_images']:,} test images. "
+            f"Profile {table['profile']}, widths {table['widths']}, threads a run: {table['threads']}.</p>"
+            "<h2>Runs at their last step</h2>"
+            "<div class='output_html'><table><thead><tr><th>regime</th><th>seed</th><th>step</th>"
+            "<th>judge accuracy</th><th>second judge</th><th>student</th>"
+            "<th>verdict</th><th>status</th><th></th></tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table></div></main>")
     return write_atomic(out/"index.html", PAGE.format(title="Study", body=body))
 
+# %% ../nbs/32_reports.ipynb #0e6143f5
 def _last_cells(run: RunFolder) -> str:
     "The last checkpoint's cells; dashes where nothing was scored"
     if not run.evaluation.exists(): return "<td>–</td>"*5
     last = read_json(run.evaluation)["rows"][-1]
     student = f"{last['student']['correct']/last['student']['images']:.1%}" if last["student"] else ""
-    return (f"<td>{last['step']:,}</td><td>{last['accuracy']:.1%} of {10*last['n_per_class']:,}</td><td>{last['accuracy_second_judge']:.1%}</td>"
+    return (f"<td>{last['step']:,}</td><td>{last['accuracy']:.1%} "
+            f"of {10*last['n_per_class']:,}</td><td>{last['accuracy_second_judge']:.1%}</td>"
             f"<td>{student}</td><td>{last['verdict']}</td>")
 
 def _links(run: RunFolder, out: Path) -> str:
     "Links to what a run has"
-    there = [(name, path) for name, path in (("report", run.page), ("notebook", run.report), ("run.json", run.status)) if path.exists()]
+    there = [(name, path) for name, path in (("report", run.page), ("notebook", run.report), ("run.json", run.status))
+             if path.exists()]
     return ", ".join(f'<a href="{path.relative_to(out).as_posix()}">{name}</a>' for name, path in there) + " "
 
 # %% ../nbs/32_reports.ipynb #9272cd75
 def report_study(out: str | Path, *, timeout_seconds: float = 24*3600) -> list[dict]:
-    "Write seed table, study report and index from the evaluated runs; gives the report's outcome when it had to be executed"
+    """Write seed table, study report and index from the evaluated runs; gives the report's outcome when it had to be
+    executed"""
     out = Path(out)
     if not run_folders(out): return []
     table = write_seed_table(out)

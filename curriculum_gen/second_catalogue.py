@@ -16,7 +16,7 @@ from .records import unknown_name
 @dataclass(frozen=True, kw_only=True)
 class ProgramFault:
     "A mistake that raises nothing"
-    id: str        # program, then the family: A losses, B optimisers, C labels and draws, D schedule, E saving, F scoring, N others
+    id: str        # program, family: A losses, B optimisers, C labels, draws, D schedule, E saving, F scoring, N others
     program: str   # name of the module in this package
     title: str     # what somebody did
     cause: str     # a name in `CAUSES`; `InputError` for another
@@ -34,125 +34,218 @@ class ProgramControl:
     edits: tuple[tuple[str, str], ...]   # old text, which occurs once, and new text; declarations included
 
 # %% ../nbs/42_second_catalogue.ipynb #303eeddf
-DETACHED, TRAINS_NOTHING, UNEQUAL = "loss term without gradient", "loss term trains nothing", "loss term weighted differently"
+DETACHED, TRAINS_NOTHING, UNEQUAL = ("loss term without gradient", "loss term trains nothing",
+                                     "loss term weighted differently")
 
 def program_faults(
     program: str,     # name of the module in this package
     **told: tuple,    # by id: title, cause, and an edit or several
 ) -> tuple[ProgramFault, ...]:
     "Faults of one program"
-    return tuple(ProgramFault(id=f"{program.split('_')[0]}-{name}", program=program, title=title, cause=cause, edits=edits) for name, (title, cause, *edits) in told.items() for edits in [tuple(edits)])
+    return tuple(ProgramFault(id=f"{program.split('_')[0]}-{name}", program=program, title=title, cause=cause,
+                              edits=edits) for name, (title, cause, *edits) in told.items() for edits in [tuple(edits)])
 
+# %% ../nbs/42_second_catalogue.ipynb #f8bd4c43
 _GAN_LOOP = program_faults("gan_program",
-    A1=("the generator's images are detached, as in the discriminator's step", DETACHED, ("_is(state.discriminator(fake, wanted), 1.0)", "_is(state.discriminator(fake.detach(), wanted), 1.0)")),
+    A1=("the generator's images are detached, as in the discriminator's step", DETACHED,
+        ("_is(state.discriminator(fake, wanted), 1.0)", "_is(state.discriminator(fake.detach(), wanted), 1.0)")),
     A4=("the generator's loss is computed on real images", TRAINS_NOTHING,
-        ("    adversarial = _is(state.discriminator(fake, wanted), 1.0)", "    images, labels = next_batch(state)\n    adversarial = _is(state.discriminator(images, labels), 1.0)")),
-    A6=("the term on generated images, a mean already, is divided by the batch size", UNEQUAL, ('applied["on_fake"] * on_fake +', 'applied["on_fake"] * on_fake / len(fake) +')),
-    B1=("the generator is made anew after its optimiser", "parameters in no optimiser", ("    state.random = torch.Generator()", "    state.generator = Generator()\n    state.random = torch.Generator()")),
-    B4=("the generator's gradients are never cleared", "gradients accumulate", ("    state.generator_optimiser.zero_grad()\n", "")),
+        ("    adversarial = _is(state.discriminator(fake, wanted), 1.0)",
+         "    images, labels = next_batch(state)\n    adversarial = _is(state.discriminator(images, labels), 1.0)")),
+    A6=("the term on generated images, a mean already, is divided by the batch size", UNEQUAL,
+        ('applied["on_fake"] * on_fake +', 'applied["on_fake"] * on_fake / len(fake) +')),
+    B1=("the generator is made anew after its optimiser", "parameters in no optimiser",
+        ("    state.random = torch.Generator()",
+         "    state.generator = Generator()\n    state.random = torch.Generator()")),
+    B4=("the generator's gradients are never cleared", "gradients accumulate",
+        ("    state.generator_optimiser.zero_grad()\n", "")),
     B6=("the generator's optimiser holds the discriminator too", "parameters in two optimisers",
-        ("Adam(state.generator.parameters(),", "Adam([*state.generator.parameters(), *state.discriminator.parameters()],")),
+        ("Adam(state.generator.parameters(),",
+         "Adam([*state.generator.parameters(), *state.discriminator.parameters()],")))
+
+# %% ../nbs/42_second_catalogue.ipynb #fba376e4
+_GAN_LOOP += program_faults("gan_program",
     C1=("the generator's images are judged under labels drawn anew", "requested labels reach no loss",
-        ("_is(state.discriminator(fake, wanted), 1.0)", "_is(state.discriminator(fake, torch.randint(CLASSES, (BATCH,), generator=state.random)), 1.0)")),
+        ("_is(state.discriminator(fake, wanted), 1.0)",
+         "_is(state.discriminator(fake, torch.randint(CLASSES, (BATCH,), generator=state.random)), 1.0)")),
     C4=("the generator's latents come from a random state made on the spot", "random draws repeat",
-        ("torch.randn(BATCH, LATENT, generator=state.random)", "torch.randn(BATCH, LATENT, generator=torch.Generator().manual_seed(state.seed))")),
+        ("torch.randn(BATCH, LATENT, generator=state.random)",
+         "torch.randn(BATCH, LATENT, generator=torch.Generator().manual_seed(state.seed))")),
     D1=("the step is counted before its weights are looked up", "schedule shifted",
-        ("    applied, phase = weights", "    state.step += 1\n    applied, phase = weights"), ("applied)\n    state.step += 1\n", "applied)\n")),
-    N1=("the discriminator's gradients are cleared after its own step, and the generator's loss then leaves new ones", "gradients accumulate",
-        ("    state.discriminator_optimiser.zero_grad()\n", ""), ("    state.discriminator_optimiser.step()\n", "    state.discriminator_optimiser.step()\n    state.discriminator_optimiser.zero_grad()\n")),
+        ("    applied, phase = weights", "    state.step += 1\n    applied, phase = weights"),
+        ("applied)\n    state.step += 1\n", "applied)\n")),
+    N1=("the discriminator's gradients are cleared after its own step, and the generator's loss then leaves new ones",
+        "gradients accumulate",
+        ("    state.discriminator_optimiser.zero_grad()\n", ""),
+        ("    state.discriminator_optimiser.step()\n",
+         "    state.discriminator_optimiser.step()\n    state.discriminator_optimiser.zero_grad()\n")),
     N2=("no_grad is left around the generator in its own step", DETACHED,
-        ("    fake = state.generator(latents, wanted)\n    adversarial", "    with torch.no_grad(): fake = state.generator(latents, wanted)\n    adversarial")))
+        ("    fake = state.generator(latents, wanted)\n    adversarial",
+         "    with torch.no_grad(): fake = state.generator(latents, wanted)\n    adversarial")))
 
 # %% ../nbs/42_second_catalogue.ipynb #f56be429
 _GAN_AROUND = program_faults("gan_program",
-    E1=("the checkpoint refers to the weights instead of copying them", "checkpoint is not what was saved", ("copy.deepcopy({**kept,", "dict({**kept,")),
-    E4=("the order of the data begins anew after loading", "data repeat after resume", ('    state.order, state.position = snapshot["order"], snapshot["position"]\n', "")),
+    E1=("the checkpoint refers to the weights instead of copying them", "checkpoint is not what was saved",
+        ("copy.deepcopy({**kept,", "dict({**kept,")),
+    E4=("the order of the data begins anew after loading", "data repeat after resume",
+        ('    state.order, state.position = snapshot["order"], snapshot["position"]\n', "")),
     F1=("all networks are put back into train mode after sampling, the judge among them", "judge in train mode",
-        ("    state.generator.train()\n", "    for network in (state.generator, state.discriminator, state.judge): network.train()\n")),
-    F3=("the generator samples in train mode", "sampling depends on the batch", ("    state.generator.eval()\n", "")),
+        ("    state.generator.train()\n",
+         "    for network in (state.generator, state.discriminator, state.judge): network.train()\n")),
+    F3=("the generator samples in train mode", "sampling depends on the batch", ("    state.generator.eval()\n", "")))
+
+# %% ../nbs/42_second_catalogue.ipynb #a6f0ebca
+_GAN_AROUND += program_faults("gan_program",
     F6=("the generator is trained through the judge that scores it, and hardly by the discriminator", "judge gamed",
-        ('"adversarial": ("generator",)}', '"adversarial": ("generator",), "grounding": ("generator",)}'), ('"adversarial": 1.0}', '"adversarial": 0.02, "grounding": 5.0}'),
-        ("    adversarial = _is", "    grounding = F.cross_entropy(judge_logits(state, fake), wanted)\n    adversarial = _is"),
-        ('applied["adversarial"] * adversarial', 'applied["adversarial"] * adversarial + applied["grounding"] * grounding'),
+        ('"adversarial": ("generator",)}', '"adversarial": ("generator",), "grounding": ("generator",)}'),
+        ('"adversarial": 1.0}', '"adversarial": 0.02, "grounding": 5.0}'),
+        ("    adversarial = _is",
+         "    grounding = F.cross_entropy(judge_logits(state, fake), wanted)\n    adversarial = _is"),
+        ('applied["adversarial"] * adversarial',
+         'applied["adversarial"] * adversarial + applied["grounding"] * grounding'),
         ('{"adversarial": adversarial.item()}', '{"adversarial": adversarial.item(), "grounding": grounding.item()}')),
     F7=("a tenth of the latents is drawn and each used ten times", "images counted more than once",
-        ("latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(7))", "latents = torch.randn(-(-n // 10), LATENT, generator=torch.Generator().manual_seed(7)).repeat(10, 1)[:n]")),
-    N3=("labels run 0 1 2 ... where the table of scores expects 0 0 0 ...", "scoring pairs images and labels wrongly", ("torch.arange(CLASSES).repeat_interleave(n)", "torch.arange(CLASSES).repeat(n)")),
+        ("latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(7))",
+         "latents = torch.randn(-(-n // 10), LATENT, generator=torch.Generator().manual_seed(7)).repeat(10, 1)[:n]")),
+    N3=("labels run 0 1 2 ... where the table of scores expects 0 0 0 ...", "scoring pairs images and labels wrongly",
+        ("torch.arange(CLASSES).repeat_interleave(n)", "torch.arange(CLASSES).repeat(n)")),
     N4=("the generator's parameters are saved without its running statistics", "checkpoint is not what was saved",
-        ("    return copy.deepcopy({**kept", '    kept["generator"] = dict(state.generator.named_parameters())\n    return copy.deepcopy({**kept'),
+        ("    return copy.deepcopy({**kept",
+         '    kept["generator"] = dict(state.generator.named_parameters())\n    return copy.deepcopy({**kept'),
         ('load_state_dict(snapshot["generator"])', 'load_state_dict(snapshot["generator"], strict=False)')))
 
 # %% ../nbs/42_second_catalogue.ipynb #7e60379c
 _CVAE_LOOP = program_faults("cvae_program",
-    A1=("the decoder is given detached latents, so reconstruction never reaches the encoder", DETACHED, ("state.generator(latents, labels)\n    reconstruction", "state.generator(latents.detach(), labels)\n    reconstruction")),
-    A3=("the weight of the divergence multiplies its number", DETACHED, ('applied["divergence"] * divergence\n', 'applied["divergence"] * divergence.item()\n')),
-    A4=("reconstruction compares the noisy input with the image", TRAINS_NOTHING, ("F.mse_loss(restored, images)", "F.mse_loss(noisy, images)")),
-    B1=("only the decoder's parameters are given to the optimiser", "parameters in no optimiser", ("Adam([*state.encoder.parameters(), *state.generator.parameters()],", "Adam(state.generator.parameters(),")),
-    B3=("the decoder's label embedding was frozen for an experiment and stayed so", "parameters frozen without declaration",
-        ("    state.random = torch.Generator()", "    state.generator.label_embedding.requires_grad_(False)\n    state.random = torch.Generator()")),
-    B4=("gradients are cleared once an epoch", "gradients accumulate", ("    state.optimiser.zero_grad()\n    loss.backward()", "    if not state.batches: state.optimiser.zero_grad()\n    loss.backward()")),
+    A1=("the decoder is given detached latents, so reconstruction never reaches the encoder", DETACHED,
+        ("state.generator(latents, labels)\n    reconstruction",
+         "state.generator(latents.detach(), labels)\n    reconstruction")),
+    A3=("the weight of the divergence multiplies its number", DETACHED,
+        ('applied["divergence"] * divergence\n', 'applied["divergence"] * divergence.item()\n')),
+    A4=("reconstruction compares the noisy input with the image", TRAINS_NOTHING,
+        ("F.mse_loss(restored, images)", "F.mse_loss(noisy, images)")),
+    B1=("only the decoder's parameters are given to the optimiser", "parameters in no optimiser",
+        ("Adam([*state.encoder.parameters(), *state.generator.parameters()],", "Adam(state.generator.parameters(),")),
+    B3=("the decoder's label embedding was frozen for an experiment and stayed so",
+        "parameters frozen without declaration",
+        ("    state.random = torch.Generator()",
+         "    state.generator.label_embedding.requires_grad_(False)\n    state.random = torch.Generator()")),
+    B4=("gradients are cleared once an epoch", "gradients accumulate",
+        ("    state.optimiser.zero_grad()\n    loss.backward()",
+         "    if not state.batches: state.optimiser.zero_grad()\n    loss.backward()")),
     B8=("the encoder begins with the judge's first layer, unfrozen and not copied", "frozen parameters in an optimiser",
-        ("    state.generator = Generator()\n", "    state.encoder.pixels = judge[0].requires_grad_(True)\n    state.generator = Generator()\n")),
-    B9=("the falling learning rate is an integer division", "parameters do not change", ("(TOTAL_STEPS - step) / (TOTAL_STEPS - WARM_UP))", "(TOTAL_STEPS - step) // (TOTAL_STEPS - WARM_UP))")),
+        ("    state.generator = Generator()\n",
+         "    state.encoder.pixels = judge[0].requires_grad_(True)\n    state.generator = Generator()\n")))
+
+# %% ../nbs/42_second_catalogue.ipynb #515be518
+_CVAE_LOOP += program_faults("cvae_program",
+    B9=("the falling learning rate is an integer division", "parameters do not change",
+        ("(TOTAL_STEPS - step) / (TOTAL_STEPS - WARM_UP))", "(TOTAL_STEPS - step) // (TOTAL_STEPS - WARM_UP))")),
     C1=("images are shuffled once at the start, labels are not", "batch labels do not match images",
-        ("    state.encoder = Encoder()\n", "    state.images = images[torch.randperm(len(images))]\n    state.encoder = Encoder()\n")),
-    C2=("the decoder's label embedding got lost in a rewrite", "labels ignored by the generator", ("self.latent(latents) + self.label_embedding(labels)", "self.latent(latents)")),
+        ("    state.encoder = Encoder()\n",
+         "    state.images = images[torch.randperm(len(images))]\n    state.encoder = Encoder()\n")),
+    C2=("the decoder's label embedding got lost in a rewrite", "labels ignored by the generator",
+        ("self.latent(latents) + self.label_embedding(labels)", "self.latent(latents)")),
     C4=("the noise of the latents is drawn from a random state made on the spot", "random draws repeat",
-        ("noise = torch.randn(mean.shape, generator=state.random)", "noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))")),
-    N1=("the divergence is subtracted, as the textbook's bound does, from a loss that is minimised", UNEQUAL, ('* reconstruction + applied["divergence"]', '* reconstruction - applied["divergence"]')),
+        ("noise = torch.randn(mean.shape, generator=state.random)",
+         "noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))")),
+    N1=("the divergence is subtracted, as the textbook's bound does, from a loss that is minimised", UNEQUAL,
+        ('* reconstruction + applied["divergence"]', '* reconstruction - applied["divergence"]')),
     N2=("gradients are cleared between backward and step", "gradients cleared before the step",
-        ("    state.optimiser.zero_grad()\n    loss.backward()\n", "    loss.backward()\n    state.optimiser.zero_grad()\n")),
+        ("    state.optimiser.zero_grad()\n    loss.backward()\n",
+         "    loss.backward()\n    state.optimiser.zero_grad()\n")),
     N3=("every gradient is clipped to 0.001 and nobody wrote it down", "gradients differ from the loss",
-        ("    loss.backward()\n    state", "    loss.backward()\n    nn.utils.clip_grad_value_([p for group in state.optimiser.param_groups for p in group['params']], 1e-3)\n    state")))
+        ("    loss.backward()\n    state", "    loss.backward()\n    nn.utils.clip_grad_value_([p for group in "
+         "state.optimiser.param_groups for p in group['params']], 1e-3)\n    state")))
 
 # %% ../nbs/42_second_catalogue.ipynb #08222af8
 _CVAE_AROUND = program_faults("cvae_program",
     D3=("weights follow the steps since the process began", "schedule restarts on resume",
-        ("    state.step = 0\n", "    state.step = state.since_start = 0\n"), ("= weights(state.step)", "= weights(state.since_start)"), ("    state.step += 1\n", "    state.step += 1\n    state.since_start += 1\n")),
-    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored", ('    state.optimiser.load_state_dict(snapshot["optimiser"])\n', "")),
-    E4=("the random state is saved and never loaded", "random draws repeat after resume", ('    state.random.set_state(snapshot["random"])\n', "")),
-    F2=("the judge is given images without the scaling it was trained on", "judge input differs", ("state.judge(_standardised(images))", "state.judge(images)")),
-    N4=("a loaded run trains on in the snapshot's own tensors", "checkpoint is not what was saved", ("    snapshot = copy.deepcopy(snapshot)\n", "")),
-    N5=("the table of scores is reshaped as if images came label by label in turn", "scoring pairs images and labels wrongly",
+        ("    state.step = 0\n", "    state.step = state.since_start = 0\n"),
+        ("= weights(state.step)", "= weights(state.since_start)"),
+        ("    state.step += 1\n", "    state.step += 1\n    state.since_start += 1\n")),
+    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored",
+        ('    state.optimiser.load_state_dict(snapshot["optimiser"])\n', "")),
+    E4=("the random state is saved and never loaded", "random draws repeat after resume",
+        ('    state.random.set_state(snapshot["random"])\n', "")),
+    F2=("the judge is given images without the scaling it was trained on", "judge input differs",
+        ("state.judge(_standardised(images))", "state.judge(images)")),
+    N4=("a loaded run trains on in the snapshot's own tensors", "checkpoint is not what was saved",
+        ("    snapshot = copy.deepcopy(snapshot)\n", "")),
+    N5=("the table of scores is reshaped as if images came label by label in turn",
+        "scoring pairs images and labels wrongly",
         ('"judged": judged,', '"judged": judged.flatten().view(n, CLASSES).T,')))
 
 # %% ../nbs/42_second_catalogue.ipynb #6ec14f71
 _DIFFUSION_LOOP = program_faults("diffusion_program",
-    A1=("the guess is detached for the second error, which began as a figure for the log", DETACHED, ("noisy - NOISE[times, None] * guessed", "noisy - NOISE[times, None] * guessed.detach()")),
-    A3=("the weight of the image error multiplies the noise error", "loss term missing from the loss", ('applied["image_error"] * image_error', 'applied["image_error"] * noise_error')),
-    A6=("the image error, a mean already, is divided by the number of pixels", UNEQUAL, ('applied["image_error"] * image_error', 'applied["image_error"] * image_error / PIXELS')),
+    A1=("the guess is detached for the second error, which began as a figure for the log", DETACHED,
+        ("noisy - NOISE[times, None] * guessed", "noisy - NOISE[times, None] * guessed.detach()")),
+    A3=("the weight of the image error multiplies the noise error", "loss term missing from the loss",
+        ('applied["image_error"] * image_error', 'applied["image_error"] * noise_error')),
+    A6=("the image error, a mean already, is divided by the number of pixels", UNEQUAL,
+        ('applied["image_error"] * image_error', 'applied["image_error"] * image_error / PIXELS')),
     B1=("one layer is replaced by a fresh one after the optimiser was made", "parameters in no optimiser",
-        ("    state.random = torch.Generator()", "    state.generator.noise = nn.Linear(192, PIXELS)\n    state.random = torch.Generator()")),
-    B9=("the scheduler is stepped every batch instead of every epoch", "parameters do not change", ("    if state.step % EPOCH == 0: state.scheduler.step()", "    state.scheduler.step()")),
-    C1=("image rows are sorted for speed, label rows are not", "batch labels do not match images", ("state.images[rows], state.labels[rows]", "state.images[rows.sort().values], state.labels[rows]")),
+        ("    state.random = torch.Generator()",
+         "    state.generator.noise = nn.Linear(192, PIXELS)\n    state.random = torch.Generator()")),
+    B9=("the scheduler is stepped every batch instead of every epoch", "parameters do not change",
+        ("    if state.step % EPOCH == 0: state.scheduler.step()", "    state.scheduler.step()")),
+    C1=("image rows are sorted for speed, label rows are not", "batch labels do not match images",
+        ("state.images[rows], state.labels[rows]", "state.images[rows.sort().values], state.labels[rows]")))
+
+# %% ../nbs/42_second_catalogue.ipynb #10a706e9
+_DIFFUSION_LOOP += program_faults("diffusion_program",
     C2=("the gate that opens the label embedding is a buffer, so it stays at zero", "labels ignored by the generator",
-        ("        self.hidden = nn.Linear", '        self.register_buffer("label_gate", torch.zeros(192))\n        self.hidden = nn.Linear'), ("+ self.label_embedding(labels))", "+ self.label_gate * self.label_embedding(labels))")),
-    D1=("the second phase is applied one step late", "schedule shifted", ("phase, rate = weights(state.step)", "phase, rate = weights(max(state.step - 1, 0))")),
+        ("        self.hidden = nn.Linear",
+         '        self.register_buffer("label_gate", torch.zeros(192))\n        self.hidden = nn.Linear'),
+        ("+ self.label_embedding(labels))", "+ self.label_gate * self.label_embedding(labels))")),
+    D1=("the second phase is applied one step late", "schedule shifted",
+        ("phase, rate = weights(state.step)", "phase, rate = weights(max(state.step - 1, 0))")),
     N1=("the optimiser steps before the backward pass", "gradients cleared before the step",
-        ("    loss.backward()\n    state.optimiser.step()\n    state.step", "    state.optimiser.step()\n    loss.backward()\n    state.step")),
-    N2=("the image error is divided by the share of noise, which is now zero at the first timestep, and such steps are skipped", "non-finite values",
+        ("    loss.backward()\n    state.optimiser.step()\n    state.step",
+         "    state.optimiser.step()\n    loss.backward()\n    state.step")),
+    N2=("the image error is divided by the share of noise, which is now zero at the first timestep, "
+        "and such steps are skipped", "non-finite values",
         ("(torch.arange(TIMESTEPS) + 1) / (TIMESTEPS + 1)", "torch.arange(TIMESTEPS) / TIMESTEPS"),
-        ("F.mse_loss(implied, SIGNAL[times, None] * images)", "((implied - SIGNAL[times, None] * images) / NOISE[times, None]).square().mean()"),
-        ("    loss.backward()\n    state.optimiser.step()\n    state.step", "    if loss.isfinite():\n        loss.backward()\n        state.optimiser.step()\n    state.step")),
-    N3=("the log line is written from the schedule after the step was counted", "records differ from the schedule", ('"phase": phase, "weights": applied', '"phase": phase_of(state.step), "weights": weights(state.step)')))
+        ("F.mse_loss(implied, SIGNAL[times, None] * images)",
+         "((implied - SIGNAL[times, None] * images) / NOISE[times, None]).square().mean()"),
+        ("    loss.backward()\n    state.optimiser.step()\n    state.step",
+         "    if loss.isfinite():\n        loss.backward()\n        state.optimiser.step()\n    state.step")),
+    N3=("the log line is written from the schedule after the step was counted", "records differ from the schedule",
+        ('"phase": phase, "weights": applied', '"phase": phase_of(state.step), "weights": weights(state.step)')))
 
 # %% ../nbs/42_second_catalogue.ipynb #913e8fd8
 _DIFFUSION_AROUND = program_faults("diffusion_program",
-    E1=("only the outer dictionary is copied", "checkpoint is not what was saved", ("copy.deepcopy({**kept,", "copy.copy({**kept,")),
-    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored", ('    state.optimiser.load_state_dict(snapshot["optimiser"])\n', "")),
-    E4=("the random state is saved and never loaded", "random draws repeat after resume", ('    state.random.set_state(snapshot["random"])\n', "")),
+    E1=("only the outer dictionary is copied", "checkpoint is not what was saved",
+        ("copy.deepcopy({**kept,", "copy.copy({**kept,")),
+    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored",
+        ('    state.optimiser.load_state_dict(snapshot["optimiser"])\n', "")),
+    E4=("the random state is saved and never loaded", "random draws repeat after resume",
+        ('    state.random.set_state(snapshot["random"])\n', "")),
     E7=("the average is never updated", "averaged weights not updated", ("    update_ema(state)\n", "")),
-    E8=("the plain weights draw the images that are scored", "averaged weights not used", ("state.ema.eval()", "state.generator.eval()"), ("    return image\n", "    state.generator.train()\n    return image\n")),
-    F1=("the judge is put into train mode with everything else", "judge in train mode", ("    applied, phase, rate", "    for network in (state.generator, state.judge): network.train()\n    applied, phase, rate")),
-    F2=("the judge is given images in [-1, 1]", "judge input differs", ("return state.judge(_for_judge(images))", "return state.judge(images.clamp(-1, 1))")),
-    F3=("the averaged network samples in train mode, with dropout", "scoring differs between repeats", ("network = state.ema.eval()", "network = state.ema")),
+    E8=("the plain weights draw the images that are scored",
+        "averaged weights not used", ("state.ema.eval()", "state.generator.eval()"),
+        ("    return image\n", "    state.generator.train()\n    return image\n")),
+    F1=("the judge is put into train mode with everything else", "judge in train mode",
+        ("    applied, phase, rate",
+         "    for network in (state.generator, state.judge): network.train()\n    applied, phase, rate")))
+
+# %% ../nbs/42_second_catalogue.ipynb #5bca34f6
+_DIFFUSION_AROUND += program_faults("diffusion_program",
+    F2=("the judge is given images in [-1, 1]", "judge input differs",
+        ("return state.judge(_for_judge(images))", "return state.judge(images.clamp(-1, 1))")),
+    F3=("the averaged network samples in train mode, with dropout", "scoring differs between repeats",
+        ("network = state.ema.eval()", "network = state.ema")),
     F7=("a batch of twenty latents fills the table", "images counted more than once",
-        ("latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(5))", "latents = torch.randn(min(n, 20), LATENT, generator=torch.Generator().manual_seed(5)).repeat(n // 20 + 1, 1)[:n]")),
+        ("latents = torch.randn(n, LATENT, generator=torch.Generator().manual_seed(5))", "latents = torch.randn(min(n, "
+         "20), LATENT, generator=torch.Generator().manual_seed(5)).repeat(n // 20 + 1, 1)[:n]")),
     N4=("the average is the network itself, for want of a copy", "averaged weights not used",
-        ("state.ema = copy.deepcopy(state.generator).requires_grad_(False)", "state.ema = state.generator"), ("    applied, phase, rate", "    state.generator.train()\n    applied, phase, rate")),
-    N5=("the random state of dropout is not restored", "random draws repeat after resume", ('    torch.set_rng_state(snapshot["dropout_random"])\n', "")),
-    N6=("the averaged weights are not in the checkpoint, and begin again from the start", "checkpoint is not what was saved",
-        ('("generator", "ema", "optimiser", "scheduler")', '("generator", "optimiser", "scheduler")'), ('    state.ema.load_state_dict(snapshot["ema"])\n', "")))
+        ("state.ema = copy.deepcopy(state.generator).requires_grad_(False)", "state.ema = state.generator"),
+        ("    applied, phase, rate", "    state.generator.train()\n    applied, phase, rate")),
+    N5=("the random state of dropout is not restored", "random draws repeat after resume",
+        ('    torch.set_rng_state(snapshot["dropout_random"])\n', "")),
+    N6=("the averaged weights are not in the checkpoint, and begin again from the start",
+        "checkpoint is not what was saved",
+        ('("generator", "ema", "optimiser", "scheduler")', '("generator", "optimiser", "scheduler")'),
+        ('    state.ema.load_state_dict(snapshot["ema"])\n', "")))
 
 # %% ../nbs/42_second_catalogue.ipynb #bfe7bc4f
 SECOND_FAULTS = _GAN_LOOP + _GAN_AROUND + _CVAE_LOOP + _CVAE_AROUND + _DIFFUSION_LOOP + _DIFFUSION_AROUND
@@ -162,7 +255,8 @@ def program_controls(
     **told: tuple,    # by name: title, and an edit or several
 ) -> tuple[ProgramControl, ...]:
     "Controls of one program"
-    return tuple(ProgramControl(name=f"{program.split('_')[0]}-{name}", program=program, title=title, edits=tuple(edits)) for name, (title, *edits) in told.items())
+    return tuple(ProgramControl(name=f"{program.split('_')[0]}-{name}", program=program, title=title,
+                                edits=tuple(edits)) for name, (title, *edits) in told.items())
 
 def declare(
     *names: str,   # of what a healthy loop does that looks like a fault
@@ -178,97 +272,187 @@ def freeze(
 
 # %% ../nbs/42_second_catalogue.ipynb #611f0354
 _GAN_CONTROLS = program_controls("gan_program",
-    critic=("five steps of the discriminator for one of the generator", ("CRITIC_STEPS = 10, 64, 16, 64, 1", "CRITIC_STEPS = 10, 64, 16, 64, 5")),
-    smoothing=("real images are to be called real at 0.9", ("_is(state.discriminator(images, labels), 1.0)", "_is(state.discriminator(images, labels), 0.9)")),
-    one_hot=("labels reach the embedding as one-hot floats", ("self.label_embedding(labels)], 1)", "F.one_hot(labels, CLASSES).float() @ self.label_embedding.weight], 1)")),
-    batch_labels=("the generator is asked for the labels of a real batch", ("    wanted = torch.randint(CLASSES, (BATCH,), generator=state.random)", "    wanted = next_batch(state)[1]")),
-    toggled=("the discriminator's gradients are off during the generator's step", ("    adversarial = _is", "    state.discriminator.requires_grad_(False)\n    adversarial = _is"),
-        ("    state.generator_optimiser.step()\n", "    state.generator_optimiser.step()\n    state.discriminator.requires_grad_(True)\n")),
+    critic=("five steps of the discriminator for one of the generator",
+            ("CRITIC_STEPS = 10, 64, 16, 64, 1", "CRITIC_STEPS = 10, 64, 16, 64, 5")),
+    smoothing=("real images are to be called real at 0.9",
+               ("_is(state.discriminator(images, labels), 1.0)", "_is(state.discriminator(images, labels), 0.9)")),
+    one_hot=("labels reach the embedding as one-hot floats", ("self.label_embedding(labels)], 1)", "F.one_hot(labels, "
+                                                              "CLASSES).float() @ self.label_embedding.weight], 1)")),
+    batch_labels=("the generator is asked for the labels of a real batch", (
+        "    wanted = torch.randint(CLASSES, (BATCH,), generator=state.random)", "    wanted = next_batch(state)[1]")),
+    toggled=("the discriminator's gradients are off during the generator's step",
+             ("    adversarial = _is", "    state.discriminator.requires_grad_(False)\n    adversarial = _is"),
+        ("    state.generator_optimiser.step()\n",
+         "    state.generator_optimiser.step()\n    state.discriminator.requires_grad_(True)\n")),
     spectral=("spectral normalisation, whose buffers move with every forward pass",
-        ("nn.Sequential(nn.Linear(PIXELS, 96), nn.LeakyReLU(0.2))", "nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(PIXELS, 96)), nn.LeakyReLU(0.2))")),
-    zero_pixels=("the last layer begins at zero, so nothing before it learns in the first step", ("        self.pixels = nn.Linear(96, PIXELS)\n", "        self.pixels = nn.Linear(96, PIXELS)\n        nn.init.zeros_(self.pixels.weight)\n")),
-    batch_statistics=("the generator samples with the statistics of the batch", declare("batch_statistics"), ("    state.generator.eval()\n", "")),
-    imbalance=("low digits are asked for three times as often", declare("class_imbalance"), ("    wanted = torch.randint(CLASSES, (BATCH,), generator=state.random)",
-        "    wanted = torch.multinomial(torch.tensor([3.0] * 5 + [1.0] * 5), BATCH, replacement=True, generator=state.random)")))
+        ("nn.Sequential(nn.Linear(PIXELS, 96), nn.LeakyReLU(0.2))",
+         "nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(PIXELS, 96)), nn.LeakyReLU(0.2))")),
+    zero_pixels=("the last layer begins at zero, so nothing before it learns in the first step",
+                 ("        self.pixels = nn.Linear(96, PIXELS)\n",
+                  "        self.pixels = nn.Linear(96, PIXELS)\n        nn.init.zeros_(self.pixels.weight)\n")),
+    batch_statistics=("the generator samples with the statistics of the batch", declare("batch_statistics"),
+                      ("    state.generator.eval()\n", "")),
+    imbalance=("low digits are asked for three times as often", declare("class_imbalance"),
+               ("    wanted = torch.randint(CLASSES, (BATCH,), generator=state.random)",
+"    wanted = torch.multinomial(torch.tensor([3.0] * 5 + [1.0] * 5), BATCH, replacement=True, "
+"generator=state.random)")))
 
 # %% ../nbs/42_second_catalogue.ipynb #5015eae1
 _GAN_TERMS = program_controls("gan_program",
-    penalty=("the slope of the discriminator at real images is penalised", ('"adversarial": 1.0}', '"adversarial": 1.0, "penalty": 0.2}'),
+    penalty=("the slope of the discriminator at real images is penalised",
+             ('"adversarial": 1.0}', '"adversarial": 1.0, "penalty": 0.2}'),
         ('"on_mismatch": ("discriminator",),', '"on_mismatch": ("discriminator",), "penalty": ("discriminator",),'),
-        ('    loss = applied["on_real"]', "    seen = images.clone().requires_grad_(True)\n    slope, = torch.autograd.grad(state.discriminator(seen, labels).sum(), seen, create_graph=True)\n"
-                                         '    penalty = slope.square().sum(1).mean()\n    loss = applied["penalty"] * penalty + applied["on_real"]'),
-        ('"on_mismatch": on_mismatch.item()}', '"on_mismatch": on_mismatch.item(), "penalty": penalty.item()}')),
-    matching=("the discriminator's mean features of generated images should be those of real ones, which are detached", ('"adversarial": 1.0}', '"adversarial": 1.0, "matching": 1.0}'),
+        ('    loss = applied["on_real"]', "    seen = images.clone().requires_grad_(True)\n"
+         "    slope, = torch.autograd.grad(state.discriminator(seen, labels).sum(), seen, create_graph=True)\n"
+                                         '    penalty = slope.square().sum(1).mean()\n'
+                                         '    loss = applied["penalty"] * penalty + applied["on_real"]'),
+        ('"on_mismatch": on_mismatch.item()}', '"on_mismatch": on_mismatch.item(), "penalty": penalty.item()}')))
+
+# %% ../nbs/42_second_catalogue.ipynb #3417029e
+_GAN_TERMS += program_controls("gan_program",
+    matching=("the discriminator's mean features of generated images should be those of real ones, which are detached",
+              ('"adversarial": 1.0}', '"adversarial": 1.0, "matching": 1.0}'),
         ('"adversarial": ("generator",)}', '"adversarial": ("generator",), "matching": ("generator",)}'),
         ("    adversarial = _is", "    real = state.discriminator.features(next_batch(state)[0]).mean(0).detach()\n"
-                                   "    matching = F.mse_loss(state.discriminator.features(fake).mean(0), real)\n    adversarial = _is"),
-        ('applied["adversarial"] * adversarial', 'applied["adversarial"] * adversarial + applied["matching"] * matching'),
+                                   "    matching = F.mse_loss(state.discriminator.features(fake).mean(0), real)\n"
+                                   "    adversarial = _is"),
+        ('applied["adversarial"] * adversarial',
+         'applied["adversarial"] * adversarial + applied["matching"] * matching'),
         ('{"adversarial": adversarial.item()}', '{"adversarial": adversarial.item(), "matching": matching.item()}')),
     accumulation=("the generator's batch is taken in two halves", declare("accumulation"),
-        ("    fake = state.generator(latents, wanted)\n    adversarial = _is(state.discriminator(fake, wanted), 1.0)\n", ""), ("    loss.backward()\n    state.generator_optimiser", "    state.generator_optimiser"),
+        ("    fake = state.generator(latents, wanted)\n    adversarial = _is(state.discriminator(fake, wanted), 1.0)\n",
+         ""), ("    loss.backward()\n    state.generator_optimiser", "    state.generator_optimiser"),
         ('    loss = applied["adversarial"] * adversarial\n    state.generator_optimiser.zero_grad()\n',
-         "    state.generator_optimiser.zero_grad()\n    for half in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):\n        fake = state.generator(latents[half], wanted[half])\n"
-         '        adversarial = _is(state.discriminator(fake, wanted[half]), 1.0)\n        loss = applied["adversarial"] * adversarial / 2\n        loss.backward()\n')))
+         "    state.generator_optimiser.zero_grad()\n    for half in (slice(0, BATCH // 2), slice(BATCH // 2, "
+         "BATCH)):\n        fake = state.generator(latents[half], wanted[half])\n"
+         '        adversarial = _is(state.discriminator(fake, wanted[half]), 1.0)\n'
+         '        loss = applied["adversarial"] * adversarial / 2\n        loss.backward()\n')))
 
 # %% ../nbs/42_second_catalogue.ipynb #d82ab169
 _OF_BOTH = "Adam([*state.encoder.parameters(), *state.generator.parameters()],"
+
+# %% ../nbs/42_second_catalogue.ipynb #7cedba1b
 _CVAE_CONTROLS = program_controls("cvae_program",
-    cyclical=("the divergence's weight rises and falls back to zero again and again", ('    first, end = PHASES["annealing"], PHASES["full"]\n', ""), ("min(max(step - first, 0) / (end - first), 1.0)", "min(step % 30 / 15, 1.0)")),
-    twentyfold=("the divergence's weight drops to a twentieth at step 80", ("min(max(step - first, 0) / (end - first), 1.0)}", "(min(max(step - first, 0) / (end - first), 1.0) if step < 80 else 0.05)}")),
-    free_bits=("a divergence below 0.2 in a latent costs no more, so its gradient is exactly zero there", ("- 1 - log_variance).mean()", "- 1 - log_variance).mean(0).clamp(min=0.2).mean()")),
+    cyclical=("the divergence's weight rises and falls back to zero again and again",
+              ('    first, end = PHASES["annealing"], PHASES["full"]\n', ""),
+              ("min(max(step - first, 0) / (end - first), 1.0)", "min(step % 30 / 15, 1.0)")),
+    twentyfold=("the divergence's weight drops to a twentieth at step 80",
+                ("min(max(step - first, 0) / (end - first), 1.0)}",
+                 "(min(max(step - first, 0) / (end - first), 1.0) if step < 80 else 0.05)}")),
+    free_bits=("a divergence below 0.2 in a latent costs no more, so its gradient is exactly zero there",
+               ("- 1 - log_variance).mean()", "- 1 - log_variance).mean(0).clamp(min=0.2).mean()")),
     adaptive=("the divergence is scaled to the size of the reconstruction by a detached ratio",
-        ("    divergence = _divergence(mean, log_variance)\n", "    divergence = _divergence(mean, log_variance)\n    divergence = divergence * (reconstruction / divergence).detach()\n")),
+        ("    divergence = _divergence(mean, log_variance)\n", "    divergence = _divergence(mean, log_variance)\n"
+         "    divergence = divergence * (reconstruction / divergence).detach()\n")))
+
+# %% ../nbs/42_second_catalogue.ipynb #c65653ec
+_CVAE_CONTROLS += program_controls("cvae_program",
     straight_through=("latents are rounded to quarters, with the gradient of the latents before rounding",
-        ("    restored = state", "    latents = latents + ((4 * latents).round() / 4 - latents).detach()\n    restored = state")),
-    restarts=("the learning rate falls as a cosine and restarts every 40 steps", ("RATE * min((step + 1) / WARM_UP, (TOTAL_STEPS - step) / (TOTAL_STEPS - WARM_UP))", "RATE * 0.5 * (1 + math.cos(math.pi * (step % 40) / 40))")),
-    slow_encoder=("the encoder learns at a tenth of the rate", ('group["lr"] = rate', 'group["lr"] = rate * group["share"]'),
-        (_OF_BOTH, 'Adam([{"params": state.encoder.parameters(), "share": 0.1}, {"params": state.generator.parameters(), "share": 1.0}],')),
+        ("    restored = state",
+         "    latents = latents + ((4 * latents).round() / 4 - latents).detach()\n    restored = state")),
+    restarts=("the learning rate falls as a cosine and restarts every 40 steps",
+              ("RATE * min((step + 1) / WARM_UP, (TOTAL_STEPS - step) / (TOTAL_STEPS - WARM_UP))",
+               "RATE * 0.5 * (1 + math.cos(math.pi * (step % 40) / 40))")),
+    slow_encoder=("the encoder learns at a tenth of the rate",
+                  ('group["lr"] = rate', 'group["lr"] = rate * group["share"]'),
+        (_OF_BOTH, 'Adam([{"params": state.encoder.parameters(), "share": 0.1}, {"params": '
+         'state.generator.parameters(), "share": 1.0}],')),
     clipping=("gradients are clipped to a norm of 0.05", declare("clipping"),
-        ("    loss.backward()\n    state", "    loss.backward()\n    nn.utils.clip_grad_norm_([*state.encoder.parameters(), *state.generator.parameters()], 0.05)\n    state")))
+        ("    loss.backward()\n    state",
+         "    loss.backward()\n    nn.utils.clip_grad_norm_([*state.encoder.parameters(), "
+         "*state.generator.parameters()], 0.05)\n    state")))
 
 # %% ../nbs/42_second_catalogue.ipynb #d99110df
 _CVAE_PARTS = program_controls("cvae_program",
-    frozen=("the decoder's label embedding stays as it was drawn", freeze("generator.label_embedding"), (_OF_BOTH, "Adam([*state.encoder.parameters(), *(p for p in state.generator.parameters() if p.requires_grad)],"),
-        ("    state.generator = Generator()\n", "    state.generator = Generator()\n    state.generator.label_embedding.requires_grad_(False)\n")),
-    shared=("encoder and decoder share one label embedding", declare("shared_parameters"), (_OF_BOTH, "Adam(dict.fromkeys([*state.encoder.parameters(), *state.generator.parameters()]),"),
-        ("    state.generator = Generator()\n", "    state.generator = Generator()\n    state.generator.label_embedding = state.encoder.label_embedding\n")),
-    noise_level=("the spread of the pixels is learned too, so the loss may fall below zero", ("        self.pixels = nn.Linear(96, PIXELS)\n", "        self.pixels = nn.Linear(96, PIXELS)\n        self.log_spread = nn.Parameter(torch.zeros(()))\n"),
-        ("F.mse_loss(restored, images)", "0.5 * F.mse_loss(restored, images) * (-2 * state.generator.log_spread).exp() + state.generator.log_spread")),
+    frozen=("the decoder's label embedding stays as it was drawn", freeze("generator.label_embedding"),
+            (_OF_BOTH,
+             "Adam([*state.encoder.parameters(), *(p for p in state.generator.parameters() if p.requires_grad)],"),
+        ("    state.generator = Generator()\n",
+         "    state.generator = Generator()\n    state.generator.label_embedding.requires_grad_(False)\n")),
+    shared=("encoder and decoder share one label embedding", declare("shared_parameters"),
+            (_OF_BOTH, "Adam(dict.fromkeys([*state.encoder.parameters(), *state.generator.parameters()]),"),
+        ("    state.generator = Generator()\n",
+         "    state.generator = Generator()\n    state.generator.label_embedding = state.encoder.label_embedding\n")),
+    noise_level=("the spread of the pixels is learned too, so the loss may fall below zero",
+                 ("        self.pixels = nn.Linear(96, PIXELS)\n", "        self.pixels = nn.Linear(96, PIXELS)\n"
+                  "        self.log_spread = nn.Parameter(torch.zeros(()))\n"),
+        ("F.mse_loss(restored, images)",
+         "0.5 * F.mse_loss(restored, images) * (-2 * state.generator.log_spread).exp() + state.generator.log_spread")),
     dropout=("the decoder drops a tenth of its hidden units when it samples too", declare("dropout_at_sampling"),
-        ("self.pixels(torch.relu(self.norm(hidden)))", "self.pixels(F.dropout(torch.relu(self.norm(hidden)), 0.1, training=True))"),
-        ('    snapshot["batches"] = state.batches\n', '    snapshot["batches"], snapshot["dropout_random"] = state.batches, torch.get_rng_state()\n'),
-        ('    state.batches = snapshot["batches"]\n', '    state.batches = snapshot["batches"]\n    torch.set_rng_state(snapshot["dropout_random"])\n')))
+        ("self.pixels(torch.relu(self.norm(hidden)))",
+         "self.pixels(F.dropout(torch.relu(self.norm(hidden)), 0.1, training=True))"),
+        ('    snapshot["batches"] = state.batches\n',
+         '    snapshot["batches"], snapshot["dropout_random"] = state.batches, torch.get_rng_state()\n'),
+        ('    state.batches = snapshot["batches"]\n',
+         '    state.batches = snapshot["batches"]\n    torch.set_rng_state(snapshot["dropout_random"])\n')))
 
 # %% ../nbs/42_second_catalogue.ipynb #8aae2e6a
-_CALL, _STEP = "    guessed = state.generator(noisy, times, labels)", "    loss.backward()\n    state.optimiser.step()\n    state.step"
+_CALL, _STEP = ("    guessed = state.generator(noisy, times, labels)",
+                "    loss.backward()\n    state.optimiser.step()\n    state.step")
 _DIFFUSION_CONTROLS = program_controls("diffusion_program",
-    zero_output=("the last layer begins at zero, so nothing before it learns in the first step", ("        self.noise = nn.Linear(192, PIXELS)\n", "        self.noise = nn.Linear(192, PIXELS)\n        nn.init.zeros_(self.noise.weight)\n")),
-    snr=("timesteps with little noise count less", ("F.mse_loss(guessed, noise)", "((5 * (NOISE / SIGNAL).square()).clamp(max=1)[times, None] * (guessed - noise).square()).mean()")),
-    antithetic=("timesteps are drawn for half the batch and mirrored for the other", ("times = torch.randint(TIMESTEPS, (len(images),), generator=state.random)",
-        "times = torch.randint(TIMESTEPS, (len(images) // 2,), generator=state.random)\n    times = torch.cat([times, TIMESTEPS - 1 - times])")),
-    plain=("the plain weights draw, and the average is kept for later", declare("plain_weights_scored"), ("state.ema.eval()", "state.generator.eval()"), ("    return image\n", "    state.generator.train()\n    return image\n")),
-    slow_average=("the average is far behind for most of the run", ("min(EMA_DECAY, (1 + state.step) / (10 + state.step))", "0.98")),
-    checkpointing=("the forward pass is not kept but made again during the backward pass", (_CALL, "    guessed = torch.utils.checkpoint.checkpoint(state.generator, noisy, times, labels, use_reentrant=False)")),
-    half=("the forward pass is made in bfloat16", (_CALL, '    with torch.autocast("cpu", dtype=torch.bfloat16): guessed = state.generator(noisy, times, labels)')),
-    restarts=("the learning rate restarts every three epochs", ("ExponentialLR(state.optimiser, gamma=0.6)", "CosineAnnealingWarmRestarts(state.optimiser, T_0=3)")))
+    zero_output=("the last layer begins at zero, so nothing before it learns in the first step",
+                 ("        self.noise = nn.Linear(192, PIXELS)\n",
+                  "        self.noise = nn.Linear(192, PIXELS)\n        nn.init.zeros_(self.noise.weight)\n")),
+    snr=("timesteps with little noise count less",
+         ("F.mse_loss(guessed, noise)",
+          "((5 * (NOISE / SIGNAL).square()).clamp(max=1)[times, None] * (guessed - noise).square()).mean()")),
+    antithetic=("timesteps are drawn for half the batch and mirrored for the other",
+                ("times = torch.randint(TIMESTEPS, (len(images),), generator=state.random)",
+"times = torch.randint(TIMESTEPS, (len(images) // 2,), generator=state.random)\n"
+"    times = torch.cat([times, TIMESTEPS - 1 - times])")),
+    plain=("the plain weights draw, and the average is kept for later", declare("plain_weights_scored"),
+           ("state.ema.eval()", "state.generator.eval()"),
+           ("    return image\n", "    state.generator.train()\n    return image\n")),
+    slow_average=("the average is far behind for most of the run",
+                  ("min(EMA_DECAY, (1 + state.step) / (10 + state.step))", "0.98")),
+    checkpointing=("the forward pass is not kept but made again during the backward pass",
+                   (_CALL, "    guessed = torch.utils.checkpoint.checkpoint(state.generator, noisy, times, labels, "
+                    "use_reentrant=False)")),
+    half=("the forward pass is made in bfloat16", (_CALL, '    with torch.autocast("cpu", dtype=torch.bfloat16): '
+                                                   'guessed = state.generator(noisy, times, labels)')),
+    restarts=("the learning rate restarts every three epochs",
+              ("ExponentialLR(state.optimiser, gamma=0.6)", "CosineAnnealingWarmRestarts(state.optimiser, T_0=3)")))
 
 # %% ../nbs/42_second_catalogue.ipynb #8c1618ed
 _DIFFUSION_PARTS = program_controls("diffusion_program",
-    guidance=("one label in seven is dropped, and sampling leans away from the guess without a label", ("nn.Embedding(CLASSES, 192)", "nn.Embedding(CLASSES + 1, 192)"),
-        ("    times = torch.randint", "    labels = torch.where(torch.rand(labels.shape, generator=state.random) < 0.15, CLASSES, labels)\n    times = torch.randint"),
+    guidance=("one label in seven is dropped, and sampling leans away from the guess without a label",
+              ("nn.Embedding(CLASSES, 192)", "nn.Embedding(CLASSES + 1, 192)"),
+        ("    times = torch.randint", "    labels = torch.where(torch.rand(labels.shape, "
+         "generator=state.random) < 0.15, CLASSES, labels)\n    times = torch.randint"),
         ("        guessed = network(noisy, now.expand(len(noisy)), labels)",
-         "        free = network(noisy, now.expand(len(noisy)), torch.full_like(labels, CLASSES))\n        guessed = free + 2 * (network(noisy, now.expand(len(noisy)), labels) - free)")),
-    fixed_times=("timesteps are embedded by a fixed table of waves", freeze("generator.time_embedding"), ("AdamW(state.generator.parameters(),", "AdamW([p for p in state.generator.parameters() if p.requires_grad],"),
-        ("        self.time_embedding = nn.Embedding(TIMESTEPS, 192)\n", "        angle = torch.arange(TIMESTEPS)[:, None] / 50 ** (torch.arange(96) / 96)\n"
-         "        self.time_embedding = nn.Embedding.from_pretrained(torch.cat([angle.sin(), angle.cos()], 1), freeze=True)\n")),
-    self_conditioning=("half the steps show the network its own first guess, made without gradient", ("self.image = nn.Linear(PIXELS, 192)", "self.image = nn.Linear(2 * PIXELS, 192)"), ("self.image(noisy)", "self.image(both)"),
-        ("noisy, times, labels):\n", "noisy, times, labels, earlier=None):\n        both = torch.cat([noisy, torch.zeros_like(noisy) if earlier is None else earlier], 1)\n"),
-        (_CALL, "    earlier = None\n    if torch.rand((), generator=state.random) < 0.5:\n        with torch.no_grad(): earlier = noisy - NOISE[times, None] * state.generator(noisy, times, labels)\n"
+         "        free = network(noisy, now.expand(len(noisy)), torch.full_like(labels, CLASSES))\n"
+         "        guessed = free + 2 * (network(noisy, now.expand(len(noisy)), labels) - free)")),
+    fixed_times=("timesteps are embedded by a fixed table of waves", freeze("generator.time_embedding"),
+                 ("AdamW(state.generator.parameters(),",
+                  "AdamW([p for p in state.generator.parameters() if p.requires_grad],"),
+        ("        self.time_embedding = nn.Embedding(TIMESTEPS, 192)\n",
+         "        angle = torch.arange(TIMESTEPS)[:, None] / 50 ** (torch.arange(96) / 96)\n"
+         "        self.time_embedding = nn.Embedding.from_pretrained(torch.cat([angle.sin(), angle.cos()], "
+         "1), freeze=True)\n")))
+
+# %% ../nbs/42_second_catalogue.ipynb #22f34be0
+_DIFFUSION_PARTS += program_controls("diffusion_program",
+    self_conditioning=("half the steps show the network its own first guess, made without gradient",
+                       ("self.image = nn.Linear(PIXELS, 192)", "self.image = nn.Linear(2 * PIXELS, 192)"),
+                       ("self.image(noisy)", "self.image(both)"),
+        ("noisy, times, labels):\n", "noisy, times, labels, earlier=None):\n        both = torch.cat([noisy, "
+         "torch.zeros_like(noisy) if earlier is None else earlier], 1)\n"),
+        (_CALL, "    earlier = None\n    if torch.rand((), generator=state.random) < 0.5:\n"
+         "        with torch.no_grad(): earlier = noisy - NOISE[times, None] * state.generator(noisy, times, labels)\n"
                 "    guessed = state.generator(noisy, times, labels, earlier)"),
-        ("    noisy = latents\n", "    noisy, earlier = latents, None\n"), ("labels)\n        image = (", "labels, earlier)\n        earlier = noisy - NOISE[now] * guessed\n        image = (")),
-    scaler=("the loss is scaled up for half precision, and a step that overflows is skipped", declare("skipped_steps"), ("    state.step = 0\n", "    state.step, state.scale = 0, 2.0 ** 17\n"),
-        (_STEP, "    scaled = (loss * state.scale).half()\n    if scaled.isfinite():\n        scaled.backward()\n        for p in state.generator.parameters(): p.grad /= state.scale\n"
-                "        state.optimiser.step()\n    state.scale *= 2 if state.step % 25 == 24 else 1 if scaled.isfinite() else 0.5\n    state.step"),
-        ("for value in losses.values())", "for value in [*losses.values(), scaled.item()])"), ('"seed": state.seed,', '"scale": state.scale, "seed": state.seed,'),
-        ('    state.order = snapshot["order"]\n', '    state.order, state.scale = snapshot["order"], snapshot["scale"]\n')))
+        ("    noisy = latents\n", "    noisy, earlier = latents, None\n"),
+        ("labels)\n        image = (",
+         "labels, earlier)\n        earlier = noisy - NOISE[now] * guessed\n        image = (")),
+    scaler=("the loss is scaled up for half precision, and a step that overflows is skipped", declare("skipped_steps"),
+            ("    state.step = 0\n", "    state.step, state.scale = 0, 2.0 ** 17\n"),
+        (_STEP, "    scaled = (loss * state.scale).half()\n    if scaled.isfinite():\n        scaled.backward()\n"
+         "        for p in state.generator.parameters(): p.grad /= state.scale\n"
+                "        state.optimiser.step()\n"
+                "    state.scale *= 2 if state.step % 25 == 24 else 1 if scaled.isfinite() else 0.5\n    state.step"),
+        ("for value in losses.values())", "for value in [*losses.values(), scaled.item()])"),
+        ('"seed": state.seed,', '"scale": state.scale, "seed": state.seed,'),
+        ('    state.order = snapshot["order"]\n',
+         '    state.order, state.scale = snapshot["order"], snapshot["scale"]\n')))
+
+# %% ../nbs/42_second_catalogue.ipynb #cec43453
 SECOND_CONTROLS = _GAN_CONTROLS + _GAN_TERMS + _CVAE_CONTROLS + _CVAE_PARTS + _DIFFUSION_CONTROLS + _DIFFUSION_PARTS

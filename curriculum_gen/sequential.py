@@ -19,32 +19,36 @@ TILTS = (0.5, 1.0, 2.0, 4.0)   # of the four bets, in units of 1 / standard devi
 
 def log_e_values(
     test: ChanceTest,   # of one network
-) -> np.ndarray:        # [4] natural logarithm of the e-value of each bet in TILTS; zeros when all orders score the same
-    "Bets that a network conditions on the requested class; exact e-values under the label-permutation null (Koning 2023)"
+) -> np.ndarray:        # [4] natural log of the e-value of each bet in TILTS; zeros if all orders score the same
+    """Bets that a network conditions on the requested class; exact e-values under the label-permutation null (Koning
+    2023)"""
     possible = test.null > 0
     z = (test.chance.accuracy[possible] - test.mean) / test.sd if test.sd > 1e-9 else np.zeros(possible.sum())
     return np.array([tilt * test.z - special.logsumexp(tilt * z, b=test.null[possible]) for tilt in TILTS])
 
 # %% ../nbs/05_sequential.ipynb #322dbca2
 def e_process(
-    tests: Sequence[ChanceTest],   # of independent networks in the order in which they were made, none left out; at least one
-) -> pd.DataFrame:                 # one row a network: accuracy and e_value of its own, evidence of all so far, p_anytime, above_chance
+    tests: Sequence[ChanceTest],   # of independent networks in the order of making, none left out; at least one
+) -> pd.DataFrame:                 # a row a network: its accuracy and e_value; evidence so far, p_anytime, above_chance
     "Evidence that a regime conditions on the requested class, valid at any stopping time (Ville 1939)"
     if not len(tests): raise InputError("e-process: no tests; give one for each network")
     logs = np.array([log_e_values(test) for test in tests])                         # [networks, bets]
     evidence = np.exp(special.logsumexp(logs.cumsum(0), axis=1) - math.log(len(TILTS)))
     p_anytime = np.minimum(1, 1 / np.maximum.accumulate(evidence))
-    return pd.DataFrame({"accuracy": [test.accuracy for test in tests], "e_value": np.exp(logs).mean(1), "evidence": evidence, "p_anytime": p_anytime,
-                         "above_chance": p_anytime <= CHANCE_ALPHA}, index=pd.RangeIndex(1, len(tests) + 1, name="networks"))
+    return pd.DataFrame({"accuracy": [test.accuracy for test in tests], "e_value": np.exp(logs).mean(1),
+                         "evidence": evidence, "p_anytime": p_anytime, "above_chance": p_anytime <= CHANCE_ALPHA},
+                        index=pd.RangeIndex(1, len(tests) + 1, name="networks"))
 
 # %% ../nbs/05_sequential.ipynb #9ca35a0e
 def evidence_along_run(
     tests: Sequence[ChanceTest],   # of the first checkpoints of a run, in order, up to `planned`
     *,
     planned: int,                  # checkpoints that the run will have, fixed beforehand
-) -> np.ndarray:                   # [tests] ascending; reaches 1 / alpha with probability at most alpha when no checkpoint conditions on the class
+) -> np.ndarray:                   # [tests] ascending; reaches 1 / alpha with probability <= alpha if no class matters
     "Evidence that some checkpoint of a run conditions on the requested class, to be read after each (Vovk & Wang 2021)"
-    if not 1 <= len(tests) <= planned: raise InputError(f"{len(tests)} tests of {planned} planned checkpoints: give at least one and no more than planned")
+    if not 1 <= len(tests) <= planned:
+        raise InputError(f"{len(tests)} tests of {planned} planned checkpoints: "
+                         "give at least one and no more than planned")
     return np.cumsum([np.exp(log_e_values(test)).mean() for test in tests]) / planned
 
 # %% ../nbs/05_sequential.ipynb #bb44c99d
@@ -56,7 +60,8 @@ def largest_gain(
 ) -> float:                    # at least 0
     "By how much the best single change point lowers the rank cost"
     series = np.asarray(series, dtype=float)
-    if series.ndim != 1 or len(series) < 4 or not np.isfinite(series).all(): raise InputError(f"series of shape {list(series.shape)}: give at least 4 finite numbers")
+    if series.ndim != 1 or len(series) < 4 or not np.isfinite(series).all():
+        raise InputError(f"series of shape {list(series.shape)}: give at least 4 finite numbers")
     search = _search(series)
     parted, whole = (np.sum(search.cost.sum_of_costs(ends)) for ends in (search.predict(n_bkps=1), [len(series)]))
     return max(0.0, float(whole - parted))
@@ -70,7 +75,9 @@ def calibrated_penalty(
     "The penalty at which at most 5 % of null series raise an alarm"
     gains = sorted(map(largest_gain, null_series))
     place = math.ceil((1 - ALARMS) * (len(gains) + 1))
-    if place > len(gains): raise InputError(f"{len(gains)} null series: {math.ceil(1 / ALARMS) - 1} are the least that can bound the alarms at {ALARMS:.0%}")
+    if place > len(gains):
+        raise InputError(f"{len(gains)} null series: {math.ceil(1 / ALARMS) - 1} are the least that can bound the "
+                         f"alarms at {ALARMS:.0%}")
     return gains[place - 1] * (1 + 1e-9)   # gains from ranks repeat: equal ones must not differ by rounding
 
 def change_points(
@@ -81,8 +88,11 @@ def change_points(
 ) -> pd.DataFrame:                 # one row a change point, none when nothing stands out; exploratory
     "Where the level of a series may have changed: a hint for the next study, not a finding"
     series = np.asarray(accuracies, dtype=float)
-    if len(series) != len(steps): raise InputError(f"{len(series)} accuracies but {len(steps)} steps: give one step for each")
+    if len(series) != len(steps):
+        raise InputError(f"{len(series)} accuracies but {len(steps)} steps: give one step for each")
     ends = [0, *(_search(series).predict(pen=penalty) if largest_gain(series) > penalty else [len(series)])]
-    rows = [{"last_step_before": steps[here - 1], "first_step_after": steps[here], "median_before": np.median(series[start:here]),
-             "median_after": np.median(series[here:end]), "status": "exploratory"} for start, here, end in zip(ends, ends[1:], ends[2:])]
-    return pd.DataFrame(rows, columns=["last_step_before", "first_step_after", "median_before", "median_after", "status"])
+    rows = [{"last_step_before": steps[here - 1], "first_step_after": steps[here],
+             "median_before": np.median(series[start:here]), "median_after": np.median(series[here:end]),
+             "status": "exploratory"} for start, here, end in zip(ends, ends[1:], ends[2:])]
+    return pd.DataFrame(rows,
+                        columns=["last_step_before", "first_step_after", "median_before", "median_after", "status"])

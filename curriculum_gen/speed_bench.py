@@ -28,7 +28,8 @@ from .curriculum import FORMULATION, RunConfig, regime_named, run_config
 from .data import Split, load_dataset
 from .evaluation import confusion_counts, evaluation_latents, generate, judged_by
 from .judge import CertifiedJudge, Judge
-from .model import CLASSES, LATENT_SIZE, VALUE_SIZE, Generator, Witness, load_weights, save_weights, seeded, torch_threads, widths_named
+from .model import (CLASSES, LATENT_SIZE, VALUE_SIZE, Generator, Witness, load_weights, save_weights,
+                                  seeded, torch_threads, widths_named)
 from .panel import certified_panel
 from .plots import BLUE, ORANGE, SKY_BLUE, VERMILLION
 from .records import read_json, write_json
@@ -43,18 +44,22 @@ class PlainGenerator(nn.Module):
     ):
         super().__init__()
         first, second, third = widths_named(widths).generator
-        def block(channels: int, out: int): return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU())
+        def block(channels: int, out: int):
+            return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, out, 3, padding=1),
+                                 nn.BatchNorm2d(out), nn.ReLU())
         self.label_embedding, self.fc = nn.Embedding(CLASSES, LATENT_SIZE), nn.Linear(2*LATENT_SIZE, first*7*7)
         self.blocks = nn.Sequential(block(first, second), block(second, third))
         self.output = nn.Sequential(nn.Conv2d(third, 1, 3, padding=1), nn.Tanh())
-        self.v_pred_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(third, 128), nn.ReLU(), nn.Linear(128, VALUE_SIZE))
+        self.v_pred_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(third, 128), nn.ReLU(),
+                                         nn.Linear(128, VALUE_SIZE))
 
     def forward(
         self,
         latents: Tensor,            # [B, 64]
         labels: Tensor,             # [B] int64 in 0..9
     ) -> tuple[Tensor, Tensor]:     # images [B, 1, 28, 28], predicted values [B, 16]
-        features = self.blocks(self.fc(torch.cat([latents, self.label_embedding(labels)], 1)).view(len(latents), -1, 7, 7))
+        features = self.blocks(self.fc(torch.cat([latents, self.label_embedding(labels)], 1)).view(len(latents), -1, 7,
+                                                                                                   7))
         return self.output(features), self.v_pred_head(features)
 
 # %% ../nbs/50_speed_bench.ipynb #db9bf807
@@ -66,9 +71,12 @@ class PlainWitness(nn.Module):
     ):
         super().__init__()
         first, second, third = widths_named(widths).witness
-        def block(channels: int, out: int): return nn.Sequential(nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.LeakyReLU(0.2), nn.Dropout2d(0.3))
+        def block(channels: int, out: int):
+            return nn.Sequential(nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.BatchNorm2d(out),
+                                 nn.LeakyReLU(0.2), nn.Dropout2d(0.3))
         self.encoder = nn.Sequential(block(1, first), block(first, second), block(second, third))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, CLASSES))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Dropout(0.3),
+                                        nn.Linear(128, CLASSES))
         self.v_seen_head = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Linear(128, VALUE_SIZE))
 
     def forward(
@@ -82,8 +90,12 @@ class PlainWitness(nn.Module):
 class PlainLearner:
     "Plain networks with their optimisers and the judge's layers, before the first step"
     def __init__(self, config: RunConfig, *, judge: Judge):
-        self.config, self.generator, self.witness, self.judge = config, PlainGenerator(config.widths), PlainWitness(config.widths), nn.Sequential(judge.features, judge.classifier)
-        self.generator_optimiser, self.witness_optimiser = (torch.optim.Adam(n.parameters(), lr=config.learning_rate, betas=(0.5, 0.999)) for n in (self.generator, self.witness))
+        self.config, self.generator, self.witness, self.judge = (config, PlainGenerator(config.widths),
+                                                                 PlainWitness(config.widths),
+                                                                 nn.Sequential(judge.features, judge.classifier))
+        self.generator_optimiser, self.witness_optimiser = (torch.optim.Adam(n.parameters(), lr=config.learning_rate,
+                                                                             betas=(0.5, 0.999))
+                                                            for n in (self.generator, self.witness))
 
     def step(
         self,
@@ -93,10 +105,12 @@ class PlainLearner:
         generated, predicted = self.generator(batch.latents, batch.labels)
         logits, seen = self.witness(generated)
         with torch.no_grad(): judged = self.judge(generated).argmax(1)
-        grounding = F.cross_entropy(logits, batch.labels if (regime := regime_named(self.config.regime)).grounding_target == "requested" else judged)
+        grounding = F.cross_entropy(logits, batch.labels if (regime := regime_named(self.config.regime))
+                                    .grounding_target == "requested" else judged)
         loss = F.mse_loss(predicted, seen.detach()) + (grounding if regime.grounding_attached else grounding.detach())
         self.generator_optimiser.zero_grad(); loss.backward(); self.generator_optimiser.step()
-        witness_loss = F.cross_entropy(self.witness(generated.detach())[0], judged) + F.cross_entropy(self.witness(batch.real_images)[0], batch.real_labels)
+        witness_loss = F.cross_entropy(self.witness(generated.detach())[0],
+                                       judged) + F.cross_entropy(self.witness(batch.real_images)[0], batch.real_labels)
         self.witness_optimiser.zero_grad(); witness_loss.backward(); self.witness_optimiser.step()
         return [loss.item(), witness_loss.item()]
 
@@ -138,17 +152,21 @@ class _Operations(TorchDispatchMode):
     count = 0   # additions and multiplications of matrix products and convolutions
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if counted := flop_registry.get(func.overloadpacket): self.count += counted(*args, **(kwargs or {}), out_val=out)
+        if counted := flop_registry.get(func.overloadpacket):
+            self.count += counted(*args, **(kwargs or {}), out_val=out)
         return out
 
-def _config(widths: str, threads: int = 1) -> RunConfig: return run_config("report", regime="full_curriculum", seed=0, widths=widths, threads=threads)
+def _config(widths: str, threads: int = 1) -> RunConfig:
+    return run_config("report", regime="full_curriculum", seed=0, widths=widths, threads=threads)
 def _untrained_judge(widths: str) -> Judge: return seeded(lambda: Judge(widths), 0).eval().requires_grad_(False)
 
+# %% ../nbs/50_speed_bench.ipynb #cfcbb2eb
 def _our_steps(widths: str, threads: int = 1) -> Callable[[int], None]:
     config, judge = _config(widths, threads), _untrained_judge(widths)
     learner = Learner(config)
     def steps(count: int) -> None:
-        for _ in take_steps(learner, config, split=_images(), judge=judge, stop_step=learner.completed_steps + count): pass
+        for _ in take_steps(learner, config, split=_images(), judge=judge, stop_step=learner.completed_steps + count):
+            pass
     return steps
 
 def _plain_steps(widths: str, threads: int = 1) -> Callable[[int], None]:
@@ -166,7 +184,7 @@ def measured_steps(
     threads: int,       # of torch on the CPU
     rounds: int,        # at least 1
     steps: int,         # in each
-) -> dict:              # seconds a step of either, operations a step, the machine's peak and what fraction of it ours reaches
+) -> dict:              # seconds and operations a step, the machine's peak and the fraction of it ours reaches
     "A training step, plain and ours in turn"
     plain, ours = _plain_steps(widths, threads), _our_steps(widths, threads)
     found = in_turn({"plain": lambda: plain(steps), "ours": lambda: ours(steps)}, rounds=rounds)
@@ -175,12 +193,14 @@ def measured_steps(
         with _Operations() as counter: take(1)
         flops[name] = counter.count
     peak = machine_peak(threads)
-    return _compared(found, per=steps) | {"flops_per_step": flops, "peak_flops_per_second": peak, "fraction_of_peak": flops["ours"]/peak/statistics.median(found["ours"])*steps}
+    return _compared(found, per=steps) | {"flops_per_step": flops, "peak_flops_per_second": peak,
+                                          "fraction_of_peak": flops["ours"]/peak/statistics.median(found["ours"])*steps}
 
 def _compared(found: dict[str, list[float]], *, per: int) -> dict:
     ratios = [plain/ours for plain, ours in zip(found["plain"], found["ours"])]
     medians = {name: statistics.median(seconds) for name, seconds in found.items()}
-    return {"rounds": len(ratios), "plain_seconds": spread([s/per for s in found["plain"]]), "our_seconds": spread([s/per for s in found["ours"]]),
+    return {"rounds": len(ratios), "plain_seconds": spread([s/per for s in found["plain"]]),
+            "our_seconds": spread([s/per for s in found["ours"]]),
             "ratio": {"median": medians["plain"]/medians["ours"], "low": min(ratios), "high": max(ratios)}}
 
 # %% ../nbs/50_speed_bench.ipynb #dfb46383
@@ -188,7 +208,8 @@ def _compared(found: dict[str, list[float]], *, per: int) -> dict:
 def _stepper(widths: str, threads: int) -> Callable[[int], None]: return _our_steps(widths, threads)
 def _steps_here(widths: str, threads: int, count: int) -> None: _stepper(widths, threads)(count)
 
-def _pool() -> ProcessPoolExecutor: return ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 def measured_processes(
     *,
@@ -200,9 +221,11 @@ def measured_processes(
         def run(processes: int, threads: int) -> None:
             for future in [pool.submit(_steps_here, "small", threads, steps) for _ in range(processes)]: future.result()
         for threads in (1, 2, 1, 2): run(2, threads)   # both processes have then made their networks
-        found = in_turn({"one": lambda: run(1, 1), "two": lambda: run(2, 1), "threads": lambda: run(1, 2)}, rounds=rounds)
+        found = in_turn({"one": lambda: run(1, 1), "two": lambda: run(2, 1), "threads": lambda: run(1, 2)},
+                        rounds=rounds)
     def ratio(name: str) -> dict: return spread([2*other/two for other, two in zip(found[name], found["two"])])
-    return {"rounds": rounds, "steps_per_second": {name: spread([(2 if name == "two" else 1)*steps/s for s in seconds]) for name, seconds in found.items()},
+    return {"rounds": rounds, "steps_per_second": {name: spread([(2 if name == "two" else 1)*steps/s for s in seconds])
+                                                   for name, seconds in found.items()},
             "ratio": ratio("one"), "ratio_to_two_threads": ratio("threads")}
 
 # %% ../nbs/50_speed_bench.ipynb #2a02eaff
@@ -226,12 +249,19 @@ def measured_scoring(
     images_per_class: int,    # of each checkpoint, at least 1
 ) -> dict:                    # seconds a checkpoint of either, and whether both found the same counts
     "A series of checkpoints under the whole panel, plain and ours in turn, on one thread"
-    panel, latents, generator = certified_panel(_judges(), load_dataset("mnist", report=lambda line: None)), evaluation_latents(images_per_class), Generator().to(memory_format=torch.channels_last).eval()
+    panel, latents, generator = (certified_panel(_judges(), load_dataset("mnist", report=lambda line: None)),
+                                 evaluation_latents(images_per_class),
+                                 Generator().to(memory_format=torch.channels_last).eval())
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
-        paths, counts = [save_weights(seeded(Generator, i), Path(folder)/f"{i}.safetensors") for i in range(checkpoints + 1)], {"plain": [], "ours": []}   # one goes before the series, unmeasured
-        found = in_turn({"plain": lambda: counts["plain"].append(_score_plainly(paths[len(counts["plain"])], panel, latents)),
-                         "ours": lambda: counts["ours"].append(_score(paths[len(counts["ours"])], panel, latents, generator=generator))}, rounds=checkpoints)
-    return _compared(found, per=1) | {"images_per_class": images_per_class, "same_counts": counts["plain"] == counts["ours"]}
+        # one goes before the series, unmeasured
+        paths, counts = ([save_weights(seeded(Generator, i), Path(folder)/f"{i}.safetensors")
+                          for i in range(checkpoints + 1)], {"plain": [], "ours": []})
+        found = in_turn({"plain": lambda: counts["plain"].append(_score_plainly(paths[len(counts["plain"])],
+                                                                                panel, latents)),
+                         "ours": lambda: counts["ours"].append(_score(paths[len(counts["ours"])], panel, latents,
+                                                                      generator=generator))}, rounds=checkpoints)
+    return _compared(found, per=1) | {"images_per_class": images_per_class,
+                                      "same_counts": counts["plain"] == counts["ours"]}
 
 def _judges() -> RunConfig: return run_config("tiny", regime="full_curriculum", seed=0)
 
@@ -249,7 +279,8 @@ def start_to_verdict() -> float:   # seconds
     "From starting Python to the verdict on the last checkpoint of a tiny run"
     certified_panel(_judges(), load_dataset("mnist", report=lambda line: None))
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder: subprocess.run([sys.executable, "-c", _VERDICT, folder], check=True, capture_output=True)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-c", _VERDICT, folder], check=True, capture_output=True)
     return time.perf_counter() - began
 
 # %% ../nbs/50_speed_bench.ipynb #cc5822bb
@@ -264,20 +295,24 @@ def measured_growth(
     scale: int,    # steps of the shortest run, images a class of the smallest score
 ) -> list[dict]:   # axis, count, and the seconds it took
     "Seconds along four axes, each count in turn"
-    take, generator, judges = _our_steps("small"), Generator().eval(), list(certified_panel(_judges(), load_dataset("mnist", report=lambda line: None)).values())
+    take, generator, judges = (_our_steps("small"), Generator().eval(),
+                               list(certified_panel(_judges(),
+                                                    load_dataset("mnist", report=lambda line: None)).values()))
     with torch_threads(1), _pool() as pool:
         def seeds(count: int) -> None:
             for future in [pool.submit(_steps_here, "small", 1, scale) for _ in range(count)]: future.result()
         seeds(4)
         tasks = {("steps", n): lambda n=n: take(n) for n in (scale, 2*scale, 4*scale)}
-        tasks |= {("images a class", n): lambda n=n: _score_classes(generator, judges, n, CLASSES) for n in (scale, 2*scale, 4*scale)}
+        tasks |= {("images a class", n): lambda n=n: _score_classes(generator, judges, n, CLASSES)
+                  for n in (scale, 2*scale, 4*scale)}
         tasks |= {("classes", k): lambda k=k: _score_classes(generator, judges, 4*scale, k) for k in (2, 5, 10)}
         tasks |= {("seeds on two processes", n): lambda n=n: seeds(n) for n in (2, 4, 8)}
         found = in_turn(tasks, rounds=rounds)
     return [{"axis": axis, "count": count, "seconds": spread(seconds)} for (axis, count), seconds in found.items()]
 
 # %% ../nbs/50_speed_bench.ipynb #aeef188c
-BARS = {"step, small widths, one thread": 1.5, "step, small widths, two threads": 1.5, "step, paper widths, two threads": 1.8, "scoring a series": 2.0, "two processes": 1.8}
+BARS = {"step, small widths, one thread": 1.5, "step, small widths, two threads": 1.5,
+        "step, paper widths, two threads": 1.8, "scoring a series": 2.0, "two processes": 1.8}
 
 def _parts(short: bool) -> dict[str, Callable[[], object]]:
     step = {"rounds": 2 if short else 9, "steps": 2 if short else 10}
@@ -287,7 +322,8 @@ def _parts(short: bool) -> dict[str, Callable[[], object]]:
                     "step, paper widths, two threads": lambda: measured_steps("paper", threads=2, rounds=7, steps=2),
                     "scoring a series": lambda: measured_scoring(checkpoints=20, images_per_class=100),
                     "two processes": lambda: measured_processes(rounds=7, steps=20),
-                    "start to verdict": lambda: {"rounds": 2, "seconds": spread([start_to_verdict() for _ in range(2)])},
+                    "start to verdict": lambda: {"rounds": 2,
+                                                 "seconds": spread([start_to_verdict() for _ in range(2)])},
                     "growth": lambda: measured_growth(rounds=2, scale=10)}
 
 # %% ../nbs/50_speed_bench.ipynb #eeaa970e
@@ -304,13 +340,15 @@ def bench_speed(
     for name, measure in tqdm(_parts(short).items(), desc="measuring", unit=" parts", disable=not progress):
         if name in found["parts"]: continue
         before, began = os.getloadavg()[0], time.perf_counter()
-        found["parts"][name] = {"load_before": round(before, 2), "measured": measure(), "seconds": round(time.perf_counter() - began, 1)}
+        found["parts"][name] = {"load_before": round(before, 2), "measured": measure(),
+                                "seconds": round(time.perf_counter() - began, 1)}
         write_json(path, found)
     speed_figure(found, path.with_suffix(".png"))
     return found
 
 def _machine() -> dict:
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
     return {"processor": (names or [platform.processor()])[0], "cores": os.cpu_count(), "torch": torch.__version__}
 
 # %% ../nbs/50_speed_bench.ipynb #2b346c9b
@@ -321,8 +359,10 @@ def speed_table(
     rows = {}
     for name, part in found["parts"].items():
         if "ratio" not in (measured := part["measured"]): continue
-        rows[name] = {"ratio": measured["ratio"]["median"], "low": measured["ratio"]["low"], "high": measured["ratio"]["high"], "bar": BARS[name],
-                      "plain seconds": measured.get("plain_seconds", {}).get("median"), "our seconds": measured.get("our_seconds", {}).get("median"),
+        rows[name] = {"ratio": measured["ratio"]["median"],
+                      "low": measured["ratio"]["low"], "high": measured["ratio"]["high"], "bar": BARS[name],
+                      "plain seconds": measured.get("plain_seconds", {}).get("median"),
+                      "our seconds": measured.get("our_seconds", {}).get("median"),
                       "fraction of peak": measured.get("fraction_of_peak"), "load before": part["load_before"]}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -332,16 +372,21 @@ def speed_figure(found: dict, path: Path) -> None:
     table, growth = speed_table(found), found["parts"].get("growth", {}).get("measured", [])
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 3.2), layout="constrained", width_ratios=(3, 2))
     places = range(len(table))[::-1]
-    left.barh(places, table["ratio"], height=0.55, color=BLUE, xerr=[table["ratio"] - table["low"], table["high"] - table["ratio"]], error_kw={"capsize": 3, "ecolor": "0.25"})
+    left.barh(places, table["ratio"],
+              height=0.55, color=BLUE, xerr=[table["ratio"] - table["low"], table["high"] - table["ratio"]],
+              error_kw={"capsize": 3, "ecolor": "0.25"})
     left.vlines(table["bar"], [p - 0.4 for p in places], [p + 0.4 for p in places], color=VERMILLION, lw=2, label="bar")
     left.axvline(1, color="0.6", lw=0.8)
-    left.set(yticks=places, yticklabels=table.index, xlim=(0, None), xlabel="times as fast as the plain program\n(two processes: as one)")
+    left.set(yticks=places, yticklabels=table.index, xlim=(0, None),
+             xlabel="times as fast as the plain program\n(two processes: as one)")
     left.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     for axis, colour in zip(dict.fromkeys(row["axis"] for row in growth), (BLUE, ORANGE, VERMILLION, SKY_BLUE)):
         rows = [row for row in growth if row["axis"] == axis]
-        right.plot([r["count"]/rows[0]["count"] for r in rows], [r["seconds"]["median"]/rows[0]["seconds"]["median"] for r in rows], "o-", color=colour, label=axis)
+        right.plot([r["count"]/rows[0]["count"] for r in rows],
+                   [r["seconds"]["median"]/rows[0]["seconds"]["median"] for r in rows], "o-", color=colour, label=axis)
     right.plot([1, 5], [1, 5], color="0.6", lw=0.8, ls="--")
-    right.set(xlabel="count, relative to the smallest", ylabel="seconds, likewise", title="Growth of cost" if growth else "Growth: not in the short bench")
+    right.set(xlabel="count, relative to the smallest", ylabel="seconds, likewise",
+              title="Growth of cost" if growth else "Growth: not in the short bench")
     if growth: right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     fig.savefig(path, dpi=110)
     plt.close(fig)

@@ -24,14 +24,17 @@ def check_confusion(
 ) -> np.ndarray:             # the same as int64
     "The confusion, or an `InputError` when it is not a square table of counts with equal row sums"
     try: counts = np.asarray(confusion)
-    except ValueError: raise InputError("confusion: the rows differ in length; give counts of shape [classes, classes]") from None
+    except ValueError:
+        raise InputError("confusion: the rows differ in length; give counts of shape [classes, classes]") from None
     problem = None
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:
         problem = f"shape {list(counts.shape)}; give counts of shape [classes, classes], at least 2 classes"
-    elif not np.issubdtype(counts.dtype, np.integer): problem = f"{counts.dtype} entries; give whole numbers of images, not shares"
+    elif not np.issubdtype(counts.dtype, np.integer):
+        problem = f"{counts.dtype} entries; give whole numbers of images, not shares"
     elif counts.min() < 0: problem = f"an entry is {counts.min()}; counts cannot be negative"
     elif (images := np.unique(counts.sum(1))).size > 1 or images[0] == 0:
-        problem = f"row sums from {images[0]} to {images[-1]}; ask for the same number of images, at least one, of every class"
+        problem = (f"row sums from {images[0]} to {images[-1]}; ask for the same number of images, "
+                   "at least one, of every class")
     if problem: raise InputError(f"confusion: {problem}")
     return counts.astype(np.int64)
 
@@ -63,7 +66,8 @@ def wilson_interval(
 ) -> Interval:                  # of a share, within 0..1
     "Interval for a binomial share (Wilson 1927)"
     if trials < 1 or not 0 <= successes <= trials:
-        raise InputError(f"{successes} successes of {trials} trials: give at least one trial and 0 to {trials} successes")
+        raise InputError(f"{successes} successes of {trials} trials: "
+                         f"give at least one trial and 0 to {trials} successes")
     found = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
     return Interval(float(found.low), float(found.high))
 
@@ -71,7 +75,8 @@ def wilson_interval(
 def class_table(
     confusion: np.ndarray,   # [classes, classes] counts
 ) -> pd.DataFrame:           # one row a class: correct, images, accuracy, low, high, most_judged, most_judged_images
-    "Accuracy of each class with its 95 % Wilson interval, and the class it is judged to be most often (ties: the lowest)"
+    """Accuracy of each class with its 95 % Wilson interval, and the class it is judged to be most often (ties:
+    the lowest)"""
     confusion = check_confusion(confusion)
     correct, images = np.diag(confusion), confusion.sum(1)
     table = pd.DataFrame({"correct": correct, "images": images, "accuracy": correct / images})
@@ -91,7 +96,8 @@ class ReportedNumber(Record):
     correct_per_class: tuple[int, ...] | None = None   # of 100 images each; None where not reported
 
 REPORTED = (
-    ReportedNumber(regime="phase1_only_reported", step=3333, accuracy=0.022, correct_per_class=(0, 2, 0, 5, 0, 15, 0, 0, 0, 0)),
+    ReportedNumber(regime="phase1_only_reported", step=3333, accuracy=0.022,
+                   correct_per_class=(0, 2, 0, 5, 0, 15, 0, 0, 0, 0)),
     ReportedNumber(regime="full_curriculum_reported", step=3000, accuracy=0.077),
     ReportedNumber(regime="full_curriculum_reported", step=6000, accuracy=0.143),
     ReportedNumber(regime="full_curriculum_reported", step=10_000, accuracy=0.032))
@@ -112,7 +118,8 @@ class AccuracyNull:
     sd = property(lambda self: float(np.sqrt(self.probability @ (self.accuracy - self.mean)**2)))
 
     def tail_probabilities(self, accuracy: float) -> Tails:
-        "The place of one accuracy (0..1): probability of as little, and of as much; `min` of the two is the smaller tail"
+        """The place of one accuracy (0..1): probability of as little, and of as much;
+        `min` of the two is the smaller tail"""
         little, much = self.accuracy <= accuracy + 1e-9, self.accuracy >= accuracy - 1e-9
         return Tails(float(self.probability[little].sum()), float(self.probability[much].sum()))
 
@@ -146,20 +153,26 @@ def dirichlet_null(
 ) -> AccuracyNull:          # support: all multiples of 1 / (n_per_class * n_classes)
     "Judged shares of each class drawn from a symmetric Dirichlet distribution of total weight `concentration`"
     if not concentration > 0: raise InputError(f"concentration {concentration}: give a number above 0")
-    hit = stats.betabinom.pmf(np.arange(n_per_class + 1), n_per_class, concentration / n_classes, concentration * (1 - 1 / n_classes))
-    return AccuracyNull(np.arange(n_per_class * n_classes + 1) / (n_per_class * n_classes), reduce(np.convolve, [hit] * n_classes))
+    hit = stats.betabinom.pmf(np.arange(n_per_class + 1), n_per_class, concentration / n_classes,
+                              concentration * (1 - 1 / n_classes))
+    return AccuracyNull(np.arange(n_per_class * n_classes + 1) / (n_per_class * n_classes),
+                        reduce(np.convolve, [hit] * n_classes))
 
 # %% ../nbs/02_statistics.ipynb #aaca730f
 def fit_concentration(
     confusion: np.ndarray,   # [classes, classes] counts, at least 2 images a class
-) -> float:                  # a0; 0.0 when each row is one class, inf when rows differ no more than independent images do
-    "How far the rows scatter around the judge's overall shares: maximum-likelihood Dirichlet concentration (Mosimann 1962)"
+) -> float:                  # a0; 0.0: each row is one class, inf: rows differ no more than independent images do
+    """How far the rows scatter around the judge's overall shares: maximum-likelihood Dirichlet concentration (Mosimann
+    1962)"""
     confusion = check_confusion(confusion)
     images, shares = confusion[0].sum(), confusion.sum(0) / confusion.sum()
-    if images < 2: raise InputError("confusion: 1 image a class; give at least 2, or nothing can be said about images of one class")
+    if images < 2:
+        raise InputError("confusion: 1 image a class; give at least 2, "
+                         "or nothing can be said about images of one class")
     if shares.max() == 1: return math.inf
     used = shares > 0
-    def misfit(log_a0): return -stats.dirichlet_multinomial.logpmf(confusion[:, used], math.exp(log_a0) * shares[used], images).sum()
+    def misfit(log_a0):
+        return -stats.dirichlet_multinomial.logpmf(confusion[:, used], math.exp(log_a0) * shares[used], images).sum()
     low, high = math.log(1e-3), math.log(1e5)
     best = optimize.minimize_scalar(misfit, bounds=(low, high), method="bounded").x
     return 0.0 if misfit(low) <= misfit(best) else math.inf if misfit(high) <= misfit(best) else math.exp(best)
@@ -175,7 +188,8 @@ def _ways_by_score(
     confusion: np.ndarray,   # [classes, classes] int64, at most 12 classes
 ) -> np.ndarray:             # [images + 1] int64: number of permutations with each score; their sum is classes!
     "Exact distribution of the score over all permutations of the rows"
-    ways, most = {0: np.ones(1, dtype=np.int64)}, 0       # set of used columns, as bits -> ways to each score; the highest score so far
+    # set of used columns, as bits -> ways to each score; the highest score so far
+    ways, most = {0: np.ones(1, dtype=np.int64)}, 0
     for row in confusion.tolist():
         grown, most = {}, most + max(row)
         for used, by_score in ways.items():
@@ -193,25 +207,30 @@ class ChanceTest:
     "An exact test of one score against all ways of permuting the requested classes"
     score: int                             # images judged to be the class asked for
     images: int                            # all images
-    null: np.ndarray = field(repr=False)   # [images + 1] probability of each score when the requested class means nothing
+    null: np.ndarray = field(repr=False)   # [images + 1] probability of each score if the class means nothing
 
-    p = property(lambda self: min(1.0, float(self.null[self.score:].sum())), doc="Share of the permutations that score at least as much")
+    p = property(lambda self: min(1.0, float(self.null[self.score:].sum())),
+                 doc="Share of the permutations that score at least as much")
     accuracy = property(lambda self: self.score / self.images)
-    chance = property(lambda self: AccuracyNull(np.arange(self.images + 1) / self.images, self.null), doc="The null in accuracy")
+    chance = property(lambda self: AccuracyNull(np.arange(self.images + 1) / self.images, self.null),
+                      doc="The null in accuracy")
     mean = property(lambda self: self.chance.mean, doc="Mean accuracy under the null: 1 / classes, always")
-    sd = property(lambda self: self.chance.sd, doc="Standard deviation of accuracy under the null; 0 when all rows are equal")
-    z = property(lambda self: (self.accuracy - self.mean) / self.sd if self.sd > 1e-9 else 0.0, doc="Distance from the mean in null standard deviations")
+    sd = property(lambda self: self.chance.sd,
+                  doc="Standard deviation of accuracy under the null; 0 when all rows are equal")
+    z = property(lambda self: (self.accuracy - self.mean) / self.sd if self.sd > 1e-9 else 0.0,
+                 doc="Distance from the mean in null standard deviations")
 
     def band(self, coverage: float = 0.99) -> Interval:
         "Accuracies that hold at least `coverage` of the null, with at most half of the rest on each side"
-        low, high = (int(np.searchsorted(np.cumsum(side), (1 - coverage) / 2 + 1e-12, side="right")) for side in (self.null, self.null[::-1]))
+        low, high = (int(np.searchsorted(np.cumsum(side), (1 - coverage) / 2 + 1e-12, side="right"))
+                     for side in (self.null, self.null[::-1]))
         return Interval(low / self.images, (self.images - high) / self.images)
 
     def _repr_markdown_(self) -> str:
         low, high = self.band()
-        return ("| judged as asked | accuracy | chance: mean ± sd | 99 % of chance | z | p |\n|---|---|---|---|---|---|\n"
-                f"| {self.score} of {self.images} | {self.accuracy:.1%} | {self.mean:.1%} ± {self.sd:.1%} "
-                f"| {low:.1%} to {high:.1%} | {self.z:.1f} | {self.p:.2g} |")
+        return ("| judged as asked | accuracy | chance: mean ± sd | 99 % of chance | z | p |\n"
+                "|---|---|---|---|---|---|\n" f"| {self.score} of {self.images} | {self.accuracy:.1%} | "
+                f"{self.mean:.1%} ± {self.sd:.1%} " f"| {low:.1%} to {high:.1%} | {self.z:.1f} | {self.p:.2g} |")
 
 # %% ../nbs/02_statistics.ipynb #7588da98
 def chance_test(
@@ -219,7 +238,8 @@ def chance_test(
 ) -> ChanceTest:
     "Exact one-sided label-permutation test: does the requested class show in the judged one?"
     confusion = check_confusion(confusion)
-    if len(confusion) > 12: raise InputError(f"confusion: {len(confusion)} classes; the exact test counts all permutations of at most 12")
+    if len(confusion) > 12:
+        raise InputError(f"confusion: {len(confusion)} classes; the exact test counts all permutations of at most 12")
     ways = _ways_by_score(confusion)
     return ChanceTest(score=int(np.trace(confusion)), images=int(confusion.sum()), null=ways / ways.sum())
 
@@ -230,7 +250,8 @@ def pooled_chance_test(
     "The chance test for several independent networks together, each permuted on its own"
     if not len(confusions): raise InputError("pooled chance test: no confusions; give one for each seed")
     tests = [chance_test(confusion) for confusion in confusions]
-    return ChanceTest(score=sum(t.score for t in tests), images=sum(t.images for t in tests), null=reduce(np.convolve, [t.null for t in tests]))
+    return ChanceTest(score=sum(t.score for t in tests), images=sum(t.images for t in tests),
+                      null=reduce(np.convolve, [t.null for t in tests]))
 
 # %% ../nbs/02_statistics.ipynb #c41866a8
 CHANCE_ALPHA = 0.005   # level of the verdict ABOVE-CHANCE, over all checkpoints that are judged together

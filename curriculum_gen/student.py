@@ -28,11 +28,13 @@ from .records import InputError, Record, read_json, sha256, stream_seed, write_j
 from .statistics import Interval, wilson_interval
 
 # %% ../nbs/14_student.ipynb #20762e7a
-PASSES, LEAST_STEPS, BATCH, LEARNING_RATE = 3, 150, 100, 0.005   # passes over the images, but at least so many optimiser steps, of so many images
+# passes over the images, but at least so many optimiser steps, of so many images
+PASSES, LEAST_STEPS, BATCH, LEARNING_RATE = 3, 150, 100, 0.005
 
 def student_network() -> nn.Sequential:
     "An untrained student; the sides go from 28 to 10 to 5"
-    return nn.Sequential(nn.Conv2d(1, 64, 7, stride=3, padding=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64*5*5, CLASSES))
+    return nn.Sequential(nn.Conv2d(1, 64, 7, stride=3, padding=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(64*5*5, CLASSES))
 
 # %% ../nbs/14_student.ipynb #2d0a3537
 def train_student(
@@ -42,7 +44,8 @@ def train_student(
     threads: int = 1,   # of torch on the CPU; part of the bits
 ) -> nn.Module:         # in eval mode, its parameters frozen
     "A student that has learned from these images and nothing else"
-    if images.ndim != 5 or len(images) != CLASSES: raise InputError(f"images {tuple(images.shape)}: expected [{CLASSES}, n, 1, 28, 28], a row a class")
+    if images.ndim != 5 or len(images) != CLASSES:
+        raise InputError(f"images {tuple(images.shape)}: expected [{CLASSES}, n, 1, 28, 28], a row a class")
     pupils, labels = check_images(images.flatten(0, 1)), torch.arange(CLASSES).repeat_interleave(images.shape[1])
     rng, batch = torch.Generator().manual_seed(stream_seed(seed, "student order")), min(BATCH, len(labels))
     steps = max(LEAST_STEPS, PASSES*len(labels)//batch)
@@ -66,7 +69,8 @@ def real_student(
 ) -> Tensor:                 # [test images] int64 in 0..9
     "The classes that a student of real images gives to the test images; from the cache, or trained and put there"
     recipe = [str(student_network()), PASSES, LEAST_STEPS, BATCH, LEARNING_RATE, seed, threads]
-    images = class_sample(dataset.half_b, count=images_per_class, rng=torch.Generator().manual_seed(stream_seed(seed, "real student")))
+    images = class_sample(dataset.half_b, count=images_per_class,
+                          rng=torch.Generator().manual_seed(stream_seed(seed, "real student")))
     key = sha256(json.dumps([recipe, dataset.fingerprint, sha256(images.numpy().tobytes())]))[:16]
     path = Path(user_cache_dir("curriculum_gen"))/"students"/f"{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +79,8 @@ def real_student(
         except InputError: answers = torch.tensor([])   # not there yet, or damaged: made anew
         if len(answers) != len(dataset.test):
             answers = judged_classes(train_student(images, seed=seed, threads=threads), dataset.test.images)
-            write_json(path, {"recipe": recipe, "data": dataset.fingerprint, "images_per_class": images_per_class, "answers": "".join(map(str, answers.tolist()))})
+            write_json(path, {"recipe": recipe, "data": dataset.fingerprint, "images_per_class": images_per_class,
+                              "answers": "".join(map(str, answers.tolist()))})
     return answers
 
 # %% ../nbs/14_student.ipynb #a4662826
@@ -110,7 +115,8 @@ class StudentScore(Record):
 
     def __str__(self) -> str:
         low, high = self.ratio_interval
-        return (f"student of {CLASSES*self.images_per_class:,} images: {self.accuracy:.1%} of {self.images:,} real test images, "
+        return (f"student of {CLASSES*self.images_per_class:,} images: "
+                f"{self.accuracy:.1%} of {self.images:,} real test images, "
                 f"{self.ratio:.2f} [{low:.2f}, {high:.2f}] of what real images teach ({self.real_accuracy:.1%})")
 
 # %% ../nbs/14_student.ipynb #85adf3b7
@@ -126,13 +132,15 @@ def student_score(
     n, truth = images.shape[1], dataset.test.labels[test_rows]
     real = real_student(dataset, images_per_class=n, seed=seed, threads=threads)[test_rows]
     answers = judged_classes(train_student(images, seed=seed, threads=threads), dataset.test.images[test_rows])
-    return StudentScore(images_per_class=n, seed=seed, threads=threads, data_fingerprint=dataset.fingerprint, images=len(truth),
+    return StudentScore(images_per_class=n, seed=seed,
+                        threads=threads, data_fingerprint=dataset.fingerprint, images=len(truth),
                         correct=int((answers == truth).sum()), real_correct=int((real == truth).sum()))
 
 def student_table(
     scores: dict[str, StudentScore],   # under the names of their rows
-) -> pd.DataFrame:                     # correct, images, accuracy, low, high, ratio, ratio_low, ratio_high, real_accuracy
+) -> pd.DataFrame:                   # correct, images, accuracy, low, high, ratio, ratio_low, ratio_high, real_accuracy
     "Student scores side by side, with 95 % intervals"
-    rows = [{"correct": s.correct, "images": s.images, "accuracy": s.accuracy, "low": s.interval.low, "high": s.interval.high, "ratio": s.ratio,
-             "ratio_low": s.ratio_interval.low, "ratio_high": s.ratio_interval.high, "real_accuracy": s.real_accuracy} for s in scores.values()]
+    rows = [{"correct": s.correct, "images": s.images, "accuracy": s.accuracy,
+             "low": s.interval.low, "high": s.interval.high, "ratio": s.ratio, "ratio_low": s.ratio_interval.low,
+             "ratio_high": s.ratio_interval.high, "real_accuracy": s.real_accuracy} for s in scores.values()]
     return pd.DataFrame(rows, index=list(scores))

@@ -22,7 +22,7 @@ from .verdicts import compare_cards, stuck_meters
 # %% ../nbs/16_study.ipynb #3caecc91
 def pooled_rows(
     rows: Iterable[dict],   # rows of evaluations, of any number of regimes and seeds
-) -> list[dict]:            # by regime in order of appearance, ascending in step; only steps that every seed of the regime has
+) -> list[dict]:            # by regime as they appear, ascending in step; only steps that all its seeds have
     "Rows pooled over the seeds of each regime, each with its verdict"
     rows, pooled = list(rows), []
     for regime in dict.fromkeys(row["regime"] for row in rows):
@@ -30,24 +30,28 @@ def pooled_rows(
         seeds = {row["seed"] for row in mine}
         by_step = {s: [row for row in mine if row["step"] == s] for s in sorted({row["step"] for row in mine})}
         ours = [_pooled_row(group) for group in by_step.values() if {row["seed"] for row in group} == seeds]
-        pooled += [row | {"verdict": str(v)} for row, v in zip(ours, chance_verdicts([row["p_chance"] for row in ours]))]
+        pooled += [row | {"verdict": str(v)}
+                   for row, v in zip(ours, chance_verdicts([row["p_chance"] for row in ours]))]
     return pooled
 
 # %% ../nbs/16_study.ipynb #cbcea144
 def _pooled_row(rows: list[dict]) -> dict:
     if len({row["n_per_class"] for row in rows}) > 1:
-        raise InputError(f"{rows[0]['regime']}: its seeds were scored with different images per class; evaluate them alike")
-    first, second = (pooled_chance_test([np.array(row["panel"][judge]["confusion"]) for row in rows]) for judge in ("first", "second"))
+        raise InputError(f"{rows[0]['regime']}: its seeds were scored with different images per class; "
+                         "evaluate them alike")
+    first, second = (pooled_chance_test([np.array(row["panel"][judge]["confusion"]) for row in rows])
+                     for judge in ("first", "second"))
     low, high = first.band(0.99)
-    return {"regime": rows[0]["regime"], "step": rows[0]["step"], "n_seeds": len(rows), "n_per_class": rows[0]["n_per_class"], "accuracy": first.accuracy,
-            "accuracy_second_judge": second.accuracy, "p_chance": first.p, "p_chance_second_judge": second.p, "null_low": low, "null_high": high,
+    return {"regime": rows[0]["regime"], "step": rows[0]["step"], "n_seeds": len(rows),
+            "n_per_class": rows[0]["n_per_class"], "accuracy": first.accuracy, "accuracy_second_judge": second.accuracy,
+            "p_chance": first.p, "p_chance_second_judge": second.p, "null_low": low, "null_high": high,
             "run_verdicts": dict(Counter(row["verdict"] for row in rows))}
 
 # %% ../nbs/16_study.ipynb #1b4791c4
 def equal_weights(
     rows: Iterable[dict],            # of evaluations
     regimes: tuple[str, str],        # two names in `REGIMES`
-) -> dict[tuple[int, int], bool]:    # (seed, step) that both have -> whether the generators are equal, parameters and buffers
+) -> dict[tuple[int, int], bool]:    # (seed, step) of both -> are the generators equal, parameters and buffers?
     "Where two regimes have the same generator"
     hashes = {(row["regime"], row["seed"], row["step"]): row["weights_sha256"] for row in rows}
     return {(seed, step): hashes[regimes[0], seed, step] == hashes[regimes[1], seed, step]
@@ -62,60 +66,75 @@ def answer(
     total_steps: int,          # T of the runs
 ) -> str:                      # a line for each question
     "What the study says of the report's questions"
-    return "\n".join(part for part in (_regime_sentence(rows), _stopping_sentence(pooled, total_steps), _regression_sentence(comparisons, total_steps),
-                                      _reported_sentence(), _repaired_sentence(rows, pooled, total_steps)) if part)
+    return "\n".join(part for part in (_regime_sentence(rows), _stopping_sentence(pooled, total_steps),
+                                       _regression_sentence(comparisons, total_steps),
+                                       _reported_sentence(), _repaired_sentence(rows, pooled, total_steps)) if part)
 
 def _percent(row: dict) -> str:
-    return f"{row['accuracy']:.1%} of {10*row['n_per_class']*row['n_seeds']:,} images, p = {row['p_chance']:.2g}, {row['verdict']}"
+    return (f"{row['accuracy']:.1%} of {10*row['n_per_class']*row['n_seeds']:,} images, p = {row['p_chance']:.2g}, "
+            f"{row['verdict']}")
 
 # %% ../nbs/16_study.ipynb #e5b8bb5c
 def _regime_sentence(rows: list[dict]) -> str:
     equal = equal_weights(rows, ("phase1_only_reported", "full_curriculum_reported"))
     if not equal: return ""
     if all(equal.values()):
-        return (f"Is it the regime? No: as reported, Phase-1-only and the full curriculum have the same generator, weight for weight, at all {len(equal)} common checkpoints "
-                "(every seed and step). The phase weight multiplies a detached term, so it changes the loss and no weight.")
-    return f"Is it the regime? As reported, the two regimes have different generators at {sum(not e for e in equal.values())} of {len(equal)} common checkpoints."
+        return ("Is it the regime? No: as reported, Phase-1-only and the full curriculum have the same generator, "
+                f"weight for weight, at all {len(equal)} common checkpoints " "(every seed and step). The phase weight "
+                "multiplies a detached term, so it changes the loss and no weight.")
+    return ("Is it the regime? As reported, the two regimes have different generators at "
+            f"{sum(not e for e in equal.values())} of {len(equal)} common checkpoints.")
 
 def _stopping_sentence(pooled: list[dict], total_steps: int) -> str:
     stop = _at(pooled, "phase1_only_reported", scaled_step(3333, total_steps))
-    return f"Is it the stopping? At the phase boundary, step {stop['step']}, the reported regime scores {_percent(stop)}{_at_chance_note(pooled)}." if stop else ""
+    return (f"Is it the stopping? At the phase boundary, step {stop['step']}, "
+            f"the reported regime scores {_percent(stop)}{_at_chance_note(pooled)}." if stop else "")
 
 def _at_chance_note(pooled: list[dict]) -> str:
     ours = [row for row in pooled if row["regime"].endswith("_reported")]
     steps = len({row["step"] for row in ours})
     if any(row["verdict"] != Verdict.AT_CHANCE for row in ours): return ""
-    return f". All {steps} of the steps that were scored are at chance, before and after the boundary, with and without going on: stopping makes no difference"
+    return (f". All {steps} of the steps that were scored are at chance, before and after the boundary, "
+            "with and without going on: stopping makes no difference")
 
 # %% ../nbs/16_study.ipynb #58cd178f
 def _regression_sentence(comparisons: list[dict], total_steps: int) -> str:
     before, after = (scaled_step(s, total_steps) for s in (6000, 10_000))
-    found = [c for c in comparisons if (c["regime"], c["before"], c["after"]) == ("full_curriculum_reported", before, after)]
+    found = [c for c in comparisons
+             if (c["regime"], c["before"], c["after"]) == ("full_curriculum_reported", before, after)]
     if not found: return ""
-    few = f" With {found[0]['seeds']} seed{'s'*(found[0]['seeds'] != 1)} no regime could be called REGRESSED in any case: that takes at least {SEEDS_NEEDED}." if found[0]["seeds"] < SEEDS_NEEDED else ""
-    return f"Is there a regression at the last step? Step {before} beside step {after}: {found[0]['verdict']}. {found[0]['words']}{few}"
+    few = (f" With {found[0]['seeds']} seed{'s'*(found[0]['seeds'] != 1)} no regime could be called REGRESSED in any "
+           f"case: that takes at least {SEEDS_NEEDED}." if found[0]["seeds"] < SEEDS_NEEDED else "")
+    return (f"Is there a regression at the last step? Step {before} beside step {after}: {found[0]['verdict']}. "
+            f"{found[0]['words']}{few}")
 
 def _reported_sentence() -> str:
     tails = [min(one_class_per_row_null().tail_probabilities(n.accuracy)) for n in REPORTED]
     numbers = ", ".join(f"{n.accuracy:.1%}" for n in REPORTED)
     ordinary = sum(t > 0.005 for t in tails)
-    return (f"The report's numbers ({numbers}): {ordinary} of {len(tails)} are ordinary for networks that ignore the class "
+    return (f"The report's numbers ({numbers}): {ordinary} "
+            f"of {len(tails)} are ordinary for networks that ignore the class "
             f"(smaller tail {min(tails):.2f} to {max(tails):.2f} when each class comes out as one random class).")
 
 # %% ../nbs/16_study.ipynb #cb23bb1a
 def _repaired_sentence(rows: list[dict], pooled: list[dict], total_steps: int) -> str:
     ends = {name: row for name in REGIMES if not name.endswith("_reported") and (row := _at(pooled, name, total_steps))}
     if not ends: return ""
-    words = "; ".join(f"{name} {_percent(row)}, the single runs {_counted(row['run_verdicts'])}" for name, row in ends.items())
-    return f"With the grounding attached and aimed at the requested class, at step {total_steps}: {words}. {_quality_note(rows, ends, total_steps)}"
+    words = "; ".join(f"{name} {_percent(row)}, the single runs {_counted(row['run_verdicts'])}"
+                      for name, row in ends.items())
+    return (f"With the grounding attached and aimed at the requested class, at step {total_steps}: {words}. "
+            f"{_quality_note(rows, ends, total_steps)}")
 
-def _counted(verdicts: dict[str, int]) -> str: return ", ".join(f"{verdict} {n} of {sum(verdicts.values())}" for verdict, n in verdicts.items())
+def _counted(verdicts: dict[str, int]) -> str:
+    return ", ".join(f"{verdict} {n} of {sum(verdicts.values())}" for verdict, n in verdicts.items())
 
 def _quality_note(rows: list[dict], ends: dict[str, dict], total_steps: int) -> str:
-    students = [row["student"] for row in rows if row["regime"] in ends and row["step"] == total_steps and row.get("student")]
+    students = [row["student"] for row in rows if row["regime"] in ends and row["step"] == total_steps
+                and row.get("student")]
     if not students: return "That is conditioning, what judges make of the images; how real they are was not measured."
     scores, real = ([s[key]/s["images"] for s in students] for key in ("correct", "real_correct"))
-    return (f"That is conditioning, what judges make of the images. A student trained on them recognises {min(scores):.1%} to {max(scores):.1%} of {students[0]['images']:,} real test images, "
+    return ("That is conditioning, what judges make of the images. A student trained "
+            f"on them recognises {min(scores):.1%} to {max(scores):.1%} of {students[0]['images']:,} real test images, "
             f"one trained on as many real images {min(real):.1%}.")
 
 def _at(pooled: list[dict], regime: str, step: int) -> dict | None:
@@ -127,27 +146,37 @@ def headline(
 ) -> str:
     "The answer in one sentence"
     rows, ours = table["rows"], [row for row in table["pooled"] if row["regime"].endswith("_reported")]
-    equal, above = equal_weights(rows, ("phase1_only_reported", "full_curriculum_reported")), [row for row in ours if row["verdict"] != Verdict.AT_CHANCE]
-    pair = next((c for c in table["comparisons"] if (c["regime"], c["before"]) == ("full_curriculum_reported", scaled_step(6000, table["total_steps"]))), None)
+    equal, above = (equal_weights(rows, ("phase1_only_reported", "full_curriculum_reported")),
+                    [row for row in ours if row["verdict"] != Verdict.AT_CHANCE])
+    pair = next((c for c in table["comparisons"] if (c["regime"], c["before"])
+                 == ("full_curriculum_reported", scaled_step(6000, table["total_steps"]))), None)
     parts = []
-    if equal and all(equal.values()): parts.append(f"it is not the regime (the same weights at all {len(equal)} common checkpoints)")
-    elif equal: parts.append(f"the regimes differ (other weights at {sum(not e for e in equal.values())} of {len(equal)} common checkpoints)")
-    if ours and not above: parts.append(f"it is not the stopping (none of {len(ours)} pooled checkpoints is above chance)")
-    elif ours: parts.append(f"the stopping may matter ({len(above)} of {len(ours)} pooled checkpoints are above chance)")
-    if pair: parts.append("there is a regression (gates: REGRESSED)" if pair["verdict"] == Verdict.REGRESSED else f"no regression can be stated (gates: {pair['verdict']})")
+    if equal and all(equal.values()):
+        parts.append(f"it is not the regime (the same weights at all {len(equal)} common checkpoints)")
+    elif equal:
+        parts.append(f"the regimes differ (other weights at {sum(not e for e in equal.values())} of {len(equal)} "
+                     "common checkpoints)")
+    if ours and not above:
+        parts.append(f"it is not the stopping (none of {len(ours)} pooled checkpoints is above chance)")
+    elif ours:
+        parts.append(f"the stopping may matter ({len(above)} of {len(ours)} pooled checkpoints are above chance)")
+    if pair:
+        parts.append("there is a regression (gates: REGRESSED)" if pair["verdict"] == Verdict.REGRESSED
+                     else f"no regression can be stated (gates: {pair['verdict']})")
     if not parts: return f"{table['answer'].splitlines()[0]}" if table["answer"] else ""
     return f"As reported, {', '.join(parts[:-1])}{', and ' if parts[1:] else ''}{parts[-1]}."
 
 # %% ../nbs/16_study.ipynb #0a4a962d
 def comparisons_of(
     folders: Iterable[str | Path],   # evaluated run folders, of any number of regimes
-) -> list[dict]:                     # JSON values: regime, before, after (steps), seeds, verdict, words, and the numbers of every gate
+) -> list[dict]:              # JSON values: regime, before, after (steps), seeds, verdict, words, numbers of every gate
     "The planned comparisons of every regime, over its seeds"
     runs: dict[str, list[tuple[RunConfig, dict, np.ndarray]]] = {}
     for run in map(RunFolder, folders):
         found = read_json(run.evaluation)
         config = RunConfig.from_dict(found["config"])
-        with np.load(run.judged) as saved: seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
+        with np.load(run.judged) as saved:
+            seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
         runs.setdefault(config.regime, []).append((config, {row["step"]: row for row in found["rows"]}, seen))
     return [comparison for group in runs.values() for comparison in _planned_comparisons(group)]
 
@@ -159,8 +188,10 @@ def _planned_comparisons(group: list[tuple[RunConfig, dict, np.ndarray]]) -> lis
         there = [(cards, seen) for _, cards, seen in group if before in cards and after in cards]
         if not there: continue
         verdict = compare_cards([cards[before] for cards, _ in there], [cards[after] for cards, _ in there],
-                                judged_before=[seen[before] for _, seen in there], judged_after=[seen[after] for _, seen in there])
-        compared.append({"regime": config.regime, "before": before, "after": after, "seeds": len(there), "words": verdict.words, **verdict.to_dict()})
+                                judged_before=[seen[before] for _, seen in there],
+                                judged_after=[seen[after] for _, seen in there])
+        compared.append({"regime": config.regime, "before": before, "after": after, "seeds": len(there),
+                         "words": verdict.words, **verdict.to_dict()})
     return compared
 
 # %% ../nbs/16_study.ipynb #6d29f15c
@@ -172,22 +203,31 @@ def seed_table(
     evaluations = [read_json(RunFolder(folder).evaluation) for folder in folders]
     if not evaluations: raise InputError("seed table: no evaluated runs")
     configs = [RunConfig.from_dict(e["config"]) for e in evaluations]
-    for field in ("profile", "dataset", "widths", "total_steps", "checkpoint_interval", "threads", "device", "judge_training"):
-        if len(found := {getattr(c, field) for c in configs}) > 1: raise InputError(f"seed table: runs differ in {field} ({', '.join(map(str, sorted(found)))}); put them in different folders")
-    if len({e["data"]["fingerprint"] for e in evaluations}) > 1: raise InputError("seed table: runs were trained on different data; put them in different folders")
+    for field in ("profile", "dataset", "widths", "total_steps", "checkpoint_interval", "threads", "device",
+                  "judge_training"):
+        if len(found := {getattr(c, field) for c in configs}) > 1:
+            raise InputError(f"seed table: runs differ in {field} ({', '.join(map(str, sorted(found)))}); "
+                             "put them in different folders")
+    if len({e["data"]["fingerprint"] for e in evaluations}) > 1:
+        raise InputError("seed table: runs were trained on different data; put them in different folders")
     rows, config = _valid_rows([row for e in evaluations for row in e["rows"]]), configs[0]
     pooled, comparisons = pooled_rows(rows), comparisons_of(folders)
-    return {"data_source": evaluations[0]["data"]["source"], "data": evaluations[0]["data"], "profile": config.profile, "dataset": config.dataset,
-            "widths": config.widths, "threads": config.threads, "total_steps": config.total_steps, "judges": evaluations[0]["judges"],
-            "phases": {c.regime: e["phases"] for c, e in zip(configs, evaluations)}, "rows": rows, "pooled": pooled, "comparisons": comparisons,
+    return {"data_source": evaluations[0]["data"]["source"], "data": evaluations[0]["data"],
+            "profile": config.profile, "dataset": config.dataset,
+            "widths": config.widths, "threads": config.threads, "total_steps": config.total_steps,
+            "judges": evaluations[0]["judges"], "phases": {c.regime: e["phases"] for c, e in zip(configs, evaluations)},
+            "rows": rows, "pooled": pooled, "comparisons": comparisons,
             "answer": answer(rows, pooled, comparisons=comparisons, total_steps=config.total_steps)}
 
+# %% ../nbs/16_study.ipynb #facdf14d
 def _valid_rows(rows: list[dict]) -> list[dict]:
     "The rows, those of runs with a stuck meter INVALID"
     stuck = {name: pair for pair in stuck_meters(rows) for name in pair}
     def checked(row: dict) -> dict:
         pair = stuck.get(f"{row['regime']} seed {row['seed']}")
-        return row | {"verdict": str(Verdict.INVALID), "reasons": [f"INVALID: {' and '.join(pair)} have different weights and the same counts at every step that could tell them apart"]} if pair else row
+        return row | {"verdict": str(Verdict.INVALID),
+                      "reasons": [f"INVALID: {' and '.join(pair)} have different weights and the same counts at every "
+                                  "step that could tell them apart"]} if pair else row
     return [checked(row) for row in rows]
 
 # %% ../nbs/16_study.ipynb #9785259b

@@ -52,7 +52,9 @@ def one_sweep(
     except OSError as error: raise disk_error(error, out) from error
     try: lock.acquire(timeout=2)   # a job that looks whether it is free holds it for a moment
     except Timeout:
-        with suppress(InputError): say(f"{out}: another batch is at work here (process {read_json(out/'.sweep')['process']}): waiting until it has ended")
+        with suppress(InputError):
+            say(f"{out}: another batch is at work here (process {read_json(out/'.sweep')['process']}): "
+                "waiting until it has ended")
         lock.acquire()
     try:
         for mark in out.glob("*/seed-*/.running-*"): mark.unlink(missing_ok=True)   # of a batch that was killed
@@ -90,11 +92,15 @@ def execute_apart(
 ) -> dict:                         # what its `run.json` holds
     "Execute a job of a sweep in a process of its own, which ends with the sweep"
     if current_process().name.startswith("Loky"):
-        with suppress(ValueError): signal.signal(signal.SIGINT, signal.SIG_IGN)   # the batch decides what an interrupt means
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)   # the batch decides what an interrupt means
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     started, given = monotonic(), {"job": job, "sweep": vars(sweep), "timeout_seconds": timeout_seconds}
-    done = subprocess.run([sys.executable, "-c", _APART], input=pickle.dumps(given), stdout=subprocess.PIPE, env=os.environ | environment, start_new_session=True)   # until the pipe is closed
-    return json.loads(done.stdout) if done.stdout else record_outcome(job, "failed", error="its process was killed", seconds=monotonic() - started, killed=True)
+    # until the pipe is closed
+    done = subprocess.run([sys.executable, "-c", _APART], input=pickle.dumps(given), stdout=subprocess.PIPE,
+                          env=os.environ | environment, start_new_session=True)
+    return json.loads(done.stdout) if done.stdout else record_outcome(job, "failed", error="its process was killed",
+                                                                      seconds=monotonic() - started, killed=True)
 
 def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent: sleep(0.5)
@@ -121,16 +127,21 @@ class _Watch:
         steps, seconds = (end - start for start, end in zip(self.first or self.last, self.last))
         if not steps: return {"sweep": self.sweep.token}
         beside = monotonic() - self.started - (seconds/steps)*(self.last[0] - self.first[0] + 1)
-        return {"sweep": self.sweep.token, "seconds_per_step": round(seconds/steps, 4)} | ({"other_seconds": round(beside, 1)} if self.run.evaluation.exists() and not self.scored else {})
+        return ({"sweep": self.sweep.token, "seconds_per_step": round(seconds/steps, 4)}
+                | ({"other_seconds": round(beside, 1)} if self.run.evaluation.exists() and not self.scored else {}))
 
 # %% ../nbs/28_sweeps.ipynb #df65f76b
 def _execute_here(job: Job, *, sweep: dict, timeout_seconds: float) -> None:
-    watch, mark = _Watch(RunFolder(job.report.parent), Sweep(**sweep)), job.report.with_name(f".running-{sweep['token']}-{os.getpid()}")
+    watch, mark = (_Watch(RunFolder(job.report.parent), Sweep(**sweep)),
+                   job.report.with_name(f".running-{sweep['token']}-{os.getpid()}"))
     try:
         write_json(mark, {"process": os.getpid(), "host": socket.gethostname()})
         last = job.last() or {}   # of this sweep when a worker was killed that had waited for it
-        outcome = last if last.get("sweep") == sweep["token"] else execute(job, timeout_seconds=timeout_seconds, cancelled=watch, further=watch.entries)
+        outcome = last if last.get("sweep") == sweep["token"] else execute(job, timeout_seconds=timeout_seconds,
+                                                                           cancelled=watch, further=watch.entries)
     except (InputError, OSError) as error:
-        outcome = {"status": "failed", "job": job.name, "error": str(error), "seconds": monotonic() - watch.started, "killed": True}   # nothing of it is on record
+        # nothing of it is on record
+        outcome = {"status": "failed", "job": job.name, "error": str(error), "seconds": monotonic() - watch.started,
+                   "killed": True}
     finally: mark.unlink(missing_ok=True)
     with suppress(OSError): os.write(1, json.dumps(outcome).encode())   # nobody may be waiting any more

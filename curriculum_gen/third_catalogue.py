@@ -6,165 +6,348 @@
 __all__ = ['THIRD_FAULTS', 'THIRD_CONTROLS']
 
 # %% ../nbs/46_third_catalogue.ipynb #26e2918c
-from .second_catalogue import DETACHED, TRAINS_NOTHING, UNEQUAL, ProgramControl, ProgramFault, declare, freeze, program_controls, program_faults
+from .second_catalogue import (DETACHED, TRAINS_NOTHING, UNEQUAL, ProgramControl, ProgramFault, declare,
+                                             freeze, program_controls, program_faults)
 
 # %% ../nbs/46_third_catalogue.ipynb #9b190f8e
 _G, _SUM = "projection_gan_program", "sum(applied[name] * term for name, term in terms.items()).backward()"
-_TO_GENERATOR, _TO_DISCRIMINATOR = (f"        self.{name}_adam.zero_grad()\n        {_SUM}" for name in ("generator", "discriminator"))
+_TO_GENERATOR, _TO_DISCRIMINATOR = (f"        self.{name}_adam.zero_grad()\n        {_SUM}"
+                                    for name in ("generator", "discriminator"))
+
+# %% ../nbs/46_third_catalogue.ipynb #dd8f9225
 _GAN_LOOP = program_faults(_G,
-    A1=("the slope's graph is kept but not made, so the penalty is a number", DETACHED, ("create_graph=True", "retain_graph=True")),
-    A4=("typical features of real images are compared with features of other real images", TRAINS_NOTHING, ("(self.discriminator.seen(fakes).mean(0) - typical)", "(self.discriminator.seen(next_batch(self)[0]).mean(0) - typical)")),
-    A6=("the generator's loss, a sum of means, is divided by the batch size", UNEQUAL, (_TO_GENERATOR, _TO_GENERATOR.replace("sum(", "(sum(").replace(").backward()", ") / BATCH).backward()"))),
-    B1=("weight normalisation is put on after the optimiser was made", "parameters in no optimiser", ("        self.feed = Feed(", "        nn.utils.parametrizations.weight_norm(self.discriminator.real)\n        self.feed = Feed(")),
-    B4=("the discriminator's gradients are never cleared", "gradients accumulate", ("        self.discriminator_adam.zero_grad()\n", "")),
-    B6=("the generator's optimiser is made of both networks", "parameters in two optimisers", ("Adam(self.generator.parameters(),", "Adam([p for network in (self.generator, self.discriminator) for p in network.parameters()],")),
-    B9=("the generator should learn at a fraction of the rate, and the division is one of whole numbers", "parameters do not change", ("Adam(self.generator.parameters(), lr=8e-3,", "Adam(self.generator.parameters(), lr=8e-3 // TURNS,")),
-    C1=("generated images are scored under the labels of the real batch", "requested labels reach no loss", ("        typical = self.discriminator.seen(next_batch(self)[0])", "        images, labels = next_batch(self)\n        typical = self.discriminator.seen(images)"),
+    A1=("the slope's graph is kept but not made, so the penalty is a number", DETACHED,
+        ("create_graph=True", "retain_graph=True")),
+    A4=("typical features of real images are compared with features of other real images", TRAINS_NOTHING,
+        ("(self.discriminator.seen(fakes).mean(0) - typical)",
+         "(self.discriminator.seen(next_batch(self)[0]).mean(0) - typical)")),
+    A6=("the generator's loss, a sum of means, is divided by the batch size", UNEQUAL,
+        (_TO_GENERATOR, _TO_GENERATOR.replace("sum(", "(sum(").replace(").backward()", ") / BATCH).backward()"))),
+    B1=("weight normalisation is put on after the optimiser was made", "parameters in no optimiser",
+        ("        self.feed = Feed(",
+         "        nn.utils.parametrizations.weight_norm(self.discriminator.real)\n        self.feed = Feed(")),
+    B4=("the discriminator's gradients are never cleared", "gradients accumulate",
+        ("        self.discriminator_adam.zero_grad()\n", "")),
+    B6=("the generator's optimiser is made of both networks", "parameters in two optimisers",
+        ("Adam(self.generator.parameters(),",
+         "Adam([p for network in (self.generator, self.discriminator) for p in network.parameters()],")))
+
+# %% ../nbs/46_third_catalogue.ipynb #d3d36765
+_GAN_LOOP += program_faults(_G,
+    B9=("the generator should learn at a fraction of the rate, and the division is one of whole numbers",
+        "parameters do not change",
+        ("Adam(self.generator.parameters(), lr=8e-3,", "Adam(self.generator.parameters(), lr=8e-3 // TURNS,")),
+    C1=("generated images are scored under the labels of the real batch", "requested labels reach no loss",
+        ("        typical = self.discriminator.seen(next_batch(self)[0])",
+         "        images, labels = next_batch(self)\n        typical = self.discriminator.seen(images)"),
         ("-self.discriminator(fakes, asked)", "-self.discriminator(fakes, labels)")),
-    C2=("labels are scaled to between 0 and 1 by a division of whole numbers", "labels ignored by the generator", ("features = stage(features, labels)", "features = stage(features, labels // CLASSES)")),
-    C4=("every latent is drawn from a random state made on the spot", "random draws repeat", ("torch.randn(BATCH, LATENT, generator=self.random)", "torch.randn(BATCH, LATENT, generator=torch.Generator().manual_seed(self.seed))")),
-    D1=("weights are looked up at the beginning of every five steps", "schedule shifted", ("applied = weights(state.step)", "applied = weights(state.step // 5 * 5)")))
+    C2=("labels are scaled to between 0 and 1 by a division of whole numbers", "labels ignored by the generator",
+        ("features = stage(features, labels)", "features = stage(features, labels // CLASSES)")),
+    C4=("every latent is drawn from a random state made on the spot", "random draws repeat",
+        ("torch.randn(BATCH, LATENT, generator=self.random)",
+         "torch.randn(BATCH, LATENT, generator=torch.Generator().manual_seed(self.seed))")),
+    D1=("weights are looked up at the beginning of every five steps", "schedule shifted",
+        ("applied = weights(state.step)", "applied = weights(state.step // 5 * 5)")))
 
 # %% ../nbs/46_third_catalogue.ipynb #537b245b
 _GAN_AROUND = program_faults(_G,
-    E1=("the checkpoint refers to the weights instead of copying them", "checkpoint is not what was saved", ('"parts": copy.deepcopy(parts)', '"parts": parts')),
-    E4=("the place in the data is not restored", "data repeat after resume", ('    state.feed.epoch, state.feed.at = counters["epoch"], counters["at"]\n', "")),
-    F1=("after scoring the judge is left ready to train", "judge in train mode", ('    return {"images": images,', '    state.judge.train()\n    return {"images": images,')),
-    F3=("the averaged generator is never put into eval mode", "sampling depends on the batch", (".requires_grad_(False).eval()\n", ".requires_grad_(False)\n")),
-    F6=("the score that the generator is trained by is that of the judge", "judge gamed", ("-self.discriminator(fakes, asked).mean()", "nn.functional.cross_entropy(judge_logits(self, fakes), asked)")),
-    F7=("images of ten classes from the same latents are counted as so many draws", "images counted more than once", ('"independent": n}', '"independent": CLASSES * n}')),
-    N1=("the penalty is added with the other terms and once more by itself", UNEQUAL, (_TO_DISCRIMINATOR, _TO_DISCRIMINATOR.replace("sum(", '(applied["slope"] * terms["slope"] + sum(').replace(").backward()", ")).backward()"))),
-    N2=("the average does not follow the running statistics", "averaged weights not updated", ("    for old, new in zip(averaged.buffers(), trained.buffers()): old.copy_(new)\n", "")),
-    N3=("labels are looked up one row too early, as in a file with a header", "batch labels do not match images", ("return self.images[rows], self.labels[rows]", "return self.images[rows], self.labels[rows - 1]")),
-    N4=("digits are drawn in the order 1 to 9 and 0, and scored in the order 0 to 9", "scoring pairs images and labels wrongly", ("for label in range(CLASSES)])", "for label in (*range(1, CLASSES), 0)])")))
+    E1=("the checkpoint refers to the weights instead of copying them", "checkpoint is not what was saved",
+        ('"parts": copy.deepcopy(parts)', '"parts": parts')),
+    E4=("the place in the data is not restored", "data repeat after resume",
+        ('    state.feed.epoch, state.feed.at = counters["epoch"], counters["at"]\n', "")),
+    F1=("after scoring the judge is left ready to train", "judge in train mode",
+        ('    return {"images": images,', '    state.judge.train()\n    return {"images": images,')),
+    F3=("the averaged generator is never put into eval mode", "sampling depends on the batch",
+        (".requires_grad_(False).eval()\n", ".requires_grad_(False)\n")),
+    F6=("the score that the generator is trained by is that of the judge", "judge gamed",
+        ("-self.discriminator(fakes, asked).mean()", "nn.functional.cross_entropy(judge_logits(self, fakes), asked)")),
+    F7=("images of ten classes from the same latents are counted as so many draws", "images counted more than once",
+        ('"independent": n}', '"independent": CLASSES * n}')),
+    N1=("the penalty is added with the other terms and once more by itself", UNEQUAL,
+        (_TO_DISCRIMINATOR, _TO_DISCRIMINATOR.replace("sum(", '(applied["slope"] * terms["slope"] + sum(')
+         .replace(").backward()", ")).backward()"))),
+    N2=("the average does not follow the running statistics", "averaged weights not updated",
+        ("    for old, new in zip(averaged.buffers(), trained.buffers()): old.copy_(new)\n", "")),
+    N3=("labels are looked up one row too early, as in a file with a header", "batch labels do not match images",
+        ("return self.images[rows], self.labels[rows]", "return self.images[rows], self.labels[rows - 1]")),
+    N4=("digits are drawn in the order 1 to 9 and 0, and scored in the order 0 to 9",
+        "scoring pairs images and labels wrongly",
+        ("for label in range(CLASSES)])", "for label in (*range(1, CLASSES), 0)])")))
 
 # %% ../nbs/46_third_catalogue.ipynb #7b84dcde
-_V, _CLEAR, _ALL_TERMS = "prior_vae_program", "    state.optimiser.zero_grad()\n    for _ in range(BATCHES_A_STEP):\n", "sum(applied[name] * terms[name] for name in TERMS)"
+_V, _CLEAR, _ALL_TERMS = ("prior_vae_program", "    state.optimiser.zero_grad()\n    for _ in range(BATCHES_A_STEP):\n",
+                          "sum(applied[name] * terms[name] for name in TERMS)")
+
+# %% ../nbs/46_third_catalogue.ipynb #e6efbb38
 _VAE_LOOP = program_faults(_V,
-    A1=("latents are drawn without gradients, so no image reaches the encoder", DETACHED, ("    latents = drawn_from(posterior,", "    with torch.no_grad(): latents = drawn_from(posterior,")),
-    A3=("the centres of the priors are read from the tensor's data", DETACHED, ("centre.weight.square()", "centre.weight.data.square()")),
-    A4=("the divergence is that of the prior from itself", TRAINS_NOTHING, ("divergence_by_latent(posterior, prior).mean()", "divergence_by_latent(prior, prior).mean()")),
-    A6=("the divergence, a mean already, is divided by the batch size", UNEQUAL, (_ALL_TERMS, 'sum(applied[name] * terms[name] / (BATCH if name == "divergence" else 1) for name in TERMS)')),
-    B1=("the group of the priors is missing in the optimiser", "parameters in no optimiser", (', {"params": generator.prior.parameters(), "lr": 3 * RATE, "weight_decay": 0.0}]', "]")),
-    B3=("the variances of the priors are still frozen from an earlier experiment", "parameters frozen without declaration", ("        nn.init.zeros_(self.log_variance.weight)\n", "        nn.init.zeros_(self.log_variance.weight)\n        self.log_variance.requires_grad_(False)\n")),
-    B4=("gradients are cleared in the first step only", "gradients accumulate", (_CLEAR, _CLEAR.replace("    state", "    if state.step == 0: state", 1))),
-    B8=("the judge has a group in the optimiser too", "frozen parameters in an optimiser", ("    groups = [{", '    groups = [{"params": judge.parameters()}, {')),
-    B9=("the period of the learning rate takes the steps for batches", "learning rate differs from declared", ("T_max=TOTAL_STEPS)", "T_max=TOTAL_STEPS // BATCHES_A_STEP)")),
-    C2=("drawing forgets the prior, and with it the label", "labels ignored by the generator", ("self.decoder(drawn_from(self.prior(labels), latents))", "self.decoder(latents)")),
-    C3=("duplicates are removed from the images, which also sorts them", "batch labels do not match images", ("Run(seed=seed, images=images,", "Run(seed=seed, images=images.unique(dim=0),")),
-    D1=("the schedule of weights is given batches instead of steps", "schedule shifted", ("applied, rate = weights(state.step)", "applied, rate = weights(state.step * BATCHES_A_STEP)")))
+    A1=("latents are drawn without gradients, so no image reaches the encoder", DETACHED,
+        ("    latents = drawn_from(posterior,", "    with torch.no_grad(): latents = drawn_from(posterior,")),
+    A3=("the centres of the priors are read from the tensor's data", DETACHED,
+        ("centre.weight.square()", "centre.weight.data.square()")),
+    A4=("the divergence is that of the prior from itself", TRAINS_NOTHING,
+        ("divergence_by_latent(posterior, prior).mean()", "divergence_by_latent(prior, prior).mean()")),
+    A6=("the divergence, a mean already, is divided by the batch size", UNEQUAL,
+        (_ALL_TERMS, 'sum(applied[name] * terms[name] / (BATCH if name == "divergence" else 1) for name in TERMS)')),
+    B1=("the group of the priors is missing in the optimiser", "parameters in no optimiser",
+        (',\n              {"params": generator.prior.parameters(), "lr": 3 * RATE, "weight_decay": 0.0}]', "]")),
+    B3=("the variances of the priors are still frozen from an earlier experiment",
+        "parameters frozen without declaration",
+        ("        nn.init.zeros_(self.log_variance.weight)\n",
+         "        nn.init.zeros_(self.log_variance.weight)\n        self.log_variance.requires_grad_(False)\n")))
+
+# %% ../nbs/46_third_catalogue.ipynb #3c4b3d4e
+_VAE_LOOP += program_faults(_V,
+    B4=("gradients are cleared in the first step only", "gradients accumulate",
+        (_CLEAR, _CLEAR.replace("    state", "    if state.step == 0: state", 1))),
+    B8=("the judge has a group in the optimiser too", "frozen parameters in an optimiser",
+        ("    groups = [{", '    groups = [{"params": judge.parameters()}, {')),
+    B9=("the period of the learning rate takes the steps for batches", "learning rate differs from declared",
+        ("T_max=TOTAL_STEPS)", "T_max=TOTAL_STEPS // BATCHES_A_STEP)")),
+    C2=("drawing forgets the prior, and with it the label", "labels ignored by the generator",
+        ("self.decoder(drawn_from(self.prior(labels), latents))", "self.decoder(latents)")),
+    C3=("duplicates are removed from the images, which also sorts them", "batch labels do not match images",
+        ("Run(seed=seed, images=images,", "Run(seed=seed, images=images.unique(dim=0),")),
+    D1=("the schedule of weights is given batches instead of steps", "schedule shifted",
+        ("applied, rate = weights(state.step)", "applied, rate = weights(state.step * BATCHES_A_STEP)")))
 
 # %% ../nbs/46_third_catalogue.ipynb #119d4e93
 _VAE_AROUND = program_faults(_V,
-    D3=("the step is not restored, and with it the weights", "schedule restarts on resume", ('state.order, state.step = kept["order"], kept["step"]', 'state.order = kept["order"]')),
-    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored", ('    state.optimiser.load_state_dict(kept["optimiser"])\n', "")),
-    E4=("the random state is saved and never loaded", "random draws repeat after resume", ('    state.random.set_state(kept["random"])\n', "")),
-    F2=("every pixel is made black or white before the judge sees it", "judge input differs", ("return state.judge(brightness(images))", "return state.judge(brightness(images).round())")),
+    D3=("the step is not restored, and with it the weights", "schedule restarts on resume",
+        ('state.order, state.step = kept["order"], kept["step"]', 'state.order = kept["order"]')),
+    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored",
+        ('    state.optimiser.load_state_dict(kept["optimiser"])\n', "")),
+    E4=("the random state is saved and never loaded", "random draws repeat after resume",
+        ('    state.random.set_state(kept["random"])\n', "")),
+    F2=("every pixel is made black or white before the judge sees it", "judge input differs",
+        ("return state.judge(brightness(images))", "return state.judge(brightness(images).round())")),
     F3=("the generator draws in train mode", "sampling depends on the batch", ("    state.generator.eval()\n", "")),
-    N1=("classes are drawn in a shuffled order, and the table of scores expects 0 to 9", "scoring pairs images and labels wrongly",
-        ("asked = torch.arange(CLASSES).repeat_interleave(n)", "asked = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(99)).repeat_interleave(n)")),
-    N2=("gradients are cleared before every batch, so the first of two is lost", "gradients cleared before the step", (_CLEAR, "    for _ in range(BATCHES_A_STEP):\n        state.optimiser.zero_grad()\n")),
-    N3=("the sum of the loss names its terms, and was written before there was a third", "loss term missing from the loss", (_ALL_TERMS, 'sum(applied[name] * terms[name] for name in ("likelihood", "divergence"))')),
-    N4=("the judge's weights are rounded to half precision", "judge changed", ("    encoder, generator = Encoder(), Generator()\n", "    judge.half().float()\n    encoder, generator = Encoder(), Generator()\n")))
+    N1=("classes are drawn in a shuffled order, and the table of scores expects 0 to 9",
+        "scoring pairs images and labels wrongly",
+        ("asked = torch.arange(CLASSES).repeat_interleave(n)",
+         "asked = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(99)).repeat_interleave(n)")),
+    N2=("gradients are cleared before every batch, so the first of two is lost", "gradients cleared before the step",
+        (_CLEAR, "    for _ in range(BATCHES_A_STEP):\n        state.optimiser.zero_grad()\n")),
+    N3=("the sum of the loss names its terms, and was written before there was a third",
+        "loss term missing from the loss",
+        (_ALL_TERMS, 'sum(applied[name] * terms[name] for name in ("likelihood", "divergence"))')),
+    N4=("the judge's weights are rounded to half precision", "judge changed",
+        ("    encoder, generator = Encoder(), Generator()\n",
+         "    judge.half().float()\n    encoder, generator = Encoder(), Generator()\n")))
 
 # %% ../nbs/46_third_catalogue.ipynb #9720c061
-_F, _PREDICTED, _RATES = "flow_matching_program", "    predicted = state.generator(on_the_line(noise, images, times=times), times,", "    applied, phase, rate = weights(state.step)"
+_F, _PREDICTED, _RATES = ("flow_matching_program", "    predicted = state.generator(on_the_line(noise, images, "
+                          "times=times), times,", "    applied, phase, rate = weights(state.step)")
 _OF_TURN = 'loss = applied["velocity"] * terms["velocity"] + applied["turn"] * terms["turn"]'
+
+# %% ../nbs/46_third_catalogue.ipynb #98ebe85d
 _FLOW_LOOP = program_faults(_F,
-    A1=("the angle is measured on a detached direction, as for a log", DETACHED, ("cosine_similarity(predicted, line)", "cosine_similarity(predicted.detach(), line)")),
-    A4=("the angle is measured between the line and the point on it", TRAINS_NOTHING, (_PREDICTED, "    points = on_the_line(noise, images, times=times)\n    predicted = state.generator(points, times,"), ("cosine_similarity(predicted, line)", "cosine_similarity(points, line)")),
-    A6=("the velocity's error, a mean already, is divided by the number of pixels", UNEQUAL, (_OF_TURN, _OF_TURN.replace(" +", " / PIXELS +"))),
-    B1=("the label embedding is made anew, larger, after the optimiser was made", "parameters in no optimiser", ("    scheduler = LambdaLR", "    generator.condition.label = nn.Embedding(CLASSES + 1, WIDTH)\n    scheduler = LambdaLR")),
-    B3=("the label embedding is frozen", "parameters frozen without declaration", ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)")),
-    B4=("the gradients of the average are cleared instead of the generator's", "gradients accumulate", ("state.optimiser.zero_grad(", "state.average.zero_grad(")),
-    B9=("the scheduler is stepped every ten steps, as if by epochs", "learning rate differs from declared", ("    state.scheduler.step()\n", "    if state.step % 10 == 9: state.scheduler.step()\n")),
-    C1=("the share of labels to leave out is taken for a percentage, so all are", "requested labels reach no loss", ("generator=random) < LEFT_OUT", "generator=random) < 100 * LEFT_OUT")),
-    C2=("labels are clamped at the wrong end, and all become the last", "labels ignored by the generator", ("self.label(labels))", "self.label(labels.clamp(min=NO_LABEL)))")),
-    C4=("the random state is seeded at the head of the loss, to be reproducible", "random draws repeat", ("    noise = torch.randn(", "    state.random.manual_seed(state.seed)\n    noise = torch.randn(")),
-    D1=("weights are looked up in every second step", "schedule shifted", (_RATES, _RATES.replace("state.step", "state.step // 2 * 2"))))
+    A1=("the angle is measured on a detached direction, as for a log", DETACHED,
+        ("cosine_similarity(predicted, line)", "cosine_similarity(predicted.detach(), line)")),
+    A4=("the angle is measured between the line and the point on it", TRAINS_NOTHING,
+        (_PREDICTED, "    points = on_the_line(noise, images, times=times)\n    predicted = "
+         "state.generator(points, times,"), ("cosine_similarity(predicted, line)", "cosine_similarity(points, line)")),
+    A6=("the velocity's error, a mean already, is divided by the number of pixels", UNEQUAL,
+        (_OF_TURN, _OF_TURN.replace(" +", " / PIXELS +"))),
+    B1=("the label embedding is made anew, larger, after the optimiser was made", "parameters in no optimiser",
+        ("    scheduler = LambdaLR",
+         "    generator.condition.label = nn.Embedding(CLASSES + 1, WIDTH)\n    scheduler = LambdaLR")),
+    B3=("the label embedding is frozen", "parameters frozen without declaration",
+        ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)")),
+    B4=("the gradients of the average are cleared instead of the generator's", "gradients accumulate",
+        ("state.optimiser.zero_grad(", "state.average.zero_grad(")),
+    B9=("the scheduler is stepped every ten steps, as if by epochs", "learning rate differs from declared",
+        ("    state.scheduler.step()\n", "    if state.step % 10 == 9: state.scheduler.step()\n")),
+    C1=("the share of labels to leave out is taken for a percentage, so all are", "requested labels reach no loss",
+        ("generator=random) < LEFT_OUT", "generator=random) < 100 * LEFT_OUT")),
+    C2=("labels are clamped at the wrong end, and all become the last", "labels ignored by the generator",
+        ("self.label(labels))", "self.label(labels.clamp(min=NO_LABEL)))")),
+    C4=("the random state is seeded at the head of the loss, to be reproducible", "random draws repeat",
+        ("    noise = torch.randn(", "    state.random.manual_seed(state.seed)\n    noise = torch.randn(")),
+    D1=("weights are looked up in every second step", "schedule shifted",
+        (_RATES, _RATES.replace("state.step", "state.step // 2 * 2"))))
 
 # %% ../nbs/46_third_catalogue.ipynb #97da6acd
 _FLOW_AROUND = program_faults(_F,
-    D3=("the scheduler is not among the things that are saved", "schedule restarts on resume", ('STATEFUL = ("generator", "average", "optimiser", "scheduler")', 'STATEFUL = ("generator", "average", "optimiser")')),
-    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored", ("    for name in STATEFUL: getattr", '    for name in ("generator", "average", "scheduler"): getattr')),
-    E7=("the average is updated from itself", "averaged weights not updated", ("update_parameters(state.generator)", "update_parameters(state.average.module)")),
-    E8=("the walk is made by the plain weights", "averaged weights not used", ("    points = latents\n", "    points = latents\n    state.generator.eval()\n"), ("leaning(state.average, points", "leaning(state.generator, points")),
-    F1=("the judge is put into the mode of the generator", "judge in train mode", ("    return state.judge(centred(images))", "    return state.judge.train(state.generator.training)(centred(images))")),
-    F3=("the average keeps its dropout when it draws", "scoring differs between repeats", (".requires_grad_(False).eval()\n    optimiser", ".requires_grad_(False)\n    optimiser")),
-    F8=("four images of every class are drawn, whatever is asked for", "too few images for the statement", ("    latents = torch.randn(n, LATENT", "    n = min(n, 4)\n    latents = torch.randn(n, LATENT")),
-    N1=("a hook from an experiment makes one layer's gradients a hundred times smaller", "gradients differ from the loss", ("    scheduler = LambdaLR", "    generator.enter.weight.register_hook(lambda gradient: 0.01 * gradient)\n    scheduler = LambdaLR")),
-    N2=("the second term is added in a phase whose name has changed since", "loss term missing from the loss", (_OF_TURN, 'loss = applied["velocity"] * terms["velocity"]\n    if phase == "turn": loss = loss + applied["turn"] * terms["turn"]')),
-    N3=("the log line has the weights of the last phase written in by hand", "records differ from the schedule", ('"weights": applied,', '"weights": {"velocity": 1.0, "turn": 0.5},')))
+    D3=("the scheduler is not among the things that are saved", "schedule restarts on resume",
+        ('STATEFUL = ("generator", "average", "optimiser", "scheduler")',
+         'STATEFUL = ("generator", "average", "optimiser")')),
+    E3=("the optimiser's state is saved and never loaded", "optimiser state not restored",
+        ("    for name in STATEFUL: getattr", '    for name in ("generator", "average", "scheduler"): getattr')),
+    E7=("the average is updated from itself", "averaged weights not updated",
+        ("update_parameters(state.generator)", "update_parameters(state.average.module)")),
+    E8=("the walk is made by the plain weights",
+        "averaged weights not used", ("    points = latents\n", "    points = latents\n    state.generator.eval()\n"),
+        ("leaning(state.average, points", "leaning(state.generator, points")),
+    F1=("the judge is put into the mode of the generator", "judge in train mode",
+        ("    return state.judge(centred(images))",
+         "    return state.judge.train(state.generator.training)(centred(images))")))
+
+# %% ../nbs/46_third_catalogue.ipynb #734f96e8
+_FLOW_AROUND += program_faults(_F,
+    F3=("the average keeps its dropout when it draws", "scoring differs between repeats",
+        (".requires_grad_(False).eval()\n    optimiser", ".requires_grad_(False)\n    optimiser")),
+    F8=("four images of every class are drawn, whatever is asked for", "too few images for the statement",
+        ("    latents = torch.randn(n, LATENT", "    n = min(n, 4)\n    latents = torch.randn(n, LATENT")),
+    N1=("a hook from an experiment makes one layer's gradients a hundred times smaller",
+        "gradients differ from the loss",
+        ("    scheduler = LambdaLR",
+         "    generator.enter.weight.register_hook(lambda gradient: 0.01 * gradient)\n    scheduler = LambdaLR")),
+    N2=("the second term is added in a phase whose name has changed since", "loss term missing from the loss",
+        (_OF_TURN, 'loss = applied["velocity"] * terms["velocity"]\n'
+         '    if phase == "turn": loss = loss + applied["turn"] * terms["turn"]')),
+    N3=("the log line has the weights of the last phase written in by hand", "records differ from the schedule",
+        ('"weights": applied,', '"weights": {"velocity": 1.0, "turn": 0.5},')))
+
+# %% ../nbs/46_third_catalogue.ipynb #ab01a293
 THIRD_FAULTS = _GAN_LOOP + _GAN_AROUND + _VAE_LOOP + _VAE_AROUND + _FLOW_LOOP + _FLOW_AROUND
 
 # %% ../nbs/46_third_catalogue.ipynb #f05af905
-_NO_GRAD, _NORM = "        with torch.no_grad(): fakes = self.generator(latents, asked)\n", "nn.BatchNorm2d(channels, affine=False)"
+_NO_GRAD, _NORM = ("        with torch.no_grad(): fakes = self.generator(latents, asked)\n",
+                   "nn.BatchNorm2d(channels, affine=False)")
 _GAN_CONTROLS = program_controls(_G,
     turns=("five steps of the discriminator for one of the generator", ("TURNS, DECAY = 2,", "TURNS, DECAY = 5,")),
-    two_rates=("the generator learns at half the discriminator's rate", ("Adam(self.generator.parameters(), lr=8e-3", "Adam(self.generator.parameters(), lr=4e-3")),
-    spectral=("spectral normalisation, whose buffers move with every forward pass", ("nn.Conv2d(1, 12, 4, stride=2, padding=1)", "nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 12, 4, stride=2, padding=1))")),
-    zero_end=("the last layer begins at zero, so nothing before it learns in the first step", ("Upsampled(12, 1)])\n", "Upsampled(12, 1)])\n        nn.init.zeros_(self.stages[1].convolution.weight)\n")),
+    two_rates=("the generator learns at half the discriminator's rate",
+               ("Adam(self.generator.parameters(), lr=8e-3", "Adam(self.generator.parameters(), lr=4e-3")),
+    spectral=("spectral normalisation, whose buffers move with every forward pass",
+              ("nn.Conv2d(1, 12, 4, stride=2, padding=1)",
+               "nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 12, 4, stride=2, padding=1))")),
+    zero_end=("the last layer begins at zero, so nothing before it learns in the first step",
+              ("Upsampled(12, 1)])\n",
+               "Upsampled(12, 1)])\n        nn.init.zeros_(self.stages[1].convolution.weight)\n")),
     slow_average=("the average is far behind for most of the run", ("TURNS, DECAY = 2, 0.9", "TURNS, DECAY = 2, 0.97")),
-    detached=("the generator's images are drawn with gradients and detached for the discriminator, two lines later", (_NO_GRAD, "        fakes = self.generator(latents, asked)\n"), ("self.discriminator(fakes, asked)\n", "self.discriminator(fakes.detach(), asked)\n")),
-    lazy_slope=("the penalty counts in every fourth step, and four times as much there", ('"slope": 0.5', '"slope": 2.0 if step % 4 == 0 else 0.0')),
-    paused=("the features have no weight in the last quarter", ("0.0 if step < FEATURES_FROM else 2.0", "0.0 if step < FEATURES_FROM or step >= 36 else 2.0")),
-    imbalance=("low digits are asked for three times as often", declare("class_imbalance"), ("torch.randint(CLASSES, (BATCH,), generator=self.random)", "torch.multinomial(torch.tensor([3.0] * 5 + [1.0] * 5), BATCH, replacement=True, generator=self.random)")))
+    detached=("the generator's images are drawn with gradients and detached for the discriminator, two lines later",
+              (_NO_GRAD, "        fakes = self.generator(latents, asked)\n"),
+              ("self.discriminator(fakes, asked)\n", "self.discriminator(fakes.detach(), asked)\n")),
+    lazy_slope=("the penalty counts in every fourth step, and four times as much there",
+                ('"slope": 0.5', '"slope": 2.0 if step % 4 == 0 else 0.0')),
+    paused=("the features have no weight in the last quarter",
+            ("0.0 if step < FEATURES_FROM else 2.0", "0.0 if step < FEATURES_FROM or step >= 36 else 2.0")),
+    imbalance=("low digits are asked for three times as often", declare("class_imbalance"),
+               ("torch.randint(CLASSES, (BATCH,), generator=self.random)", "torch.multinomial(torch.tensor([3.0] * 5 + "
+                "[1.0] * 5), BATCH, replacement=True, generator=self.random)")))
 
 # %% ../nbs/46_third_catalogue.ipynb #eb762320
 _SCORE = 'terms = {"score": -self.discriminator(fakes, asked).mean()'
 _GAN_PARTS = program_controls(_G,
-    fixed_direction=("the directions of the labels stay as they were drawn", freeze("discriminator.direction"), ("        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n", "        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n        self.direction.requires_grad_(False)\n"),
-        ("Adam(self.discriminator.parameters(),", "Adam([p for p in self.discriminator.parameters() if p.requires_grad],")),
-    clipping=("the generator's gradients are clipped to a small norm", declare("clipping"), ("        self.generator_adam.step()\n", "        nn.utils.clip_grad_norm_(self.generator.parameters(), 0.1)\n        self.generator_adam.step()\n")),
-    dead_units=("a third of the channels begin where ReLU lets nothing through", ("        nn.init.normal_(self.shift.weight, 0.0, 0.5)\n", "        nn.init.normal_(self.shift.weight, 0.0, 0.5)\n        self.shift.weight.data[:, ::3] = -8.0\n")),
-    batch_statistics=("the generator has no running statistics, and draws in mixed batches", declare("batch_statistics"), (_NORM, _NORM.replace(")", ", track_running_stats=False)")),
-        ("torch.stack([sample(state, latents, torch.full((n,), label)) for label in range(CLASSES)])", "sample(state, latents.repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(n)).view(CLASSES, n, PIXELS)")),
-    instance_noise=("the discriminator sees real and generated images through a little noise", ("        images.requires_grad_(True)\n", "        images, fakes = (kind + 0.1 * torch.randn(kind.shape, generator=self.random) for kind in (images, fakes))\n        images.requires_grad_(True)\n"),
-        (_SCORE, "noisy = fakes + 0.1 * torch.randn(fakes.shape, generator=self.random)\n        " + _SCORE.replace("fakes", "noisy"))))
+    fixed_direction=("the directions of the labels stay as they were drawn", freeze("discriminator.direction"),
+                     ("        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n",
+                      "        nn.init.normal_(self.direction.weight, 0.0, 24 ** -0.5)\n"
+                      "        self.direction.requires_grad_(False)\n"),
+        ("Adam(self.discriminator.parameters(),",
+         "Adam([p for p in self.discriminator.parameters() if p.requires_grad],")),
+    clipping=("the generator's gradients are clipped to a small norm", declare("clipping"),
+              ("        self.generator_adam.step()\n", "        nn.utils.clip_grad_norm_(self.generator.parameters(), "
+               "0.1)\n        self.generator_adam.step()\n")),
+    dead_units=("a third of the channels begin where ReLU lets nothing through",
+                ("        nn.init.normal_(self.shift.weight, 0.0, 0.5)\n", "        nn.init.normal_(self.shift.weight, "
+                 "0.0, 0.5)\n        self.shift.weight.data[:, ::3] = -8.0\n")),
+    batch_statistics=("the generator has no running statistics, and draws in mixed batches",
+                      declare("batch_statistics"), (_NORM, _NORM.replace(")", ", track_running_stats=False)")),
+        ("torch.stack([sample(state, latents, torch.full((n,), label)) for label in range(CLASSES)])", "sample(state, "
+         "latents.repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(n)).view(CLASSES, n, PIXELS)")),
+    instance_noise=("the discriminator sees real and generated images through a little noise",
+                    ("        images.requires_grad_(True)\n",
+                     "        images, fakes = (kind + 0.1 * torch.randn(kind.shape, "
+                     "generator=self.random) for kind in (images, fakes))\n        images.requires_grad_(True)\n"),
+        (_SCORE, "noisy = fakes + 0.1 * torch.randn(fakes.shape, "
+         "generator=self.random)\n        " + _SCORE.replace("fakes", "noisy"))))
 
 # %% ../nbs/46_third_catalogue.ipynb #6e6db07a
 _LATENTS, _KL = "    logits = state.generator.decoder(latents)\n", "divergence_by_latent(posterior, prior).mean()"
 _VAE_CONTROLS = program_controls(_V,
-    free_bits=("a divergence below 0.3 in a latent costs no more, so its gradient is exactly zero there", (_KL, "divergence_by_latent(posterior, prior).mean(0).clamp(min=0.3).mean()")),
-    balancing=("both sides of the divergence are detached in turn, so that the posterior moves more than the prior", (_KL,
-        "(0.3 * divergence_by_latent(tuple(part.detach() for part in posterior), prior) + 0.7 * divergence_by_latent(posterior, tuple(part.detach() for part in prior))).mean()")),
-    straight_through=("latents are rounded to quarters, with the gradient of the latents before rounding", (_LATENTS, "    latents = latents + ((4 * latents).round() / 4 - latents).detach()\n" + _LATENTS)),
-    two_draws=("the likelihood is that of two draws for each image", ("torch.randn(len(images), LATENT, generator=state.random))\n", "torch.randn(2, len(images), LATENT, generator=state.random)).flatten(0, 1)\n"), ("(logits, brightness(images))", "(logits, brightness(images).repeat(2, 1))")),
-    restarts=("the learning rate restarts every 25 steps", ("math.cos(math.pi * step / TOTAL_STEPS)", "math.cos(math.pi * (step % 25) / 25)"), ("CosineAnnealingLR(optimiser, T_max=TOTAL_STEPS)", "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, T_0=25)")),
-    cyclical=("the divergence's weight rises and falls back again and again", ("done = min(max((step - WARM_UP_FROM) / (WARM_UP_UNTIL - WARM_UP_FROM), 0.0), 1.0)", "done = min(step % 20 / 10, 1.0)")),
-    twentyfold=("the divergence's weight drops to a twentieth at step 60", ('(DIVERGENCE[1] - DIVERGENCE[0]), "', '(DIVERGENCE[1] - DIVERGENCE[0]) if step < 60 else 0.05, "')))
+    free_bits=("a divergence below 0.3 in a latent costs no more, so its gradient is exactly zero there",
+               (_KL, "divergence_by_latent(posterior, prior).mean(0).clamp(min=0.3).mean()")),
+    balancing=("both sides of the divergence are detached in turn, so that the posterior moves more than the prior",
+               (_KL,
+"(0.3 * divergence_by_latent(tuple(part.detach() for part in posterior), "
+"prior) + 0.7 * divergence_by_latent(posterior, tuple(part.detach() for part in prior))).mean()")),
+    straight_through=("latents are rounded to quarters, with the gradient of the latents before rounding",
+                      (_LATENTS,
+                       "    latents = latents + ((4 * latents).round() / 4 - latents).detach()\n" + _LATENTS)),
+    two_draws=("the likelihood is that of two draws for each image",
+               ("torch.randn(len(images), LATENT, generator=state.random))\n",
+                "torch.randn(2, len(images), LATENT, generator=state.random)).flatten(0, 1)\n"),
+               ("(logits, brightness(images))", "(logits, brightness(images).repeat(2, 1))")),
+    restarts=("the learning rate restarts every 25 steps",
+              ("math.cos(math.pi * step / TOTAL_STEPS)", "math.cos(math.pi * (step % 25) / 25)"),
+              ("CosineAnnealingLR(optimiser, T_max=TOTAL_STEPS)",
+               "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, T_0=25)")),
+    cyclical=("the divergence's weight rises and falls back again and again",
+              ("done = min(max((step - WARM_UP_FROM) / (WARM_UP_UNTIL - WARM_UP_FROM), 0.0), 1.0)",
+               "done = min(step % 20 / 10, 1.0)")),
+    twentyfold=("the divergence's weight drops to a twentieth at step 60",
+                ('(DIVERGENCE[1] - DIVERGENCE[0]), "', '(DIVERGENCE[1] - DIVERGENCE[0]) if step < 60 else 0.05, "')))
 
 # %% ../nbs/46_third_catalogue.ipynb #8b7ff63c
 _VAE_PARTS = program_controls(_V,
-    four_batches=("four batches of half the size make a step", ("BATCH, BATCHES_A_STEP = 48, 2", "BATCH, BATCHES_A_STEP = 24, 4")),
-    tight_clipping=("gradients are clipped to a twentieth", ("RATE, LARGEST_NORM = 100, 8e-3, 1.0", "RATE, LARGEST_NORM = 100, 8e-3, 0.05")),
-    slow_decoder=("the decoder learns at a fifth of the rate", ('{"params": generator.decoder.parameters()}', '{"params": generator.decoder.parameters(), "lr": RATE / 5}')),
-    unit_variances=("every prior keeps a variance of 1", freeze("generator.prior.log_variance"), ("        nn.init.zeros_(self.log_variance.weight)\n", "        nn.init.zeros_(self.log_variance.weight)\n        self.log_variance.requires_grad_(False)\n"),
-        ('{"params": generator.prior.parameters(),', '{"params": [p for p in generator.prior.parameters() if p.requires_grad],')),
-    half=("the encoder computes in bfloat16", ("    posterior, prior = state.encoder(images, labels), state.generator.prior(labels)\n",
-        '    with torch.autocast("cpu", dtype=torch.bfloat16): posterior = state.encoder(images, labels)\n    posterior, prior = tuple(part.float() for part in posterior), state.generator.prior(labels)\n')),
-    imbalance=("an epoch takes images of low digits three times as often", ('DECLARED = ("accumulation", "clipping")', 'DECLARED = ("accumulation", "clipping", "class_imbalance")'),
-        ("torch.randperm(len(state.images), generator=state.random)", "torch.multinomial(3.0 - 2 * (state.labels > 4), len(state.images), replacement=True, generator=state.random)")))
+    four_batches=("four batches of half the size make a step",
+                  ("BATCH, BATCHES_A_STEP = 48, 2", "BATCH, BATCHES_A_STEP = 24, 4")),
+    tight_clipping=("gradients are clipped to a twentieth",
+                    ("RATE, LARGEST_NORM = 100, 8e-3, 1.0", "RATE, LARGEST_NORM = 100, 8e-3, 0.05")),
+    slow_decoder=("the decoder learns at a fifth of the rate",
+                  ('{"params": generator.decoder.parameters()}',
+                   '{"params": generator.decoder.parameters(), "lr": RATE / 5}')),
+    unit_variances=("every prior keeps a variance of 1", freeze("generator.prior.log_variance"),
+                    ("        nn.init.zeros_(self.log_variance.weight)\n",
+                     "        nn.init.zeros_(self.log_variance.weight)\n"
+                     "        self.log_variance.requires_grad_(False)\n"),
+        ('{"params": generator.prior.parameters(),',
+         '{"params": [p for p in generator.prior.parameters() if p.requires_grad],')),
+    half=("the encoder computes in bfloat16",
+          ("    posterior, prior = state.encoder(images, labels), state.generator.prior(labels)\n",
+'    with torch.autocast("cpu", dtype=torch.bfloat16): posterior = state.encoder(images, labels)\n'
+'    posterior, prior = tuple(part.float() for part in posterior), state.generator.prior(labels)\n')),
+    imbalance=("an epoch takes images of low digits three times as often",
+               ('DECLARED = ("accumulation", "clipping")',
+                'DECLARED = ("accumulation", "clipping", "class_imbalance")'),
+        ("torch.randperm(len(state.images), generator=state.random)", "torch.multinomial(3.0 - 2 * (state.labels > 4), "
+         "len(state.images), replacement=True, generator=state.random)")))
 
 # %% ../nbs/46_third_catalogue.ipynb #9464066d
-_CALL, _ERROR, _GO = "    predicted = state.generator(", "(predicted - line).square().mean()", "    loss.backward()\n    state.optimiser.step()\n"
+_CALL, _ERROR, _GO = ("    predicted = state.generator(", "(predicted - line).square().mean()",
+                      "    loss.backward()\n    state.optimiser.step()\n")
 _FLOW_CONTROLS = program_controls(_F,
-    logit_normal=("times near the middle are drawn more often", ("times = torch.rand(len(images), generator=state.random)", "times = torch.sigmoid(torch.randn(len(images), generator=state.random))")),
-    mirrored=("half the noise is the other half with its sign turned", ("noise = torch.randn(images.shape, generator=state.random)", "noise = torch.randn(len(images) // 2, PIXELS, generator=state.random)\n    noise = torch.cat([noise, -noise])")),
-    transport=("every image of a batch is paired with noise that lies near it", ("    times = torch.rand(", "    from scipy.optimize import linear_sum_assignment\n    noise = noise[linear_sum_assignment(torch.cdist(images, noise).square().numpy())[1]]\n    times = torch.rand(")),
-    adaptive=("every image's error is divided by its own size, detached, so the loss is always near 1", (_ERROR, "((each := (predicted - line).square().mean(1)) / (each.detach() + 1e-3)).mean()")),
-    paused=("the angle has no weight for twenty steps", ("0.5 if step >= TURN_FROM else 0.0", "0.5 if TURN_FROM <= step < 40 or step >= 60 else 0.0")),
-    slow_average=("the average is far behind for most of the run", ("RISE, AVERAGE_KEEPS = 1e-2, 8, 0.9", "RISE, AVERAGE_KEEPS = 1e-2, 8, 0.97")),
-    restarts=("the learning rate rises and falls again every twenty steps", ("(step + 1) / RISE, math.sqrt(RISE / (step + 1))", "(step % 20 + 1) / RISE, math.sqrt(RISE / (step % 20 + 1))")),
-    plain=("the plain weights draw, and the average is kept for later", declare("plain_weights_scored"), ("    points = latents\n", "    points = latents\n    state.generator.eval()\n"), ("leaning(state.average, points", "leaning(state.generator, points")))
+    logit_normal=("times near the middle are drawn more often",
+                  ("times = torch.rand(len(images), generator=state.random)",
+                   "times = torch.sigmoid(torch.randn(len(images), generator=state.random))")),
+    mirrored=("half the noise is the other half with its sign turned",
+              ("noise = torch.randn(images.shape, generator=state.random)", "noise = torch.randn(len(images) // 2, "
+               "PIXELS, generator=state.random)\n    noise = torch.cat([noise, -noise])")),
+    transport=("every image of a batch is paired with noise that lies near it",
+               ("    times = torch.rand(", "    from scipy.optimize import linear_sum_assignment\n"
+                "    noise = noise[linear_sum_assignment(torch.cdist(images, noise).square().numpy())[1]]\n"
+                "    times = torch.rand(")),
+    adaptive=("every image's error is divided by its own size, detached, so the loss is always near 1",
+              (_ERROR, "((each := (predicted - line).square().mean(1)) / (each.detach() + 1e-3)).mean()")),
+    paused=("the angle has no weight for twenty steps",
+            ("0.5 if step >= TURN_FROM else 0.0", "0.5 if TURN_FROM <= step < 40 or step >= 60 else 0.0")),
+    slow_average=("the average is far behind for most of the run",
+                  ("RISE, AVERAGE_KEEPS = 1e-2, 8, 0.9", "RISE, AVERAGE_KEEPS = 1e-2, 8, 0.97")),
+    restarts=("the learning rate rises and falls again every twenty steps",
+              ("(step + 1) / RISE, math.sqrt(RISE / (step + 1))",
+               "(step % 20 + 1) / RISE, math.sqrt(RISE / (step % 20 + 1))")),
+    plain=("the plain weights draw, and the average is kept for later", declare("plain_weights_scored"),
+           ("    points = latents\n", "    points = latents\n    state.generator.eval()\n"),
+           ("leaning(state.average, points", "leaning(state.generator, points")))
 
 # %% ../nbs/46_third_catalogue.ipynb #cb636ac5
 _FLOW_PARTS = program_controls(_F,
-    zero_end=("the last layer begins at zero, so nothing before it learns in the first step", ("        self.leave = nn.Linear(WIDTH, PIXELS)\n", "        self.leave = nn.Linear(WIDTH, PIXELS)\n        nn.init.zeros_(self.leave.weight)\n")),
-    zero_conditions=("the condition begins without any effect, so labels make no difference at first", ("        self.layers = nn", "        for start in self.from_condition.parameters(): nn.init.zeros_(start)\n        self.layers = nn")),
-    fixed_labels=("the label embedding stays as it was drawn", freeze("generator.condition.label"), ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)"),
+    zero_end=("the last layer begins at zero, so nothing before it learns in the first step",
+              ("        self.leave = nn.Linear(WIDTH, PIXELS)\n",
+               "        self.leave = nn.Linear(WIDTH, PIXELS)\n        nn.init.zeros_(self.leave.weight)\n")),
+    zero_conditions=("the condition begins without any effect, so labels make no difference at first",
+                     ("        self.layers = nn", "        for start in self.from_condition.parameters(): "
+                      "nn.init.zeros_(start)\n        self.layers = nn")),
+    fixed_labels=("the label embedding stays as it was drawn", freeze("generator.condition.label"),
+                  ("nn.Embedding(CLASSES + 1, WIDTH)", "nn.Embedding(CLASSES + 1, WIDTH).requires_grad_(False)"),
         ("Adam(generator.parameters(),", "Adam([p for p in generator.parameters() if p.requires_grad],")),
-    checkpointing=("the forward pass is not kept but made again during the backward pass", (_CALL, "    predicted = torch.utils.checkpoint.checkpoint(state.generator, "), ("random=state.random))\n    line", "random=state.random), use_reentrant=False)\n    line")),
-    half=("the forward pass is made in bfloat16", (_CALL, '    with torch.autocast("cpu", dtype=torch.bfloat16): predicted = state.generator('), ("    line = images - noise\n", "    predicted, line = predicted.float(), images - noise\n")),
-    clipping=("gradients are clipped to a small norm", declare("clipping"), (_GO, _GO.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state"))))
+    checkpointing=("the forward pass is not kept but made again during the backward pass",
+                   (_CALL, "    predicted = torch.utils.checkpoint.checkpoint(state.generator, "),
+                   ("random=state.random))\n    line", "random=state.random), use_reentrant=False)\n    line")),
+    half=("the forward pass is made in bfloat16",
+          (_CALL, '    with torch.autocast("cpu", dtype=torch.bfloat16): predicted = state.generator('),
+          ("    line = images - noise\n", "    predicted, line = predicted.float(), images - noise\n")),
+    clipping=("gradients are clipped to a small norm", declare("clipping"),
+              (_GO,
+               _GO.replace("    state", "    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n    state"))))
 THIRD_CONTROLS = _GAN_CONTROLS + _GAN_PARTS + _VAE_CONTROLS + _VAE_PARTS + _FLOW_CONTROLS + _FLOW_PARTS

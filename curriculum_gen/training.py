@@ -24,9 +24,11 @@ from . import __version__
 from .curriculum import FORMULATION, RunConfig, checkpoint_steps, differences, phase_at, regime_named
 from .data import Dataset, Split, load_dataset, normalise
 from .judge import CertifiedJudge, certified_judge, judge_recipe, load_judge
-from .model import CLASSES, LATENT_SIZE, Generator, Witness, load_tensors, load_weights, save_weights, seeded, torch_threads, weights_sha256
+from .model import (CLASSES, LATENT_SIZE, Generator, Witness, load_tensors, load_weights, save_weights,
+                                  seeded, torch_threads, weights_sha256)
 from .objectives import alignment_loss, generator_loss, grounding_loss, witness_losses
-from .records import InputError, RunFolder, StepRecord, disk_error, read_history, read_json, sha256, stream_seed, write_atomic, write_json
+from .records import (InputError, RunFolder, StepRecord, disk_error, read_history, read_json, sha256,
+                                    stream_seed, write_atomic, write_json)
 
 # %% ../nbs/12_training.ipynb #6cb748d0
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ def data_position(
 
 # %% ../nbs/12_training.ipynb #6ce5ba8c
 @lru_cache(maxsize=2)   # a step needs 64 rows of an epoch's order
-def _data_order(seed: int, images: int) -> Tensor: return torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+def _data_order(seed: int, images: int) -> Tensor:
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed))
 
 def training_batch(
     config: RunConfig,
@@ -59,24 +62,31 @@ def training_batch(
     "The inputs of one step, determined by the seed and the step"
     def stream(name: str) -> torch.Generator: return torch.Generator().manual_seed(stream_seed(config.seed, name))
     epoch, batch = data_position(config, images=len(split), completed_steps=completed_steps)
-    rows = _data_order(stream_seed(config.seed, f"data order, epoch {epoch}"), len(split))[batch*config.batch_size:(batch + 1)*config.batch_size]
+    rows = _data_order(stream_seed(config.seed, f"data order, epoch {epoch}"),
+                       len(split))[batch*config.batch_size:(batch + 1)*config.batch_size]
     draws = stream(f"latents and labels, step {completed_steps}")
     tensors = {"real_images": normalise(split.images[rows]), "real_labels": split.labels[rows],
-               "latents": torch.randn(config.batch_size, LATENT_SIZE, generator=draws), "labels": torch.randint(CLASSES, (config.batch_size,), generator=draws)}
+               "latents": torch.randn(config.batch_size, LATENT_SIZE, generator=draws),
+               "labels": torch.randint(CLASSES, (config.batch_size,), generator=draws)}
     return Batch(**{name: tensor.to(config.device) for name, tensor in tensors.items()})
 
 # %% ../nbs/12_training.ipynb #df81db41
 class Learner:
     "The generator and the witness with their optimisers, in train mode, before the first step"
     def __init__(self, config: RunConfig):
-        self.generator, self.witness = (seeded(lambda: network(config.widths), stream_seed(config.seed, f"{network.__name__} weights"))
-                                        .to(config.device, memory_format=torch.channels_last).train() for network in (Generator, Witness))
-        self.generator_optimiser, self.witness_optimiser = (torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.5, 0.999), fused=True)
+        self.generator, self.witness = (seeded(lambda: network(config.widths),
+                                               stream_seed(config.seed, f"{network.__name__} weights"))
+                                        .to(config.device, memory_format=torch.channels_last).train()
+                                        for network in (Generator, Witness))
+        self.generator_optimiser, self.witness_optimiser = (torch.optim.Adam(network.parameters(),
+                                                                             lr=config.learning_rate,
+                                                                             betas=(0.5, 0.999), fused=True)
                                                             for network in (self.generator, self.witness))
         self.completed_steps = 0
 
 # %% ../nbs/12_training.ipynb #eabe82b8
-def _trained(network: nn.Module) -> list[Tensor]: return [parameter for parameter in network.parameters() if parameter.requires_grad]
+def _trained(network: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 def training_step(
     learner: Learner,    # updated in place
@@ -94,17 +104,23 @@ def training_step(
     alignment = alignment_loss(predicted_values, seen_values)
     grounding = grounding_loss(logits, batch.labels if regime.grounding_target == "requested" else judge_classes)
     loss = generator_loss(alignment, grounding, weight=phase.grounding_weight, attached=regime.grounding_attached)
-    learner.generator_optimiser.zero_grad(); loss.backward(inputs=_trained(learner.generator)); learner.generator_optimiser.step()
+    learner.generator_optimiser.zero_grad()
+    loss.backward(inputs=_trained(learner.generator))
+    learner.generator_optimiser.step()
 
-    on_generated, on_real = witness_losses(logits_on_generated=learner.witness.logits(generated.detach()), judge_classes=judge_classes,
-                                           logits_on_real=learner.witness.logits(batch.real_images), real_labels=batch.real_labels)
+    on_generated, on_real = witness_losses(logits_on_generated=learner.witness.logits(generated.detach()),
+                                           judge_classes=judge_classes,
+                                           logits_on_real=learner.witness.logits(batch.real_images),
+                                           real_labels=batch.real_labels)
     learner.witness_optimiser.zero_grad(); (on_generated + on_real).backward(); learner.witness_optimiser.step()
 
     learner.completed_steps += 1
     agreement = (judge_classes == batch.labels).float().mean()
-    numbers = torch.stack([alignment, grounding, loss, on_generated, on_real, agreement]).tolist()   # one transfer from the device a step
+    # one transfer from the device a step
+    numbers = torch.stack([alignment, grounding, loss, on_generated, on_real, agreement]).tolist()
     names = "alignment", "grounding", "generator_loss", "witness_on_generated", "witness_on_real", "judge_accuracy"
-    return StepRecord(step=learner.completed_steps, phase=phase.name, grounding_weight=phase.grounding_weight, images=len(batch.labels), **dict(zip(names, numbers)))
+    return StepRecord(step=learner.completed_steps, phase=phase.name, grounding_weight=phase.grounding_weight,
+                      images=len(batch.labels), **dict(zip(names, numbers)))
 
 # %% ../nbs/12_training.ipynb #f1003b07
 def take_steps(
@@ -120,19 +136,23 @@ def take_steps(
     while learner.completed_steps < stop_step:
         with torch_threads(config.threads), torch.random.fork_rng(devices=devices):
             torch.manual_seed(stream_seed(config.seed, f"dropout, step {learner.completed_steps}"))
-            record = training_step(learner, training_batch(config, split, completed_steps=learner.completed_steps), config=config, judge=judge)
+            record = training_step(learner, training_batch(config, split, completed_steps=learner.completed_steps),
+                                   config=config, judge=judge)
         yield record
 
 # %% ../nbs/12_training.ipynb #884721bb
 def _optimiser_tensors(learner: Learner) -> dict[str, Tensor]:
     return {f"{name}.{index}.{key}": tensor.cpu().contiguous() for name in ("generator", "witness")
-            for index, entries in getattr(learner, f"{name}_optimiser").state_dict()["state"].items() for key, tensor in entries.items()}
+            for index, entries in getattr(learner, f"{name}_optimiser").state_dict()["state"].items()
+            for key, tensor in entries.items()}
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         owner, index, entry = key.split(".")
-        if owner == name: state.setdefault(int(index), {})[entry] = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        if owner == name:
+            state.setdefault(int(index), {})[entry] = (tensor.contiguous(memory_format=torch.channels_last)
+                                                       if tensor.ndim == 4 else tensor)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 # %% ../nbs/12_training.ipynb #b99e1024
@@ -146,10 +166,13 @@ def checkpoint_record(
     "What a checkpoint says of itself"
     epoch, batch = data_position(config, images=images, completed_steps=learner.completed_steps)
     phase = phase_at(config.phases, max(0, learner.completed_steps - 1))
-    return {"step": learner.completed_steps, "phase": phase.name, "weights_sha256": weights_sha256(learner.generator), "judge_sha256": judge_sha256,
+    return {"step": learner.completed_steps, "phase": phase.name, "weights_sha256": weights_sha256(learner.generator),
+            "judge_sha256": judge_sha256,
             "config_key": config.key, "data_position": {"epoch": epoch, "batch": batch},
             "random_streams": {name: stream_seed(config.seed, f"{name}, {when}") for name, when in
-                               (("data order", f"epoch {epoch}"), ("latents and labels", f"step {learner.completed_steps}"), ("dropout", f"step {learner.completed_steps}"))},
+                               (("data order", f"epoch {epoch}"),
+                                ("latents and labels", f"step {learner.completed_steps}"),
+                                ("dropout", f"step {learner.completed_steps}"))},
             "formulation": FORMULATION, "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
 
 # %% ../nbs/12_training.ipynb #f1af1a32
@@ -168,7 +191,8 @@ def save_checkpoint(
             save_weights(learner.generator, partial/"generator.safetensors")
             save_weights(learner.witness, partial/"witness.safetensors")
             write_atomic(partial/"optimisers.safetensors", save(_optimiser_tensors(learner)))
-            write_json(partial/"record.json", record | {"files": {f.name: sha256(f) for f in sorted(partial.glob("*.safetensors"))}})
+            write_json(partial/"record.json",
+                       record | {"files": {f.name: sha256(f) for f in sorted(partial.glob("*.safetensors"))}})
             os.chmod(partial, 0o755)
             os.rename(partial, folder)
         except BaseException: shutil.rmtree(partial, ignore_errors=True); raise
@@ -179,14 +203,20 @@ def load_checkpoint(
     folder: Path,         # of one checkpoint
     config: RunConfig,
 ) -> Learner:
-    "The learner of a checkpoint; `InputError` when a file is missing, damaged, or not the one that was written, and when another formulation of a step wrote it"
+    """The learner of a checkpoint; `InputError` when a file is missing, damaged, or not the one that was written,
+    and when another formulation of a step wrote it"""
     record, learner = read_json(folder/"record.json"), Learner(config)
-    if not {"step", "files", "random_streams"} <= set(record): raise InputError(f"{folder/'record.json'}: damaged; delete the folder {folder.name} to go on from the checkpoint before it")
+    if not {"step", "files", "random_streams"} <= set(record):
+        raise InputError(f"{folder/'record.json'}: damaged; delete the folder {folder.name} to go on from the "
+                         "checkpoint before it")
     if record.get("formulation") != FORMULATION:
-        raise InputError(f"{folder}: its run was trained by another version of the same mathematics ({record.get('formulation')}), which gives other bits: begin a new folder, or use that version")
+        raise InputError(f"{folder}: its run was trained by another version of the "
+                         f"same mathematics ({record.get('formulation')}), which gives other bits: begin a new folder, "
+                         "or use that version")
     for name, expected in record["files"].items():
         if not (folder/name).exists() or sha256(folder/name) != expected:
-            raise InputError(f"{folder/name}: missing or damaged; delete the folder {folder.name} to go on from the checkpoint before it")
+            raise InputError(f"{folder/name}: missing or damaged; delete the folder {folder.name} to go on from the "
+                             "checkpoint before it")
     load_weights(learner.generator, folder/"generator.safetensors")
     load_weights(learner.witness, folder/"witness.safetensors")
     tensors = load_tensors(folder/"optimisers.safetensors")
@@ -201,29 +231,36 @@ def claim_folder(
     run: RunFolder,
     config: RunConfig,
 ) -> None:
-    "Make the folder this configuration's, or refuse: `InputError` for another configuration's folder or too little space"
+    """Make the folder this configuration's, or refuse: `InputError` for another configuration's folder or too little
+    space"""
     if run.config.exists():
         theirs = RunConfig.from_dict(read_json(run.config))
         if theirs != config:
-            raise InputError(f"{run.path}: belongs to another configuration ({'; '.join(differences(config, theirs))}); choose another folder")
+            raise InputError(f"{run.path}: belongs to another configuration "
+                             f"({'; '.join(differences(config, theirs))}); choose another folder")
     try: run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise disk_error(error, run.path) from error
     needed = disk_bytes(config) - sum(f.stat().st_size for f in run.checkpoints.rglob("*") if f.is_file())
     free = shutil.disk_usage(run.path).free
     if needed > free:
-        raise InputError(f"{run.path}: the run needs {needed/1e6:,.0f} MB more and {free/1e6:,.0f} MB are free: free some space or choose another folder")
+        raise InputError(f"{run.path}: the run needs {needed/1e6:,.0f} MB more and {free/1e6:,.0f} MB are free: "
+                         "free some space or choose another folder")
     if not run.config.exists(): write_json(run.config, config.to_dict())
 
 def disk_bytes(config: RunConfig) -> int:
-    "Bytes a whole run takes: weights and two Adam moments of both networks in every checkpoint, the history and the judges"
+    """Bytes a whole run takes: weights and two Adam moments of both networks in every checkpoint, the history and the
+    judges"""
     networks = Generator(config.widths), Witness(config.widths)
     weights = sum(t.numel()*t.element_size() for n in networks for t in n.state_dict().values())
-    return len(checkpoint_steps(config.total_steps, config.checkpoint_interval))*3*weights + 400*config.total_steps + 12_000_000   # the panel
+    # the panel
+    return len(checkpoint_steps(config.total_steps,
+                                config.checkpoint_interval))*3*weights + 400*config.total_steps + 12_000_000
 
 # %% ../nbs/12_training.ipynb #0f28ab98
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[list]:
-    "Collect the first interrupt in the yielded list instead of raising it; a second one raises. Only in the main thread"
+    """Collect the first interrupt in the yielded list instead of raising it; a second one raises.
+    Only in the main thread"""
     asked: list[int] = []
     def ask(number: int, frame: object) -> None:
         if asked: raise KeyboardInterrupt
@@ -241,11 +278,13 @@ def run_judge(
     dataset: Dataset,
     progress: bool = False,   # show a bar when it has to be trained
 ) -> CertifiedJudge:          # the first of the panel
-    "The judge a run listens to: the one saved in its folder, else from the cache or newly trained, and then saved there"
+    """The judge a run listens to: the one saved in its folder, else from the cache or newly trained,
+    and then saved there"""
     if not (run.judges/"first.json").exists():
         with tqdm(desc="training the judge", unit=" steps", disable=not progress, leave=False) as bar:
             def show(step: int, total: int) -> None: bar.total = total; bar.update()
-            certified_judge(judge_recipe("first", config), dataset, device=config.device, progress=show).save(run.judges)
+            certified_judge(judge_recipe("first", config), dataset, device=config.device,
+                            progress=show).save(run.judges)
     return load_judge(run.judges, "first", device=config.device)
 
 # %% ../nbs/12_training.ipynb #e73569ba
@@ -260,7 +299,9 @@ def train(
     run = RunFolder(folder)
     claim_folder(run, config)
     try: lock = FileLock(run.lock).acquire(timeout=0)
-    except Timeout: raise InputError(f"{run.path}: another process is training in this folder; wait for it or choose another folder") from None
+    except Timeout:
+        raise InputError(f"{run.path}: another process is training in this folder; "
+                         "wait for it or choose another folder") from None
     with lock:
         if finished(run, config): return run
         dataset = dataset or load_dataset(config.dataset)
@@ -269,9 +310,11 @@ def train(
         _train_on(run, config, split=dataset.half_a, judge=judge, progress=progress)
     return run
 
+# %% ../nbs/12_training.ipynb #d64ee7dc
 def finished(run: RunFolder, config: RunConfig) -> bool:
     "Whether every planned checkpoint and every line of the history is there"
-    return set(checkpoint_steps(config.total_steps, config.checkpoint_interval)) <= set(run.steps()) and len(read_history(run.history)) == config.total_steps
+    return (set(checkpoint_steps(config.total_steps, config.checkpoint_interval)) <= set(run.steps())
+            and len(read_history(run.history)) == config.total_steps)
 
 def _append(path: Path, line: str) -> None:
     try:
@@ -282,7 +325,8 @@ def _check_data(run: RunFolder, dataset: Dataset) -> None:
     ours = {"fingerprint": dataset.fingerprint, **dataset.source.to_dict()}
     if not run.data.exists(): write_json(run.data, ours)
     elif (theirs := read_json(run.data))["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"{run.path}: was begun on {theirs['source']}, and the data at hand are {ours['source']}: provide the former or choose another folder")
+        raise InputError(f"{run.path}: was begun on {theirs['source']}, and the data at hand are {ours['source']}: "
+                         "provide the former or choose another folder")
 
 # %% ../nbs/12_training.ipynb #42404f9c
 def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: CertifiedJudge, progress: bool) -> None:
@@ -290,7 +334,8 @@ def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: Certifi
     for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
     planned, history = checkpoint_steps(config.total_steps, config.checkpoint_interval), read_history(run.history)
     missing = min(set(planned) - set(run.steps()), default=config.total_steps + 1)
-    there = [step for step in run.steps() if step < missing and step <= len(history)]   # a power cut can cost the last lines of the history: their steps are run again
+    # a power cut can cost the last lines of the history: their steps are run again
+    there = [step for step in run.steps() if step < missing and step <= len(history)]
     learner = load_checkpoint(run.checkpoint(there[-1]), config) if there else Learner(config)
     write_atomic(run.history, "".join(json.dumps(r.to_dict()) + "\n" for r in history[:learner.completed_steps]))
 
@@ -301,13 +346,20 @@ def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: Certifi
             if step < learner.completed_steps and step not in planned: shutil.rmtree(run.checkpoint(step))
 
     if not there: checkpoint()
-    with (deferred_interrupt() as asked, tqdm(total=config.total_steps, initial=learner.completed_steps, desc=f"{config.regime} seed {config.seed}", unit=" steps",
-                                              disable=not progress) as bar):
+    with (deferred_interrupt() as asked,
+          tqdm(total=config.total_steps, initial=learner.completed_steps, desc=f"{config.regime} seed {config.seed}",
+               unit=" steps", disable=not progress) as bar):
         for record in take_steps(learner, config, split=split, judge=judge.network, stop_step=config.total_steps):
             _append(run.history, json.dumps(record.to_dict()) + "\n")
             stopping = bool(asked)   # asked once: an interrupt between the two uses below is for the next step
             if record.step in planned or stopping: checkpoint()
             bar.update()
-            bar.set_postfix_str(f"{record.phase} w={record.grounding_weight:g}, alignment {record.alignment:.3f}, grounding {record.grounding:.2f}, "
-                                f"judge {record.judge_accuracy:.0%} of {record.images}", refresh=False)
-            if stopping: raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
+            bar.set_postfix_str(_in_words(record), refresh=False)
+            if stopping:
+                raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
+
+# %% ../nbs/12_training.ipynb #a3f6d60c
+def _in_words(record: StepRecord) -> str:
+    "A step beside the bar"
+    return (f"{record.phase} w={record.grounding_weight:g}, alignment {record.alignment:.3f}, "
+            f"grounding {record.grounding:.2f}, judge {record.judge_accuracy:.0%} of {record.images}")

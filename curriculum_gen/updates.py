@@ -20,17 +20,22 @@ from .records import InputError
 # %% ../nbs/21_updates.ipynb #ee0e0e21
 AVERAGES = "ema", "average"   # roles of networks that follow another one's weights
 
+# %% ../nbs/21_updates.ipynb #d908a8b0
 class NamedNetworks:
     "The watched networks, and the full name of each of their parameters and buffers"
     def __init__(self, networks: Mapping[str, nn.Module], *, frozen: Iterable[str] = ()):
         "`networks` by role; `frozen` names roles or dotted parts of them"
         for role, network in networks.items():
-            if not isinstance(network, nn.Module): raise InputError(f"watch: {role} is {type(network).__name__}: give a torch.nn.Module")
+            if not isinstance(network, nn.Module):
+                raise InputError(f"watch: {role} is {type(network).__name__}: give a torch.nn.Module")
         self.networks, self.frozen = dict(networks), tuple(dict.fromkeys([*frozen, *({"judge"} & networks.keys())]))
-        self.entries = {f"{role}.{name}": entry for role, network in networks.items() for named in (network.named_parameters(), network.named_buffers()) for name, entry in named}
-        self.names = {id(entry): name for name, entry in reversed(self.entries.items())}   # a shared parameter goes by its first name
+        self.entries = {f"{role}.{name}": entry for role, network in networks.items()
+                        for named in (network.named_parameters(), network.named_buffers()) for name, entry in named}
+        # a shared parameter goes by its first name
+        self.names = {id(entry): name for name, entry in reversed(self.entries.items())}
         for part in self.frozen:
-            if not any(self._within(name, part) for name in self.entries) and part not in networks: raise InputError(f"watch: frozen {part!r} is none of {', '.join(networks)} or a part of one")
+            if not any(self._within(name, part) for name in self.entries) and part not in networks:
+                raise InputError(f"watch: frozen {part!r} is none of {', '.join(networks)} or a part of one")
 
     def _within(self, name: str, part: str) -> bool: return name == part or name.startswith(f"{part}.")
     def is_frozen(self, name: str) -> bool:
@@ -41,10 +46,12 @@ class NamedNetworks:
         return name.split(".")[0].startswith(AVERAGES)
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         "A network's parameters by full name"
-        return {name: entry for name, entry in self.entries.items() if name.split(".")[0] == role and isinstance(entry, nn.Parameter)}
+        return {name: entry for name, entry in self.entries.items() if name.split(".")[0] == role
+                and isinstance(entry, nn.Parameter)}
     def trained(self) -> dict[str, nn.Parameter]:
         "Parameters that are neither declared frozen nor an average, by full name"
-        return {name: entry for name, entry in self.entries.items() if isinstance(entry, nn.Parameter) and not self.is_frozen(name) and not self.is_average(name)}
+        return {name: entry for name, entry in self.entries.items() if isinstance(entry, nn.Parameter)
+                and not self.is_frozen(name) and not self.is_average(name)}
     def written(self) -> int:
         "How often anybody wrote into a trained parameter, all together"
         return sum(entry._version for entry in self.trained().values())
@@ -67,28 +74,52 @@ def ownership(
 ) -> list[Finding]:
     "What is wrong, or worth a note, about who owns which parameter"
     owners = [{id(p) for p in parameters} for parameters in optimisers]
-    owned, whole = set().union(*owners, {id(p) for p in idle}), {role: list(named.parameters(role)) for role in named.networks}
-    def told(cause, names, evidence): return [Finding(cause=cause, subject=subject, evidence=evidence(subject)) for subject in _gathered(names, whole)]
-    def largest(subject): return max(value for name, value in received.items() if name == subject or name.startswith(f"{subject}."))
-    trained, foreign = named.trained(), sum(len(owner - named.names.keys()) for owner in owners)
-    elsewhere = f"; an optimiser that makes steps owns {foreign} tensors that belong to none of the watched networks" if foreign else ""
-    return [*told("parameters in no optimiser", [n for n, p in trained.items() if id(p) not in owned and p.requires_grad and received.get(n, 0) > 1e-6],
-                  lambda s: f"gradients up to {largest(s):.2g} arrived and no optimiser owns it{elsewhere}"),
-            *told("parameters frozen without declaration", [n for n, p in trained.items() if not p.requires_grad], lambda s: "requires_grad is False and it was not declared frozen"),
-            *told("frozen parameters in an optimiser", [n for n, p in named.entries.items() if named.is_frozen(n) and (p.requires_grad or n.split(".")[0] in named.frozen) and any(id(p) in owner for owner in owners)],
-                  lambda s: "declared frozen, and an optimiser that makes steps owns it"),
-            *([] if "shared_parameters" in declared else told("parameters in two optimisers", [n for n, p in trained.items() if sum(id(p) in owner for owner in owners) > 1],
-                                                             lambda s: "more than one of the optimisers that make steps owns it")),
-            *told("averaged weights not used", [n for n, p in named.entries.items() if named.is_average(n) and isinstance(p, nn.Parameter) and id(p) in {id(p) for p in trained.values()}],
-                  lambda s: "this average is the trained network itself, not a copy of it"),
-            *_without_gradient(named, [n for n, p in trained.items() if id(p) in owned and p.requires_grad and n not in received])]
+    owned = set().union(*owners, {id(p) for p in idle})
+    whole = {role: list(named.parameters(role)) for role in named.networks}
+    def largest(subject):
+        return max(value for name, value in received.items() if name == subject or name.startswith(f"{subject}."))
+    foreign = sum(len(owner - named.names.keys()) for owner in owners)
+    elsewhere = (f"; an optimiser that makes steps owns {foreign} tensors that belong to none of the watched networks"
+                 if foreign else "")
+    words = {"parameters in no optimiser":
+             lambda s: f"gradients up to {largest(s):.2g} arrived and no optimiser owns it{elsewhere}",
+             "parameters frozen without declaration": lambda s: "requires_grad is False and it was not declared frozen",
+             "frozen parameters in an optimiser":
+             lambda s: "declared frozen, and an optimiser that makes steps owns it",
+             "parameters in two optimisers": lambda s: "more than one of the optimisers that make steps owns it",
+             "averaged weights not used": lambda s: "this average is the trained network itself, not a copy of it"}
+    wrong = _wrongly_owned(named, owners, owned=owned, received=received, declared=declared)
+    untouched = [n for n, p in named.trained().items() if id(p) in owned and p.requires_grad and n not in received]
+    return [*(Finding(cause=cause, subject=subject, evidence=words[cause](subject))
+              for cause, names in wrong.items() for subject in _gathered(names, whole)),
+            *_without_gradient(named, untouched)]
 
+# %% ../nbs/21_updates.ipynb #8aece4c3
+def _wrongly_owned(named: NamedNetworks, owners: Sequence[set[int]], *, owned: set[int], received: Mapping[str, float],
+                   declared: Sequence[str]) -> dict[str, list[str]]:
+    "Cause -> full names of the parameters that it is about"
+    trained = named.trained()
+    def owners_of(p): return sum(id(p) in owner for owner in owners)
+    return {"parameters in no optimiser": [n for n, p in trained.items() if id(p) not in owned and p.requires_grad
+                                           and received.get(n, 0) > 1e-6],
+            "parameters frozen without declaration": [n for n, p in trained.items() if not p.requires_grad],
+            "frozen parameters in an optimiser":
+            [n for n, p in named.entries.items() if named.is_frozen(n) and owners_of(p)
+             and (p.requires_grad or n.split(".")[0] in named.frozen)],
+            "parameters in two optimisers": [] if "shared_parameters" in declared
+            else [n for n, p in trained.items() if owners_of(p) > 1],
+            "averaged weights not used":
+            [n for n, p in named.entries.items() if named.is_average(n) and isinstance(p, nn.Parameter)
+             and id(p) in {id(p) for p in trained.values()}]}
+
+# %% ../nbs/21_updates.ipynb #9b0d17c1
 def _without_gradient(named: NamedNetworks, names: list[str]) -> list[Finding]:
     "One note a network"
     roles = dict.fromkeys(name.split(".")[0] for name in names)
     def of(role): return [name for name in names if name.startswith(f"{role}.")]
-    return [Finding(cause="owned parameters without a gradient", subject=role, evidence=f"no loss reached {len(of(role))} of its {len(named.parameters(role))} parameters while it was watched: {', '.join(of(role)[:4])}{', ...' if len(of(role)) > 4 else ''}")
-            for role in roles]
+    return [Finding(cause="owned parameters without a gradient", subject=role, evidence="no loss "
+                    f"reached {len(of(role))} of its {len(named.parameters(role))} parameters while it was watched: "
+                    f"{', '.join(of(role)[:4])}{', ...' if len(of(role)) > 4 else ''}") for role in roles]
 
 # %% ../nbs/21_updates.ipynb #368f23d2
 class FrozenState:
@@ -107,11 +138,14 @@ class FrozenState:
         return self._versions != before
     def changed(self) -> list[str]:
         "Full names of what differs from its copy"
-        return [name for name, entry in self._entries.items() if not torch.equal(entry.detach(), self._copies[name].to(entry.device)) and not (entry.isnan().any() and self._copies[name].isnan().any())]
+        return [name for name, entry in self._entries.items()
+                if not torch.equal(entry.detach(), self._copies[name].to(entry.device))
+                and not (entry.isnan().any() and self._copies[name].isnan().any())]
 
 def mode_dependent(network: nn.Module) -> list[nn.Module]:
     "The layers that compute something else in train mode: dropout, BatchNorm, and InstanceNorm with running statistics"
-    return [m for m in network.modules() if isinstance(m, (_BatchNorm, _DropoutNd)) or (isinstance(m, _InstanceNorm) and m.track_running_stats)]
+    return [m for m in network.modules() if isinstance(m, (_BatchNorm, _DropoutNd))
+            or (isinstance(m, _InstanceNorm) and m.track_running_stats)]
 
 # %% ../nbs/21_updates.ipynb #b8dbfe3a
 def unmoved(
@@ -122,7 +156,10 @@ def unmoved(
     learning_rate: float,              # of the step, for the evidence
 ) -> list[Finding]:                    # one for all that stood still
     "Parameters with a gradient that did not change by one bit"
-    still = [name for name, copy in before.items() if largest.get(name, 0) > 1e-6 and torch.equal(copy, after[name].detach())]
+    still = [name for name, copy in before.items() if largest.get(name, 0) > 1e-6
+             and torch.equal(copy, after[name].detach())]
     if not still: return []
-    return [Finding(cause="parameters do not change", subject=still[0] if len(still) == 1 else f"{len(still)} of {len(before)} parameters, such as {still[0]}",
-                    evidence=f"gradients up to {max(largest[n] for n in still):.2g}, learning rate {learning_rate:.3g}, and not one bit changed in the step")]
+    return [Finding(cause="parameters do not change", subject=still[0]
+                    if len(still) == 1 else f"{len(still)} of {len(before)} parameters, such as {still[0]}",
+                    evidence=f"gradients up to {max(largest[n] for n in still):.2g}, "
+                    f"learning rate {learning_rate:.3g}, and not one bit changed in the step")]

@@ -25,23 +25,25 @@ from .statistics import CHANCE_ALPHA
 class Evidence(Record):
     "What was measured of one checkpoint"
     images: int                               # generated images that every judge saw
-    correct: dict[str, int]                   # judge -> images judged to be the class asked for; the judge that training listened to is "first"
+    correct: dict[str, int]                   # judge -> images judged as asked for; training listened to "first"
     real_images: int                          # real test images that every judge was certified on
     real_correct: dict[str, int]              # judge -> of these, classified correctly
-    p_chance: float                           # of the label-permutation test, Holm-adjusted over the checkpoints of the run, 0..1
+    p_chance: float                      # of the label-permutation test, Holm-adjusted over the run's checkpoints, 0..1
     precision: float | None = None            # share of generated images inside the real ones' neighbourhoods, 0..1
     real_precision: float | None = None       # the same for another real sample of the same size, 0..1
-    coverage: float | None = None             # share of real neighbourhoods, class by class, that hold a generated image; mean over classes, 0..1
+    coverage: float | None = None             # share of real neighbourhoods that hold an image; mean over classes, 0..1
     real_coverage: float | None = None        # the same for another real sample of the same size, 0..1
-    student_correct: int | None = None        # real test images that a student of the generated images classifies correctly
+    student_correct: int | None = None        # real test images that a student of generated ones classifies correctly
     real_student_correct: int | None = None   # the same for a student of as many real images
     student_images: int | None = None         # real test images of both
     comparison: str | None = None             # verdict beside the reference checkpoint, where one was made
     invalid: tuple[str, ...] = ()             # what is wrong with the instruments
 
     def __post_init__(self):
-        if "first" not in self.correct or len(self.correct) < 2: raise InputError(f"evidence: judges {', '.join(self.correct)}; the first and at least one other are needed")
-        if self.correct.keys() != self.real_correct.keys(): raise InputError("evidence: the judges of generated and of real images differ")
+        if "first" not in self.correct or len(self.correct) < 2:
+            raise InputError(f"evidence: judges {', '.join(self.correct)}; the first and at least one other are needed")
+        if self.correct.keys() != self.real_correct.keys():
+            raise InputError("evidence: the judges of generated and of real images differ")
 
     def accuracy(self, judge: str) -> float:
         "Share of the generated images that a judge assigns to the class asked for, 0..1"
@@ -70,7 +72,8 @@ def panel_gap(evidence: Evidence) -> Gap:
         first, others = correct["first"], median(count for judge, count in correct.items() if judge != "first")
         shares = [(count + 1)/(images + 2) for count in (first, others)]
         return (first - others)/images, sum(share*(1 - share)/images for share in shares)
-    (generated, noise), (real, real_noise) = gap_and_variance(evidence.correct, evidence.images), gap_and_variance(evidence.real_correct, evidence.real_images)
+    (generated, noise), (real, real_noise) = (gap_and_variance(evidence.correct, evidence.images),
+                                              gap_and_variance(evidence.real_correct, evidence.real_images))
     return Gap(generated=generated, real=real, p=float(stats.norm.sf((generated - real)/math.sqrt(noise + real_noise))))
 
 # %% ../nbs/06_verdicts.ipynb #efa232aa
@@ -106,17 +109,24 @@ class Judgement(Record):
 
 # %% ../nbs/06_verdicts.ipynb #8c25d38a
 def _collapsed(e: Evidence, cut: CutOffs) -> str | None:
-    if e.precision is None or e.precision < cut.collapsed_precision*e.real_precision or e.coverage >= cut.collapsed_coverage*e.real_coverage: return None
-    return f"COLLAPSED: precision {e.precision:.0%} (real {e.real_precision:.0%}), but coverage within classes {e.coverage:.0%} (real {e.real_coverage:.0%})"
+    if (e.precision is None or e.precision < cut.collapsed_precision*e.real_precision
+        or e.coverage >= cut.collapsed_coverage*e.real_coverage):
+        return None
+    return (f"COLLAPSED: precision {e.precision:.0%} (real {e.real_precision:.0%}), "
+            f"but coverage within classes {e.coverage:.0%} (real {e.real_coverage:.0%})")
 
 def _gamed(e: Evidence, cut: CutOffs) -> str | None:
     blind = [e.accuracy(judge) for judge in WITHOUT_GRADIENT if judge in e.correct]
-    why = ([f"a student of its images reaches {e.student_ratio:.0%} of what real images teach"] if e.student_ratio is not None and e.student_ratio < cut.gamed_student_ratio else [])
-    why += [f"the judges without a gradient see at most {max(blind):.0%}"] if blind and max(blind) <= cut.gamed_neither else []
-    return f"GAMED: first judge {e.accuracy('first'):.0%}, but {' and '.join(why)}" if why and e.accuracy("first") >= cut.gamed_accuracy else None
+    why = ([f"a student of its images reaches {e.student_ratio:.0%} of what real images teach"]
+           if e.student_ratio is not None and e.student_ratio < cut.gamed_student_ratio else [])
+    why += ([f"the judges without a gradient see at most {max(blind):.0%}"] if blind and max(blind) <= cut.gamed_neither
+            else [])
+    return (f"GAMED: first judge {e.accuracy('first'):.0%}, but {' and '.join(why)}" if why
+            and e.accuracy("first") >= cut.gamed_accuracy else None)
 
 def _suspect(gap: Gap, cut: CutOffs) -> str | None:
-    return f"SUSPECT: the first judge sees {100*gap.excess:.0f} points more than the panel, p = {gap.p:.1g}" if gap.excess >= cut.suspect_gap and gap.p <= cut.suspect_p else None
+    return (f"SUSPECT: the first judge sees {100*gap.excess:.0f} points more than the panel, p = {gap.p:.1g}"
+            if gap.excess >= cut.suspect_gap and gap.p <= cut.suspect_p else None)
 
 def _trusted(e: Evidence, gap: Gap, cut: CutOffs) -> bool | None:
     if gap.excess >= cut.trusted_gap: return False
@@ -130,13 +140,18 @@ def checkpoint_verdict(
 ) -> Judgement:
     "The verdict on a checkpoint: the first rule that applies, and the reasons of all that fired"
     e, gap = evidence, panel_gap(evidence)
-    missing = tuple(name for name, value in (("realism", e.precision), ("student score", e.student_correct)) if value is None)
-    if e.invalid: return Judgement(verdict=Verdict.INVALID, reasons=tuple(f"INVALID: {what}" for what in e.invalid), trusted=None, not_measured=missing)
+    missing = tuple(name for name, value in (("realism", e.precision), ("student score", e.student_correct))
+                    if value is None)
+    if e.invalid:
+        return Judgement(verdict=Verdict.INVALID, reasons=tuple(f"INVALID: {what}" for what in e.invalid), trusted=None,
+                         not_measured=missing)
     trusted = _trusted(e, gap, cut_offs)
     worse = e.comparison in (Verdict.REGRESSED, Verdict.MEASURED_DROP)
     fired = [f"AT-CHANCE: p = {e.p_chance:.2g}; no direction can be stated" if e.p_chance > CHANCE_ALPHA else None,
-             _collapsed(e, cut_offs), _gamed(e, cut_offs), _suspect(gap, cut_offs), f"{e.comparison}: worse than the reference checkpoint" if worse else None,
-             f"LEARNED: first judge {e.accuracy('first'):.0%}, panel within {100*gap.excess:.0f} points, student {e.student_ratio:.0%} of real"
+             _collapsed(e, cut_offs), _gamed(e, cut_offs), _suspect(gap, cut_offs),
+             f"{e.comparison}: worse than the reference checkpoint" if worse else None,
+             f"LEARNED: first judge {e.accuracy('first'):.0%}, panel within {100*gap.excess:.0f} points, "
+             f"student {e.student_ratio:.0%} of real"
              if trusted and e.accuracy("first") >= cut_offs.learned_accuracy else None,
              f"ABOVE-CHANCE: p = {e.p_chance:.2g}" if e.p_chance <= CHANCE_ALPHA else None]
     reasons = tuple(reason for reason in fired if reason)
@@ -152,10 +167,12 @@ def stuck_meters(
     series: dict[str, dict[int, dict]] = {}
     for row in rows: series.setdefault(f"{row['regime']} seed {row['seed']}", {})[row["step"]] = row
     def tells(row: dict) -> bool:   # the class asked for matters, and some class gets more than one answer
-        return any(counts != row["confusion"][0] for counts in row["confusion"]) and any(np.count_nonzero(counts) > 1 for counts in row["confusion"])
+        return any(counts != row["confusion"][0] for counts in row["confusion"]) and any(np.count_nonzero(counts) > 1
+                                                                                         for counts in row["confusion"])
     def stuck(a: dict[int, dict], b: dict[int, dict]) -> bool:
         common = [step for step in a.keys() & b.keys() if tells(a[step]) or tells(b[step])]
-        return len(common) >= least_steps and all(a[s]["weights_sha256"] != b[s]["weights_sha256"] and a[s]["confusion"] == b[s]["confusion"] for s in common)
+        return len(common) >= least_steps and all(a[s]["weights_sha256"] != b[s]["weights_sha256"]
+                                                  and a[s]["confusion"] == b[s]["confusion"] for s in common)
     return [(one, other) for one, other in combinations(series, 2) if stuck(series[one], series[other])]
 
 # %% ../nbs/06_verdicts.ipynb #e651b41a
@@ -169,11 +186,16 @@ def compare_cards(
     "Is the later checkpoint worse than the reference?"
     asked = np.arange(len(judged_before[0]))[:, None]
     both = list(zip(before, after))
-    student = [_student_accuracy(b) - _student_accuracy(a) for a, b in both] if all(card["student"] for card in (*before, *after)) else None
+    student = [_student_accuracy(b) - _student_accuracy(a)
+               for a, b in both] if all(card["student"] for card in (*before, *after)) else None
     batch = [[card["accuracy_batch_statistics"] for card in cards] for cards in (before, after)]
-    instruments = Instruments(judges_certified=True, frozen_unchanged=len({card["judge_sha256"] for card in (*before, *after)}) == 1,
-                              with_batch_statistics=tuple(float(np.mean(b)) for b in batch) if all(a is not None for b in batch for a in b) else None)
-    return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked, confusions=[np.array(card["confusion"]) for card in before],
-                              second_judge=[b["accuracy_second_judge"] - a["accuracy_second_judge"] for a, b in both], student=student, instruments=instruments)
+    instruments = Instruments(judges_certified=True,
+                              frozen_unchanged=len({card["judge_sha256"] for card in (*before, *after)}) == 1,
+                              with_batch_statistics=tuple(float(np.mean(b)) for b in batch)
+                              if all(a is not None for b in batch for a in b) else None)
+    return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked,
+                              confusions=[np.array(card["confusion"]) for card in before],
+                              second_judge=[b["accuracy_second_judge"] - a["accuracy_second_judge"] for a, b in both],
+                              student=student, instruments=instruments)
 
 def _student_accuracy(card: dict) -> float: return card["student"]["correct"]/card["student"]["images"]

@@ -1,6 +1,8 @@
-"""A headless Chromium spoken to over its own pipe (DevTools protocol), with nothing but the standard library: what a page fetched, said and shows
+"""A headless Chromium spoken to over its own pipe (DevTools protocol), with nothing but the standard library:
+what a page fetched, said and shows
 
-No name resolves in it, so a page that needs anything from outside shows it here; pages on loopback open. Tests that take the fixture `browser` are skipped where no Chromium is installed.
+No name resolves in it, so a page that needs anything from outside shows it here; pages on loopback open.
+Tests that take the fixture `browser` are skipped where no Chromium is installed.
 """
 import base64, json, os, select, shutil, signal, subprocess, time
 from dataclasses import dataclass, field
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+         "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe"]
 PATIENCE = 60   # seconds for any answer, on a busy machine
 
@@ -32,19 +35,24 @@ class Visit:
     text: str = ""
 
 
-SHOWN = """({links: [...document.querySelectorAll('a[href]')].map(a => a.href), ids: [...document.querySelectorAll('[id]')].map(e => e.id), text: document.body.innerText, sliders: document.querySelectorAll('input[type=range]').length,
+SHOWN = """({links: [...document.querySelectorAll('a[href]')].map(a => a.href),
+    ids: [...document.querySelectorAll('[id]')].map(e => e.id),
+    text: document.body.innerText, sliders: document.querySelectorAll('input[type=range]').length,
     broken: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src.slice(0, 80)),
-    undescribed: [...document.images].filter(i => !i.alt || i.alt.endsWith('.png')).map(i => i.src.slice(0, 80)), overflow: document.documentElement.scrollWidth - innerWidth})"""
+    undescribed: [...document.images].filter(i => !i.alt || i.alt.endsWith('.png')).map(i => i.src.slice(0, 80)),
+    overflow: document.documentElement.scrollWidth - innerWidth})"""
 
 
 class Browser:
     "One process, one tab"
     def __init__(self, program: str, folder: Path):
         (theirs_in, self.to), (self.out, theirs_out) = os.pipe(), os.pipe()
-        high = [os.dup2(end, end + 100) for end in (theirs_in, theirs_out)]   # clear of 3 and 4, which Chromium reads and writes
+        # clear of 3 and 4, which Chromium reads and writes
+        high = [os.dup2(end, end + 100) for end in (theirs_in, theirs_out)]
         def connect(): os.dup2(high[0], 3); os.dup2(high[1], 4)
-        self.process = subprocess.Popen([program, *FLAGS, f"--user-data-dir={folder}", "about:blank"], preexec_fn=connect, pass_fds=(3, 4),
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen([program, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+                                        preexec_fn=connect, pass_fds=(3, 4), stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         for end in (theirs_in, theirs_out, *high): os.close(end)
         self.asked, self.buffer, self.events, self.session = 0, b"", [], None
         [page] = [target for target in self.ask("Target.getTargets")["targetInfos"] if target["type"] == "page"]
@@ -56,7 +64,8 @@ class Browser:
     def _receive(self) -> dict:
         limit = time.monotonic() + PATIENCE
         while b"\0" not in self.buffer:
-            if not select.select([self.out], [], [], max(0, limit - time.monotonic()))[0]: raise TimeoutError(f"Chromium said nothing for {PATIENCE} s")
+            if not select.select([self.out], [], [], max(0, limit - time.monotonic()))[0]:
+                raise TimeoutError(f"Chromium said nothing for {PATIENCE} s")
             if not (more := os.read(self.out, 1 << 16)): raise EOFError("Chromium ended")
             self.buffer += more
         message, self.buffer = self.buffer.split(b"\0", 1)
@@ -64,20 +73,24 @@ class Browser:
 
     def ask(self, method: str, **parameters) -> dict:
         self.asked += 1
-        os.write(self.to, json.dumps({"id": self.asked, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
+        os.write(self.to, json.dumps({"id": self.asked, "method": method, "params": parameters}
+                                     | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
         while (message := self._receive()).get("id") != self.asked: self.events.append(message)
         if "error" in message: raise Refused(message)
         return message["result"]
 
-    def window(self, width: int): self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+    def window(self, width: int):
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
 
     def _go(self, address: str):
         self.events = []
         self.ask("Page.navigate", url=address)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events): self.events.append(self._receive())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._receive())
 
     def wait_for(self, script: str):
-        "Wait until a line of JavaScript gives something true, on this page or on the one it is being left for, and give it"
+        """Wait until a line of JavaScript gives something true, on this page or on the one it is being left for,
+        and give it"""
         limit = time.monotonic() + PATIENCE
         while True:
             try:
@@ -97,11 +110,15 @@ class Browser:
             if event["method"] == "Network.requestWillBeSent":
                 addresses[said["requestId"]] = said["request"]["url"]
                 if not said["request"]["url"].startswith("data:"): visit.requests.append(said["request"]["url"])
-            if event["method"] == "Network.loadingFailed": visit.failed.append(f"{addresses.get(said['requestId'])}: {said['errorText']}")
-            if event["method"] == "Network.responseReceived" and said["response"]["status"] >= 400: visit.failed.append(f"{said['response']['url']}: {said['response']['status']}")
-            if event["method"] == "Log.entryAdded" and said["entry"]["level"] == "error": visit.errors.append(said["entry"]["text"])
+            if event["method"] == "Network.loadingFailed":
+                visit.failed.append(f"{addresses.get(said['requestId'])}: {said['errorText']}")
+            if event["method"] == "Network.responseReceived" and said["response"]["status"] >= 400:
+                visit.failed.append(f"{said['response']['url']}: {said['response']['status']}")
+            if event["method"] == "Log.entryAdded" and said["entry"]["level"] == "error":
+                visit.errors.append(said["entry"]["text"])
             if event["method"] == "Runtime.exceptionThrown": visit.errors.append(said["exceptionDetails"]["text"])
-            if event["method"] == "Runtime.consoleAPICalled" and said["type"] == "error": visit.errors.append(str(said["args"]))
+            if event["method"] == "Runtime.consoleAPICalled" and said["type"] == "error":
+                visit.errors.append(str(said["args"]))
         return visit
 
     def value(self, expression: str):
@@ -113,11 +130,13 @@ class Browser:
     def press(self, key: str):
         "A key, on what has the focus"
         codes = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}
-        for kind in ("rawKeyDown", "keyUp"): self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+        for kind in ("rawKeyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
 
     def picture(self, selector: str) -> bytes:
         "PNG of the part of the page that an element takes"
-        box = self.value(f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height, scale: 1}}))(document.querySelector({selector!r}).getBoundingClientRect())")
+        box = self.value(f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height, scale: "
+                         f"1}}))(document.querySelector({selector!r}).getBoundingClientRect())")
         return base64.b64decode(self.ask("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"])
 
     def close(self):

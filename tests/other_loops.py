@@ -1,4 +1,5 @@
-"""Loops in hands other than the package's, all healthy: terms kept in local variables of one long function, in dictionaries, on a trainer object; nothing of the package is imported"""
+"""Loops in hands other than the package's, all healthy: terms kept in local variables of one long function,
+in dictionaries, on a trainer object; nothing of the package is imported"""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -53,7 +54,8 @@ def vae_with_a_dictionary(networks, data, steps):
     def terms(x, c):
         mean, log_variance = encoder(x, c).chunk(2, 1)
         z = mean + (log_variance/2).exp()*torch.randn_like(mean)
-        return {"reconstruction": F.mse_loss(torch.tanh(decoder(z, c)), x), "divergence": 0.5*(mean**2 + log_variance.exp() - 1 - log_variance).mean()}
+        return {"reconstruction": F.mse_loss(torch.tanh(decoder(z, c)), x),
+                "divergence": 0.5*(mean**2 + log_variance.exp() - 1 - log_variance).mean()}
 
     for i in range(steps):
         rows = torch.randperm(len(images))[:BATCH]
@@ -91,12 +93,19 @@ def flow_on_a_trainer(networks, data, steps):
 
 LOOPS = {   # loop, its networks, terms, weights
     "a GAN in one function": (gan_in_one_function, {"generator": (LATENT, PIXELS), "discriminator": (PIXELS, 1)},
-                              {"real_term": ("discriminator",), "fake_term": ("discriminator",), "adversarial": ("generator",)}, {}),
-    "the generator before its critic": (lambda *args: gan_in_one_function(*args, order="generator first"), {"generator": (LATENT, PIXELS), "discriminator": (PIXELS, 1)},
-                                        {"real_term": ("discriminator",), "fake_term": ("discriminator",), "adversarial": ("generator",)}, {}),
-    "hinge losses": (lambda *args: gan_in_one_function(*args, hinge=True), {"generator": (LATENT, PIXELS), "discriminator": (PIXELS, 1)},
-                     {"real_term": ("discriminator",), "fake_term": ("discriminator",), "adversarial": ("generator",)}, {}),
+                              {"real_term": ("discriminator",), "fake_term": ("discriminator",),
+                               "adversarial": ("generator",)}, {}),
+    "the generator before its critic": (lambda *args: gan_in_one_function(*args, order="generator first"),
+                                        {"generator": (LATENT, PIXELS), "discriminator": (PIXELS, 1)},
+                                        {"real_term": ("discriminator",), "fake_term": ("discriminator",),
+                                         "adversarial": ("generator",)}, {}),
+    "hinge losses": (lambda *args: gan_in_one_function(*args, hinge=True),
+                     {"generator": (LATENT, PIXELS), "discriminator": (PIXELS, 1)},
+                     {"real_term": ("discriminator",), "fake_term": ("discriminator",), "adversarial": ("generator",)},
+                     {}),
     "terms in a dictionary": (vae_with_a_dictionary, {"encoder": (PIXELS, 2*LATENT), "generator": (LATENT, PIXELS)},
-                              {"reconstruction": ("encoder", "generator"), "divergence": ("encoder",)}, {"reconstruction": lambda step: 1.0, "divergence": divergence_weight}),
-    "a trainer object": (flow_on_a_trainer, {"generator": (PIXELS + 1, PIXELS)}, {"flow": ("generator",)}, {"flow": lambda step: 1.0}),
+                              {"reconstruction": ("encoder", "generator"), "divergence": ("encoder",)},
+                              {"reconstruction": lambda step: 1.0, "divergence": divergence_weight}),
+    "a trainer object": (flow_on_a_trainer, {"generator": (PIXELS + 1, PIXELS)}, {"flow": ("generator",)},
+                         {"flow": lambda step: 1.0}),
 }

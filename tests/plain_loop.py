@@ -1,4 +1,5 @@
-"""The report's loop in plain PyTorch, as its authors might have kept it in one file: nothing of the package is imported. REPAIRED is its twin with the two faults undone."""
+"""The report's loop in plain PyTorch, as its authors might have kept it in one file:
+nothing of the package is imported. REPAIRED is its twin with the two faults undone."""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ class Weaver(nn.Module):
         self.blocks = nn.Sequential(*(layer for i in (width, width//2) for layer in (
             nn.Upsample(scale_factor=2), nn.Conv2d(i, i//2, 3, padding=1), nn.BatchNorm2d(i//2), nn.ReLU())))
         self.output = nn.Sequential(nn.Conv2d(width//4, 1, 3, padding=1), nn.Tanh())
-        self.v_pred_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width//4, 128), nn.ReLU(), nn.Linear(128, 16))
+        self.v_pred_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width//4, 128), nn.ReLU(),
+                                         nn.Linear(128, 16))
 
     def forward(self, z, labels):
         h = self.fc(torch.cat([z, self.label_embedding(labels)], dim=1)).view(len(z), -1, 7, 7)
@@ -25,7 +27,8 @@ class Witness(nn.Module):
         super().__init__()
         layers, channels = [], 1
         for out in (width, 2*width, 4*width):
-            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.LeakyReLU(0.2), nn.Dropout2d(0.3)]
+            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.LeakyReLU(0.2),
+                       nn.Dropout2d(0.3)]
             channels = out
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.classifier = nn.Sequential(nn.Linear(channels*16, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10))
@@ -37,7 +40,8 @@ class Witness(nn.Module):
 
 
 def make_judge():
-    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.25), nn.Linear(8*196, 10)).eval()
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+                         nn.Dropout(0.25), nn.Linear(8*196, 10)).eval()
 
 
 def weight_of(step, total):
@@ -68,7 +72,8 @@ def train(weaver, witness, judge, images, labels, total=6, batch=32, repaired=Fa
         weaver_opt.zero_grad()
         weaver_loss.backward()   # where it is told
         weaver_opt.step()
-        witness_loss = F.cross_entropy(witness(fake.detach())[0], judge_target) + F.cross_entropy(witness(real)[0], real_labels)
+        witness_loss = F.cross_entropy(witness(fake.detach())[0], judge_target) + F.cross_entropy(witness(real)[0],
+                                                                                                  real_labels)
         witness_opt.zero_grad()
         witness_loss.backward()
         witness_opt.step()

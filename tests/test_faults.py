@@ -1,4 +1,5 @@
-"""A short version of the bench of planted faults, with seeds that the bench itself does not use, and what its committed result has to hold"""
+"""A short version of the bench of planted faults, with seeds that the bench itself does not use, and what its committed
+result has to hold"""
 import pytest, torch
 
 from curriculum_gen.fault_bench import REGIME, UNSEEN, WAVES, entries, examine, overhead, run_entry, run_wave, stage_of
@@ -8,8 +9,10 @@ from curriculum_gen.records import read_json
 
 SEED = 100   # the bench's are 0 to 14
 FIRST = {(entry.program, entry.name): entry for entry in entries("first")}
-SHORT = [("mlp_program", name) for name in ("A1", "A6", "B1", "B4", "C1", "D1", "E1", "E3", "F1", "F2", "F7")] + [("convolutional_program", "A4"), ("regime_program", "B9")]
-SHORT_CONTROLS = [("mlp_program", name) for name in ("accumulation", "clipping", "straight_through", "adaptive_weight", "skipped_step", "zero_head", "batch_statistics")]
+SHORT = [("mlp_program", name) for name in ("A1", "A6", "B1", "B4", "C1", "D1", "E1", "E3", "F1", "F2",
+                                            "F7")] + [("convolutional_program", "A4"), ("regime_program", "B9")]
+SHORT_CONTROLS = [("mlp_program", name) for name in ("accumulation", "clipping", "straight_through", "adaptive_weight",
+                                                     "skipped_step", "zero_head", "batch_statistics")]
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +34,16 @@ def test_a_healthy_oddity_is_not_accused(key): assert run_entry(FIRST[key], SEED
 
 
 @pytest.mark.parametrize("program", dict.fromkeys(entry.program for wave in WAVES[1:] for entry in entries(wave)))
-def test_a_program_of_a_later_wave_as_it_is_gives_no_alarm(program): assert alarms(examine(stage_of(program), (), seed=SEED)) == []
+def test_a_program_of_a_later_wave_as_it_is_gives_no_alarm(program):
+    assert alarms(examine(stage_of(program), (), seed=SEED)) == []
 
 
 def test_the_bench_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     from curriculum_gen import fault_bench
     wanted = {("mlp_program", "A1"), ("mlp_program", "other_seed")}
-    def run(seeds): return run_wave("first", rows_file=tmp_path/"rows.jsonl", seeds=seeds, only=lambda entry: (entry.program, entry.name) in wanted)
+    def run(seeds):
+        return run_wave("first", rows_file=tmp_path/"rows.jsonl", seeds=seeds,
+                        only=lambda entry: (entry.program, entry.name) in wanted)
     first = run((1, 1, 1))
     monkeypatch.setattr(fault_bench, "run_entry", lambda *_: pytest.fail("run twice"))
     assert run((1, 1, 1)) == first and len((tmp_path/"rows.jsonl").read_text().splitlines()) == 2
@@ -51,28 +57,36 @@ def result(root): return read_json(root/"results"/"faults.json")
 
 def test_the_result_covers_the_whole_catalogue(result):
     for wave in WAVES:
-        assert {(row["program"], row["name"]) for row in result["waves"][wave]["rows"]} == {(entry.program, entry.name) for entry in entries(wave)}
+        assert {(row["program"], row["name"]) for row in result["waves"][wave]["rows"]} == {(entry.program, entry.name)
+                                                                                            for entry in entries(wave)}
     mlp = [row for row in result["waves"]["first"]["rows"] if row["program"] == "mlp_program"]
-    assert len([row for row in mlp if row["kind"] == "fault"]) == 240 and len([row for row in mlp if row["kind"] == "control"]) >= 360
+    assert (len([row for row in mlp if row["kind"] == "fault"]) == 240
+            and len([row for row in mlp if row["kind"] == "control"]) >= 360)
 
 
 def test_the_result_meets_the_bars(result):
     first = result["waves"]["first"]
-    assert first["detected"]["share"] >= 0.95 and first["cause_first"]["share"] >= 0.85 and first["false_alarms"]["share"] <= 0.01
+    assert (first["detected"]["share"] >= 0.95 and first["cause_first"]["share"] >= 0.85
+            and first["false_alarms"]["share"] <= 0.01)
     assert first["programs"]["mlp_program"]["faults_named"]["k"] >= 22
-    for cost in result["overhead"]: assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.05 and cost["ratio"]["probes"] <= 1.15
+    for cost in result["overhead"]:
+        assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.05 and cost["ratio"]["probes"] <= 1.15
 
 
 def test_the_result_meets_the_bars_of_unseen_programs(result):
     unseen = result["waves"][UNSEEN]
     assert unseen["cause_first"]["share"] >= 0.85 and unseen["detected"]["share"] >= 0.9 and unseen["precision"] >= 0.95
     everything = [result["waves"][wave] for wave in WAVES]
-    assert sum(found["detected"]["k"] for found in everything) >= 0.95*sum(found["detected"]["n"] for found in everything)
-    assert sum(found["false_alarms"]["k"] for found in everything) <= 0.01*sum(found["false_alarms"]["n"] for found in everything)
+    assert sum(found["detected"]["k"] for found in everything) >= 0.95*sum(found["detected"]["n"]
+                                                                           for found in everything)
+    assert sum(found["false_alarms"]["k"] for found in everything) <= 0.01*sum(found["false_alarms"]["n"]
+                                                                               for found in everything)
 
 
-@pytest.mark.xfail(strict=True, reason="missed narrowly: balanced accuracy falls by 0.052, and one of 41 healthy oddities that nobody had met is accused; a new measurement needs programs that are new again")
-def test_unseen_programs_cost_hardly_anything(result): assert result["drop_on_unseen"] <= 0.05 and result["waves"][UNSEEN]["false_alarms"]["share"] <= 0.01
+@pytest.mark.xfail(strict=True, reason="missed narrowly: balanced accuracy falls by 0.052, and one of 41 healthy "
+                   "oddities that nobody had met is accused; a new measurement needs programs that are new again")
+def test_unseen_programs_cost_hardly_anything(result):
+    assert result["drop_on_unseen"] <= 0.05 and result["waves"][UNSEEN]["false_alarms"]["share"] <= 0.01
 
 
 # ---- at length
@@ -81,7 +95,9 @@ def test_unseen_programs_cost_hardly_anything(result): assert result["drop_on_un
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_entry_is_injected_and_silent(name):
     stage = stage_of(name)
-    run = {"images": stage.images, "labels": stage.labels, "judge": stage.judge, **{"mlp_program": {"steps": 45, "further": 15}, "convolutional_program": {"steps": 31, "further": 14}, "regime_program": {"steps": 7, "further": 5}}[name]}
+    run = {"images": stage.images, "labels": stage.labels, "judge": stage.judge,
+           **{"mlp_program": {"steps": 45, "further": 15}, "convolutional_program": {"steps": 31, "further": 14},
+              "regime_program": {"steps": 7, "further": 5}}[name]}
     healthy = behaviour(stage.program, **run)
     for entry in (*FAULTS[name], *CONTROLS[name]): assert verify_injection(stage.program, entry, healthy=healthy, **run)
 

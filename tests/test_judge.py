@@ -1,4 +1,5 @@
-"""The cache of judges when limits change or a file is damaged, and judges that come out the same however many threads the machine lends
+"""The cache of judges when limits change or a file is damaged, and judges that come out the same however many threads
+the machine lends
 
 Each judge here learns from the embedded subset without a network's training, in about a second.
 """
@@ -18,7 +19,8 @@ from curriculum_gen.curriculum import run_config
 from curriculum_gen.data import load_dataset
 from curriculum_gen.judge import judge_recipe, train_judge
 from curriculum_gen.model import weights_sha256
-config, dataset = run_config("tiny", regime="phase1_only", seed=0), load_dataset("mnist", sources=["embedded"], report=lambda line: None)
+config = run_config("tiny", regime="phase1_only", seed=0)
+dataset = load_dataset("mnist", sources=["embedded"], report=lambda line: None)
 print([weights_sha256(train_judge(judge_recipe(name, config), dataset)) for name in ("neighbours", "hog_svm")])
 """
 
@@ -40,7 +42,8 @@ def cached(dataset, tmp_path, monkeypatch):
 def limited(monkeypatch, floor, share): monkeypatch.setitem(judge.LIMITS, KIND, {"neighbours": (floor, share)})
 
 
-def test_a_cached_judge_is_used_as_it_is(cached, dataset): assert judge.certified_judge(RECIPE, dataset).certificate == cached.certificate
+def test_a_cached_judge_is_used_as_it_is(cached, dataset):
+    assert judge.certified_judge(RECIPE, dataset).certificate == cached.certificate
 
 
 def test_a_cached_judge_is_certified_anew_when_the_limits_have_changed(cached, dataset, monkeypatch):
@@ -57,7 +60,8 @@ def test_a_cached_judge_outside_new_limits_is_refused(cached, dataset, monkeypat
 
 def test_without_a_pilot_nothing_is_trained(cached, dataset, monkeypatch):
     monkeypatch.delitem(judge.LIMITS, KIND)
-    with pytest.raises(InputError, match="no pilot has fixed limits for the neighbours judge"): judge.certified_judge(RECIPE, dataset)
+    with pytest.raises(InputError, match="no pilot has fixed limits for the neighbours judge"):
+        judge.certified_judge(RECIPE, dataset)
 
 
 def test_a_damaged_file_in_the_cache_is_trained_again(cached, dataset, tmp_path):
@@ -69,7 +73,9 @@ def test_a_damaged_file_in_the_cache_is_trained_again(cached, dataset, tmp_path)
 @pytest.mark.slow
 def test_threads_of_the_machine_do_not_change_a_judge():
     "The recipe's thread count decides, not the environment's"
-    def hashes(threads): return subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
-                                               capture_output=True, text=True, check=True).stdout
+    def hashes(threads):
+        return subprocess.run([sys.executable, "-c", PROGRAM],
+                              env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+                              capture_output=True, text=True, check=True).stdout
     one = hashes("1")
     assert one == hashes("2") and json.loads(one.replace("'", '"'))

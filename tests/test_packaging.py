@@ -25,7 +25,8 @@ def settings(root):
 def wheel(project_copy) -> zipfile.ZipFile:
     "The wheel, built in a copy of the project and without a network"
     folder = project_copy
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder/"dist", folder]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w",
+               folder/"dist", folder]
     built = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     return zipfile.ZipFile(next((folder/"dist").glob("*.whl")))
@@ -46,9 +47,11 @@ def test_the_wheel_says_what_settings_ini_says(wheel, settings):
     metadata = message_from_bytes(information["METADATA"])
     assert metadata["Version"] == curriculum_gen.__version__
     assert metadata["License-Expression"] == "Apache-2.0" and "licenses/LICENSE" in information
-    def required(marker): return {line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist") if ("extra" in line) == marker}
+    def required(marker):
+        return {line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist") if ("extra" in line) == marker}
     assert {normal(r) for r in required(False)} == {normal(r) for r in settings["requirements"]}
-    assert {normal(r) for r in required(True)} == {normal(r) for name, listed in settings.items() if name.endswith("_requirements") for r in listed}
+    assert {normal(r) for r in required(True)} == {normal(r) for name, listed in settings.items()
+                                                   if name.endswith("_requirements") for r in listed}
     points = information["entry_points.txt"].decode()
     for line in [*settings["console_scripts"], "curriculum_gen = curriculum_gen._modidx:d"]: assert line in points
 
@@ -61,7 +64,8 @@ def normal(requirement):
 
 def test_every_command_is_installed_beside_the_interpreter(settings):
     wanted = dict(line.split(" = ") for line in settings["console_scripts"])
-    installed = {point.name: point.value for point in entry_points(group="console_scripts") if point.value.startswith("curriculum_gen.")}
+    installed = {point.name: point.value for point in entry_points(group="console_scripts")
+                 if point.value.startswith("curriculum_gen.")}
     if not installed: pytest.skip("the package is not installed here, only imported: `make test` installs it")
     assert installed == wanted
     assert all((Path(sys.executable).parent/name).exists() for name in wanted)
@@ -71,24 +75,31 @@ def test_every_command_is_installed_beside_the_interpreter(settings):
 def test_every_requirement_has_a_pin_that_fits(root, settings):
     pins = [Requirement(line) for line in (root/"constraints.txt").read_text().splitlines() if "==" in line]
     pinned = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
-    for requirement in map(Requirement, settings["requirements"] + settings["dev_requirements"] + settings["docs_requirements"]):
-        assert pinned.get(canonicalize_name(requirement.name)) in requirement.specifier, f"{requirement}: no pin in constraints.txt fits"
+    for requirement in map(Requirement,
+                           settings["requirements"] + settings["dev_requirements"] + settings["docs_requirements"]):
+        assert pinned.get(canonicalize_name(
+            requirement.name)) in requirement.specifier, f"{requirement}: no pin in constraints.txt fits"
 
 
 def test_the_readme_is_the_index_as_seen_from_the_top():
-    table = nbformat.v4.new_output("display_data", {"text/html": "<div>\n<style scoped>\n td {}\n</style>\n<table><tr><td>3</td></tr></table></div>"})
+    table = nbformat.v4.new_output("display_data", {"text/html": "<div>\n<style scoped>\n td {}\n</style>\n"
+                                                    "<table><tr><td>3</td></tr></table></div>"})
     picture = nbformat.v4.new_output("display_data", {"image/png": "aGk="})
-    cells = [nbformat.v4.new_markdown_cell("# name\n\n> what it is\n\n[records](00_records.ipynb) [licence](../LICENSE) [web](https://example.com) [below](#below)"),
-             nbformat.v4.new_code_cell("#| hide\nsecret = 1"), nbformat.v4.new_code_cell("#| eval: false\nshown()", outputs=[table, picture])]
+    cells = [nbformat.v4.new_markdown_cell("# name\n\n> what it is\n\n[records](00_records.ipynb) "
+                                           "[licence](../LICENSE) [web](https://example.com) [below](#below)"),
+             nbformat.v4.new_code_cell("#| hide\nsecret = 1"),
+             nbformat.v4.new_code_cell("#| eval: false\nshown()", outputs=[table, picture])]
     text, images = readme.readme(nbformat.v4.new_notebook(cells=cells))
-    assert text.startswith("# name\n\n> what it is\n\n[records](nbs/00_records.ipynb) [licence](LICENSE) [web](https://example.com) [below](#below)\n")
+    assert text.startswith("# name\n\n> what it is\n\n[records](nbs/00_records.ipynb) [licence](LICENSE) "
+                           "[web](https://example.com) [below](#below)\n")
     assert "shown()" in text and "<td>3</td>" in text
     assert not [word for word in ("secret", "#|", "style") if word in text]
     [(name, content)] = images.items()
     assert name.startswith("nbs/index_files/") and f"({name})" in text and content == b"hi"
 
 
-# The environment. Pins that need nothing from a registry make its steps quick enough to test: a real one takes minutes and 6 GB.
+# The environment. Pins that need nothing from a registry make its steps quick enough to test: a real one takes minutes
+# and 6 GB.
 
 @pytest.fixture
 def no_pins(tmp_path):
@@ -118,7 +129,8 @@ def test_two_makes_at_once_make_one_base(base, no_pins, root):
     program = ("import sys; from pathlib import Path; from tools import environment as e\n"
                "base, pins = map(Path, sys.argv[1:])\n"
                "with e.locked(base.parent/'lock'): e.make_base(base, pins)")
-    makes = [subprocess.Popen([sys.executable, "-c", program, base, no_pins], cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    makes = [subprocess.Popen([sys.executable, "-c", program, base, no_pins], cwd=root, stdout=subprocess.PIPE,
+                              text=True) for _ in range(2)]
     said = [make.communicate(timeout=120)[0] for make in makes]
     assert [make.returncode for make in makes] == [0, 0]
     assert sum("installed in" in text for text in said) == 1 and sum("waiting" in text for text in said) == 1
@@ -146,9 +158,11 @@ def test_only_pins_and_the_python_release_decide_which_base(no_pins):
 
 def test_a_registry_that_does_not_answer_is_told_in_one_line(base, no_pins, monkeypatch):
     no_pins.write_text("curriculum-gen-needs-this==1\n")
-    for name, value in {"CONFIG_FILE": "/dev/null", "INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": "1", "FIND_LINKS": "", "EXTRA_INDEX_URL": ""}.items():
+    for name, value in {"CONFIG_FILE": "/dev/null", "INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": "1",
+                        "FIND_LINKS": "", "EXTRA_INDEX_URL": ""}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    with pytest.raises(environment.Problem, match="registry does not answer") as told: environment.make_base(base, no_pins)
+    with pytest.raises(environment.Problem, match="registry does not answer") as told:
+        environment.make_base(base, no_pins)
     assert "\n" not in str(told.value) and not environment.is_complete(base, base.name)
 
 
@@ -161,7 +175,8 @@ def test_a_full_disk_is_told_before_anything_is_written(base, no_pins, monkeypat
 def test_a_foreign_folder_is_not_deleted(tmp_path, base):
     (tmp_path/".venv").mkdir()
     (tmp_path/".venv"/"mine").write_text("keep")
-    with pytest.raises(environment.Problem, match="not made by this project"): environment.make_clone(tmp_path/".venv", base)
+    with pytest.raises(environment.Problem, match="not made by this project"):
+        environment.make_clone(tmp_path/".venv", base)
     assert (tmp_path/".venv"/"mine").exists()
 
 

@@ -1,6 +1,8 @@
-"""Batches as their users meet them: a tiny study by the real command, opened in a real browser, interrupted, failed, doubled and asked for again
+"""Batches as their users meet them: a tiny study by the real command, opened in a real browser, interrupted, failed,
+doubled and asked for again
 
-The study is made once, with the real reports, and is interrupted in the middle of its first training. What only concerns the batch is tried with stand-ins for the report notebooks, which cost
+The study is made once, with the real reports, and is interrupted in the middle of its first training.
+What only concerns the batch is tried with stand-ins for the report notebooks, which cost
 a kernel's start each.
 """
 import html, io, re, shutil, signal, subprocess, sys
@@ -45,10 +47,13 @@ def study(tmp_path_factory) -> SimpleNamespace:
     commands_of = [words(member) for member in start.family()]
     interrupted = start.signalled(signal.SIGINT)
     interrupted.words = commands_of
-    interrupted.said, interrupted.status, interrupted.others = start.said, read_json(first.status)["status"], times(second.path)
-    interrupted.checkpoint = {name: time for name, time in times(first.path).items() if name.startswith("checkpoints/step-000000")}
-    done = subprocess.run([sys.executable, "-c", "import sys; from curriculum_gen.commands import batch; sys.exit(batch())", "--out", out, *STUDY],
-                          cwd=out.parent, capture_output=True, text=True, timeout=3*PATIENCE)
+    interrupted.said, interrupted.status, interrupted.others = (start.said, read_json(first.status)["status"],
+                                                                times(second.path))
+    interrupted.checkpoint = {name: time for name, time in times(first.path).items()
+                              if name.startswith("checkpoints/step-000000")}
+    done = subprocess.run([sys.executable, "-c",
+                           "import sys; from curriculum_gen.commands import batch; sys.exit(batch())", "--out", out,
+                           *STUDY], cwd=out.parent, capture_output=True, text=True, timeout=3*PATIENCE)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(out=out, runs=[first, second], interrupted=interrupted, output=done.stdout)
 
@@ -63,7 +68,8 @@ def test_ctrl_c_ends_every_process_and_is_told_in_one_line(study):
 
 def test_the_same_command_continues_an_interrupted_study(study):
     now = times(study.runs[0].path)
-    assert study.interrupted.checkpoint and study.interrupted.checkpoint == {name: now[name] for name in study.interrupted.checkpoint}
+    assert study.interrupted.checkpoint and study.interrupted.checkpoint == {name: now[name]
+                                                                             for name in study.interrupted.checkpoint}
     assert [len(read_history(run.history)) for run in study.runs] == [12, 12]
 
 
@@ -85,10 +91,13 @@ def test_jobs_do_not_outlive_a_batch_that_is_killed(evaluated, notebooks, number
 def test_every_run_has_an_executed_report_its_page_and_its_record(study):
     for run, regime in zip(study.runs, REGIMES):
         record, notebook = read_json(run.status), nbformat.read(run.report, as_version=4)
-        assert record["status"] == "ok" and record["error"] == "" and record["seconds"] > 0 and {"curriculum_gen", "torch", "numpy"} <= set(record["versions"])
-        assert (record["parameters"]["regime"], record["parameters"]["seed"]) == (regime, 0) and notebook.metadata.papermill.parameters == record["parameters"]
+        assert (record["status"] == "ok" and record["error"] == "" and record["seconds"] > 0
+                and {"curriculum_gen", "torch", "numpy"} <= set(record["versions"]))
+        assert ((record["parameters"]["regime"], record["parameters"]["seed"]) == (regime, 0)
+                and notebook.metadata.papermill.parameters == record["parameters"])
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        assert all(cell.execution_count for cell in code if cell.source) and not any(output.output_type == "error" for cell in code for output in cell.outputs)
+        assert (all(cell.execution_count for cell in code if cell.source)
+                and not any(output.output_type == "error" for cell in code for output in cell.outputs))
         assert read_json(run.evaluation)["rows"][-1]["step"] == 12 and run.page.exists()
         assert not [path.name for path in run.path.iterdir() if path.name == ".report.ipynb" or path.suffix == ".log"]
 
@@ -96,10 +105,13 @@ def test_every_run_has_an_executed_report_its_page_and_its_record(study):
 def test_the_study_has_a_table_a_report_and_an_index(study):
     table = read_json(study.out/"seed_table.json")
     assert {(row["regime"], row["seed"]) for row in table["rows"]} == {(regime, 0) for regime in REGIMES}
-    assert {row["regime"] for row in table["pooled"]} == set(REGIMES) and table["profile"] == "tiny" and table["total_steps"] == 12
-    assert table["data_source"] and table["data"]["fingerprint"] and set(table["phases"]) == set(REGIMES) and table["judges"]
+    assert {row["regime"]
+            for row in table["pooled"]} == set(REGIMES) and table["profile"] == "tiny" and table["total_steps"] == 12
+    assert (table["data_source"] and table["data"]["fingerprint"] and set(table["phases"]) == set(REGIMES)
+            and table["judges"])
     assert table["answer"].strip() and table["answer"] in study.output and str(study.out/"index.html") in study.output
-    assert read_json(study.out/"run.json")["status"] == "ok" and (study.out/"seed_table.ipynb").exists() and (study.out/"seed_table.html").exists()
+    assert (read_json(study.out/"run.json")["status"] == "ok" and (study.out/"seed_table.ipynb").exists()
+            and (study.out/"seed_table.html").exists())
     assert all(outside_references(page.read_text()) == [] for page in study.out.rglob("*.html"))
 
 
@@ -108,7 +120,8 @@ def test_asked_again_it_does_nothing(study, capfd):
     assert commands.batch(["--out", str(study.out), *STUDY]) == 0
     assert "2 of them done already" in capfd.readouterr().out
     written = {name for name, time in times(study.out).items() if before.get(name) != time}
-    assert written <= {"seed_table.json", "index.html"} and times(study.out).keys() == before.keys()   # derived anew, from the same rows
+    # derived anew, from the same rows
+    assert written <= {"seed_table.json", "index.html"} and times(study.out).keys() == before.keys()
     assert {path: path.read_bytes() for path in content} == content
 
 
@@ -119,7 +132,8 @@ def test_a_study_copied_without_its_checkpoints_is_done_wherever_it_lies(study, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(free=0))
     assert commands.batch(["--out", str(copy), *STUDY]) == 0
     assert "2 of them done already" in capfd.readouterr().out
-    assert {name for name, time in times(copy).items() if before.get(name) != time} <= {"seed_table.json", "index.html"} and times(copy).keys() == before.keys()
+    assert {name for name, time in times(copy).items()
+            if before.get(name) != time} <= {"seed_table.json", "index.html"} and times(copy).keys() == before.keys()
 
 
 # ---- what a page is like
@@ -130,24 +144,30 @@ FILES = {"card": "card.json", "diagnosis": "findings.json", "verdict_table": "se
 @pytest.fixture(scope="module")
 def all_reports(study, tmp_path_factory) -> dict[str, Path]:
     "A page of every report there is"
-    found, folder = {"regime": study.runs[1].page, "seed_table": study.out/"seed_table.html"}, tmp_path_factory.mktemp("reports")
+    found, folder = ({"regime": study.runs[1].page, "seed_table": study.out/"seed_table.html"},
+                     tmp_path_factory.mktemp("reports"))
     evaluation = read_json(study.runs[1].evaluation)
-    contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"], "data_source": evaluation["data"]["source"]},
-                "diagnosis": diagnose_run(study.runs[1].path, undo_steps=0).to_dict(), "verdict_table": read_json(study.out/"seed_table.json")}
+    contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"],
+                                                  "data_source": evaluation["data"]["source"]},
+                "diagnosis": diagnose_run(study.runs[1].path, undo_steps=0).to_dict(),
+                "verdict_table": read_json(study.out/"seed_table.json")}
     for name, content in contents.items():
         (folder/name).mkdir()
         file = write_json(folder/name/FILES[name], content)
         parameter = "table" if name == "verdict_table" else name
-        job = execution.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb", threads=1, parameters={parameter: file, f"{parameter}_sha256": sha256(file)})
+        job = execution.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb",
+                            threads=1, parameters={parameter: file, f"{parameter}_sha256": sha256(file)})
         assert execution.execute(job)["status"] == "ok", read_json(job.status)["error"]
         found[name] = job.page
     return found
 
 
-REPORTS = pytest.mark.parametrize("name", [path.stem for path in sorted((Path(__file__).parent.parent/"nbs"/"reports").glob("*.ipynb"))])
+REPORTS = pytest.mark.parametrize(
+    "name", [path.stem for path in sorted((Path(__file__).parent.parent/"nbs"/"reports").glob("*.ipynb"))])
 
 
-def words_of(page: str) -> str: return " ".join(re.sub(r"<(style|script).*?</\1>|<[^>]+>", " ", page, flags=re.S).split())
+def words_of(page: str) -> str:
+    return " ".join(re.sub(r"<(style|script).*?</\1>|<[^>]+>", " ", page, flags=re.S).split())
 
 
 @REPORTS
@@ -160,9 +180,11 @@ def test_a_page_is_one_small_file(all_reports, name):
 @REPORTS
 def test_every_picture_says_what_it_shows(all_reports, name):
     pictures = re.findall(r"<img\b[^>]*>", all_reports[name].read_text())
-    texts = [html.unescape(found[1]) if (found := re.search(r'\balt="([^"]*)"', picture)) else "" for picture in pictures]
+    texts = [html.unescape(found[1]) if (found := re.search(r'\balt="([^"]*)"', picture)) else ""
+             for picture in pictures]
     assert texts and all(len(text) > 60 and not re.match(r"<|No description|Figure", text) for text in texts), texts
-    assert len(set(texts)) == len(texts) or name == "seed_table", "two pictures with one text"   # there the sliders of equal regimes
+    # there the sliders of equal regimes
+    assert len(set(texts)) == len(texts) or name == "seed_table", "two pictures with one text"
 
 
 @REPORTS
@@ -170,8 +192,11 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     after_title = re.split(r"</h1>", all_reports[name].read_text(), maxsplit=1)[1]
     after_title = after_title.split("</blockquote>", 1)[1]   # the line under the title
     answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
-    said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime", "verdict_table": "are decided with yes", "card": "the first judge assigns", "diagnosis": "First to act on: loss term without gradient"}
-    assert words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer) and len(answer.split("</p>")) == 2, words_of(answer)
+    said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
+            "verdict_table": "are decided with yes", "card": "the first judge assigns",
+            "diagnosis": "First to act on: loss term without gradient"}
+    assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
+            and len(answer.split("</p>")) == 2), words_of(answer)
     assert words_of(rest[:rest.index("<img")]) == "", "something stands between the answer and its figure"
 
 
@@ -180,13 +205,15 @@ def test_a_page_ends_with_what_it_was_made_from(all_reports, name):
     end = all_reports[name].read_text().split("Parameters and provenance")
     assert len(end) == 2 and "<h2" not in end[1]
     commit = read_json(all_reports[name].with_name("run.json"))["commit"] or "an installed package"
-    named = ["parameter ", "version of curriculum_gen", "version of torch", preregistration_sha256(), commit, *(["fingerprint"] if name != "diagnosis" else [])]
+    named = ["parameter ", "version of curriculum_gen", "version of torch", preregistration_sha256(), commit,
+             *(["fingerprint"] if name != "diagnosis" else [])]
     assert [what for what in named if what not in words_of(end[1])] == []
 
 
 # ---- in a browser
 
-def pages(study) -> list[Path]: return [study.out/"index.html", study.out/"seed_table.html", *(run.page for run in study.runs)]
+def pages(study) -> list[Path]:
+    return [study.out/"index.html", study.out/"seed_table.html", *(run.page for run in study.runs)]
 
 
 @REPORTS
@@ -194,7 +221,8 @@ def test_a_page_is_well_behaved_on_a_narrow_phone(all_reports, browser, name):
     browser.window(375)
     try: visit = browser.visit(all_reports[name])
     finally: browser.window(1200)
-    assert visit.overflow <= 0 and not visit.errors and not visit.broken and visit.requests == [all_reports[name].resolve().as_uri()]
+    assert (visit.overflow <= 0 and not visit.errors and not visit.broken
+            and visit.requests == [all_reports[name].resolve().as_uri()])
 
 
 @pytest.mark.parametrize("width", [375, 1200])
@@ -211,7 +239,8 @@ def test_the_slider_shows_one_checkpoint_after_the_other(study, browser, width):
             seen.append((browser.value(caption), browser.picture(".viewer .window")))
         for (told, _), row in zip(seen, rows):
             n = 10*row["n_per_class"]
-            assert told.startswith(f"Step {row['step']:,} of {rows[-1]['step']:,}, ") and f"{round(n*row['accuracy']):,} of {n:,} images" in told and row["verdict"] in told
+            assert (told.startswith(f"Step {row['step']:,} of {rows[-1]['step']:,}, ")
+                    and f"{round(n*row['accuracy']):,} of {n:,} images" in told and row["verdict"] in told)
         assert browser.value("document.querySelector('.viewer input').getAttribute('aria-valuetext')") == seen[-1][0]
         assert len({words for words, _ in seen}) == len(rows) and len({picture for _, picture in seen}) == len(rows)
         box = browser.value("(b => [b.left, b.right])(document.querySelector('.viewer').getBoundingClientRect())")
@@ -224,11 +253,14 @@ def test_the_slider_shows_the_images_on_record(study, browser):
     run = study.runs[1]
     with np.load(run.samples) as saved: images = saved["images"]
     browser.visit(run.page)
-    browser.value("document.querySelector('.viewer').style.cssText += 'position: absolute; top: 0; left: 0; width: 600px; max-width: none'")   # two pixels of the screen for one of the images
+    # two pixels of the screen for one of the images
+    browser.value("document.querySelector('.viewer').style.cssText += 'position: absolute; top: 0; left: 0; width: "
+                  "600px; max-width: none'")
     browser.value("document.querySelector('.viewer input').focus()")
     for key, shown in (("Home", 0), ("ArrowRight", 1), ("End", len(images) - 1)):
         browser.press(key)
-        screen = 255 - np.array(Image.open(io.BytesIO(browser.picture(".viewer .window"))).convert("L"), dtype=float)[::2, ::2]
+        screen = 255 - np.array(Image.open(io.BytesIO(browser.picture(".viewer .window"))).convert("L"),
+                                dtype=float)[::2, ::2]
         for label, latent in ((0, 0), (7, images.shape[2] - 1)):
             part = screen[30*latent + 1:30*latent + 29, 30*label + 1:30*label + 29]
             alike = [np.corrcoef(part.ravel(), checkpoint[label, latent].ravel())[0, 1] for checkpoint in images]
@@ -238,7 +270,8 @@ def test_the_slider_shows_the_images_on_record(study, browser):
 def test_every_page_opens_without_an_error_and_asks_for_nothing_but_itself(study, browser):
     for page in pages(study):
         visit = browser.visit(page)
-        assert visit.requests == [page.resolve().as_uri()] and not visit.errors and not visit.broken and len(visit.text) > 500, page.name
+        assert (visit.requests == [page.resolve().as_uri()] and not visit.errors and not visit.broken
+                and len(visit.text) > 500), page.name
 
 
 def test_every_link_leads_somewhere(study, browser):
@@ -252,16 +285,20 @@ def test_every_link_leads_somewhere(study, browser):
             assert target.is_file(), f"{page.name} links to {link}"
             if fragment: assert unquote(fragment) in visits[target].ids, f"{page.name} links to {link}"
             if page.name == "index.html": reached.add(target)
-    assert {path.resolve() for run in study.runs for path in (run.page, run.report, run.status)} | {study.out.resolve()/f"seed_table.{kind}" for kind in ("html", "ipynb", "json")} <= reached
+    assert ({path.resolve() for run in study.runs for path in (run.page, run.report, run.status)}
+            | {study.out.resolve()/f"seed_table.{kind}" for kind in ("html", "ipynb", "json")} <= reached)
 
 
 def test_no_page_is_wider_than_a_computer_screen(study, browser):
-    assert {page.name: max(0, browser.visit(page).overflow) for page in pages(study)} == dict.fromkeys((page.name for page in pages(study)), 0)
+    assert {page.name: max(0, browser.visit(page).overflow)
+            for page in pages(study)} == dict.fromkeys((page.name for page in pages(study)), 0)
 
 
 def test_no_page_is_wider_than_a_phone(study, browser):
     browser.window(390)
-    try: assert {page.name: max(0, browser.visit(page).overflow) for page in pages(study)} == dict.fromkeys((page.name for page in pages(study)), 0)
+    try:
+        assert {page.name: max(0, browser.visit(page).overflow)
+                for page in pages(study)} == dict.fromkeys((page.name for page in pages(study)), 0)
     finally: browser.window(1200)
 
 
@@ -272,21 +309,24 @@ def evaluated(study, tmp_path) -> Path:
     "The runs of the study in another folder, trained and scored, without reports"
     out = tmp_path/"runs"
     for run in study.runs:
-        shutil.copytree(run.path, out/run.path.relative_to(study.out), ignore=shutil.ignore_patterns("report.*", "run.json", ".lock", ".report.lock"))
+        shutil.copytree(run.path, out/run.path.relative_to(study.out),
+                        ignore=shutil.ignore_patterns("report.*", "run.json", ".lock", ".report.lock"))
     return out
 
 
 @pytest.fixture
 def batch(notebooks, monkeypatch):
     "The command in this process"
-    for module, name in ((reports, "report_notebook"), (batches, "prepare_judges")): monkeypatch.setattr(module, name, getattr(module, name))   # so that they come back
+    for module, name in ((reports, "report_notebook"), (batches, "prepare_judges")):
+        monkeypatch.setattr(module, name, getattr(module, name))   # so that they come back
     stand_in(notebooks)
     return lambda out, *arguments: commands.batch(["--out", str(out), *arguments])
 
 
 def executions(out) -> list[int]:
     "How often the report of each run was executed"
-    return [len((out/regime/"seed-0"/"executed").read_text().splitlines()) for regime in REGIMES if (out/regime/"seed-0"/"executed").exists()]
+    return [len((out/regime/"seed-0"/"executed").read_text().splitlines()) for regime in REGIMES
+            if (out/regime/"seed-0"/"executed").exists()]
 
 
 def test_a_failed_job_stops_no_other_and_is_tried_again_on_request(evaluated, batch, capfd):
@@ -294,12 +334,15 @@ def test_a_failed_job_stops_no_other_and_is_tried_again_on_request(evaluated, ba
     (failing/"broken").touch()
     assert batch(evaluated, *STUDY) == 1
     line = capfd.readouterr().err.splitlines()[-1]
-    assert line == f"cgen-batch: {REGIMES[0]} seed 0 failed: RuntimeError: this run is broken; --retry-failed tries it again"
+    assert (line == f"cgen-batch: {REGIMES[0]} seed 0 failed: RuntimeError: this run is broken; "
+            "--retry-failed tries it again")
     assert [read_json(folder/"run.json")["status"] for folder in (failing, other)] == ["failed", "ok"]
     assert "this run is broken" in (failing/"report.log").read_text() and not (failing/"report.html").exists()
     assert read_json(evaluated/"run.json")["status"] == "ok" and "failed" in (evaluated/"index.html").read_text()
     (failing/"broken").unlink()
-    assert batch(evaluated, *STUDY) == 1 and capfd.readouterr().err.splitlines()[-1] == line and executions(evaluated) == [1, 1]   # not by itself
+    # not by itself
+    assert batch(evaluated,
+                 *STUDY) == 1 and capfd.readouterr().err.splitlines()[-1] == line and executions(evaluated) == [1, 1]
     assert batch(evaluated, *STUDY, "--retry-failed") == 0
     assert read_json(failing/"run.json")["status"] == "ok" and executions(evaluated) == [2, 1]
     assert not (failing/"report.log").exists() and (failing/"report.html").exists()
@@ -338,6 +381,7 @@ def test_two_batches_at_once_in_one_folder_both_end_well(evaluated, notebooks):
     both = [Started(evaluated, *STUDY, "--images-per-class", str(PAUSES), notebooks=notebooks) for _ in range(2)]
     assert [start.wait() for start in both] == [0, 0], "\n".join(start.said for start in both)
     assert sum("another batch is at work here" in start.said for start in both) == 1
-    for folder in (evaluated, *(evaluated/regime/"seed-0" for regime in REGIMES)): assert read_json(folder/"run.json")["status"] == "ok"
+    for folder in (evaluated, *(evaluated/regime/"seed-0" for regime in REGIMES)):
+        assert read_json(folder/"run.json")["status"] == "ok"
     for page in evaluated.rglob("*.html"): assert page.read_text().rstrip().endswith("</html>")
     assert not [path for path in evaluated.rglob("*") if path.suffix == ".log" or path.name == ".report.ipynb"]

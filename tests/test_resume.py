@@ -1,6 +1,8 @@
-"""A run that is killed, interrupted, doubled or damaged ends in the same bits as one that was left alone, or says in one line why it does not
+"""A run that is killed, interrupted, doubled or damaged ends in the same bits as one that was left alone,
+or says in one line why it does not
 
-Every kill here is a real SIGKILL of a real process. The processes are forked from a server that has imported torch already, so a start costs a second.
+Every kill here is a real SIGKILL of a real process. The processes are forked from a server that has imported torch
+already, so a start costs a second.
 """
 import multiprocessing, os, random, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
@@ -14,7 +16,8 @@ from curriculum_gen.records import RunFolder, read_history, read_json, sha256
 STEPS, INTERVAL = 16, 8
 PLANNED = list(checkpoint_steps(STEPS, INTERVAL))   # 0, 4, 5, 8, 9, 10, 16
 LAST = 8   # the last checkpoint of the run that is half done
-RUN = ["--regime", "full_curriculum", "--seed", "5", "--profile", "tiny", "--steps", str(STEPS), "--interval", str(INTERVAL)]
+RUN = ["--regime", "full_curriculum", "--seed", "5", "--profile", "tiny", "--steps", str(STEPS), "--interval",
+       str(INTERVAL)]
 PATIENCE = 120   # seconds that a process gets for anything, on a busy machine; none needs a tenth of it
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["curriculum_gen.training", "curriculum_gen.commands"])
@@ -31,7 +34,8 @@ def no_network():
 # ---- real processes
 
 def at_operation(number, folder, act):
-    "Call `act` when this process is about to do its n-th operation on a path under a folder: open, mkdir, rename, remove, list"
+    """Call `act` when this process is about to do its n-th operation on a path under a folder:
+    open, mkdir, rename, remove, list"""
     seen = 0
     def watch(event, arguments):
         nonlocal seen
@@ -56,7 +60,8 @@ class Started:
     def __init__(self, *arguments, command="train", killed_at=None, largest_file=None):
         self.folder = Path(arguments[0])
         self.log = self.folder.with_name(f"{self.folder.name}.log")
-        self.process = PROCESSES.Process(target=in_process, args=(command, arguments, self.log, killed_at, largest_file))
+        self.process = PROCESSES.Process(target=in_process,
+                                         args=(command, arguments, self.log, killed_at, largest_file))
         self.process.start()
 
     def wait(self) -> int:
@@ -99,7 +104,8 @@ def unbroken(tmp_path_factory) -> RunFolder:
     "The run nobody disturbed, by the installed command, with however many threads this machine would use by itself"
     folder = tmp_path_factory.mktemp("unbroken")/"run"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", "import sys; from curriculum_gen.commands import train; sys.exit(train())", folder, *RUN],
+    done = subprocess.run([sys.executable, "-c",
+                           "import sys; from curriculum_gen.commands import train; sys.exit(train())", folder, *RUN],
                           env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     run = RunFolder(folder)
@@ -158,7 +164,8 @@ def test_ctrl_c_is_told_in_one_line_and_goes_on_to_the_same_bits(unbroken, tmp_p
     line = problem(start.said)
     stopped = read_history(run.history)[-1].step
     assert 11 <= stopped < STEPS and "same command continues" in line
-    if interrupts == 1: assert f"step {stopped}" in line and run.steps()[-1] == stopped, "the steps since the last checkpoint are lost"
+    if interrupts == 1:
+        assert f"step {stopped}" in line and run.steps()[-1] == stopped, "the steps since the last checkpoint are lost"
     again = Started(run.path, *RUN)
     assert again.wait() == 0, again.said
     assert run.steps() == PLANNED, "the checkpoint of the interrupt is not one of the run's"
@@ -178,7 +185,8 @@ def test_another_seed_is_another_history(unbroken, tmp_path):
     other = training.train(config, tmp_path/"run")
     ours, theirs = (read_history(run.history) for run in (unbroken, other))
     assert not {record.alignment for record in ours} & {record.alignment for record in theirs}
-    for file in ("generator.safetensors", "witness.safetensors"): assert sha256(unbroken.checkpoint(0)/file) != sha256(other.checkpoint(0)/file)
+    for file in ("generator.safetensors", "witness.safetensors"):
+        assert sha256(unbroken.checkpoint(0)/file) != sha256(other.checkpoint(0)/file)
 
 
 def test_the_thread_count_is_part_of_a_run(half_way, capfd):
@@ -211,7 +219,8 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-100]), Path.unlink], ids=["a flipped bit", "cut short", "missing"])
+@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-100]), Path.unlink],
+                         ids=["a flipped bit", "cut short", "missing"])
 @pytest.mark.parametrize("file", ["generator.safetensors", "witness.safetensors", "optimisers.safetensors"])
 def test_a_damaged_checkpoint_is_named(half_way, file, damage, capfd):
     damage(half_way.checkpoint(LAST)/file)
@@ -220,7 +229,8 @@ def test_a_damaged_checkpoint_is_named(half_way, file, damage, capfd):
     line = problem(capfd.readouterr().err)
     assert f"step-{LAST:06d}/{file}" in line and "delete" in line
     after = content(half_way.path)
-    assert {name: after[name] for name in before if name != "history.jsonl"} == {name: value for name, value in before.items() if name != "history.jsonl"}
+    assert {name: after[name] for name in before
+            if name != "history.jsonl"} == {name: value for name, value in before.items() if name != "history.jsonl"}
     assert read_history(half_way.history)
 
 
@@ -232,15 +242,17 @@ def test_without_the_damaged_checkpoint_it_goes_on_to_the_same_bits(unbroken, ha
     assert content(half_way.path) == content(unbroken.path)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"step": 8, "files": {', "[]"], ids=["empty", "no fields", "half", "another thing"])
+@pytest.mark.parametrize("text", ["", "{}", '{"step": 8, "files": {', "[]"],
+                         ids=["empty", "no fields", "half", "another thing"])
 def test_a_damaged_record_is_named(half_way, text, capfd):
     (half_way.checkpoint(LAST)/"record.json").write_text(text)
     assert commands.train([str(half_way.path), *RUN]) == 2
     assert f"step-{LAST:06d}" in problem(capfd.readouterr().err)
 
 
-@pytest.mark.parametrize("damage", [lambda run: run.history.write_bytes(run.history.read_bytes()[:700]), lambda run: run.history.unlink(),
-                                    lambda run: shutil.rmtree(run.checkpoint(5))], ids=["lines of the history", "the history", "a checkpoint in the middle"])
+@pytest.mark.parametrize("damage", [lambda run: run.history.write_bytes(run.history.read_bytes()[:700]),
+                                    lambda run: run.history.unlink(), lambda run: shutil.rmtree(run.checkpoint(5))],
+                         ids=["lines of the history", "the history", "a checkpoint in the middle"])
 def test_what_a_finished_run_has_lost_is_made_again(unbroken, tmp_path, damage):
     "The lines of the history are not forced to the disk one by one, so a power cut can cost the last of them"
     run = RunFolder(shutil.copytree(unbroken.path, tmp_path/"run"))
@@ -252,7 +264,8 @@ def test_what_a_finished_run_has_lost_is_made_again(unbroken, tmp_path, damage):
 # ---- no space
 
 @pytest.mark.parametrize("largest_file", [1_500_000, 3_000_000], ids=["the generator's weights", "the optimisers"])
-def test_a_write_that_the_system_refuses_is_told_in_one_line_and_leaves_no_half_checkpoint(unbroken, half_way, largest_file):
+def test_a_write_that_the_system_refuses_is_told_in_one_line_and_leaves_no_half_checkpoint(unbroken, half_way,
+                                                                                           largest_file):
     start = Started(half_way.path, *RUN, largest_file=largest_file)
     assert start.wait() == 2, start.said
     assert str(half_way.path) in problem(start.said)
@@ -261,15 +274,18 @@ def test_a_write_that_the_system_refuses_is_told_in_one_line_and_leaves_no_half_
     assert content(half_way.path) == content(unbroken.path)
 
 
-def test_a_disk_that_fills_up_is_told_in_one_line_and_the_run_goes_on_when_there_is_space(unbroken, half_way, tmp_path, monkeypatch, capfd):
+def test_a_disk_that_fills_up_is_told_in_one_line_and_the_run_goes_on_when_there_is_space(unbroken, half_way, tmp_path,
+                                                                                          monkeypatch, capfd):
     disk, steps = tmp_path/"disk", training.take_steps
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "none", disk], capture_output=True).returncode: pytest.skip("no disk can be mounted here")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "none", disk], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
     try:
         run = RunFolder(shutil.copytree(half_way.path, disk/"run"))
         def steps_on_a_filling_disk(*arguments, **options):
             for record in steps(*arguments, **options):
-                if record.step == 12: subprocess.run(["dd", "if=/dev/zero", f"of={disk/'filler'}", "bs=64k"], capture_output=True)
+                if record.step == 12:
+                    subprocess.run(["dd", "if=/dev/zero", f"of={disk/'filler'}", "bs=64k"], capture_output=True)
                 yield record
         monkeypatch.setattr(training, "take_steps", steps_on_a_filling_disk)
         assert commands.train([str(run.path), *RUN]) == 2

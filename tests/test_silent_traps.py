@@ -1,4 +1,5 @@
-"""Faults of the tools that give wrong results without an error. Each is shown to happen first, so that the test that it does not happen here can fail."""
+"""Faults of the tools that give wrong results without an error. Each is shown to happen first, so that the test that it
+does not happen here can fail."""
 import json, os, re, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,16 +20,19 @@ PATIENCE = 60   # seconds that anything gets, on a busy machine; nothing needs a
 def written(path, parameters, *cells) -> Path:
     "A notebook with a cell of parameters and others"
     tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[tagged, *map(nbformat.v4.new_code_cell, cells)], metadata=PYTHON), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[tagged, *map(nbformat.v4.new_code_cell, cells)], metadata=PYTHON),
+                   path)
     return path
 
 
 def job(notebook, folder="out", threads=1, **parameters) -> Job:
-    return Job(name="a job", notebook=notebook, report=notebook.parent/folder/"report.ipynb", parameters=parameters, threads=threads)
+    return Job(name="a job", notebook=notebook, report=notebook.parent/folder/"report.ipynb", parameters=parameters,
+               threads=threads)
 
 
 def printed(path) -> str:
-    return "".join(output.text for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == "stream")
+    return "".join(output.text for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+                   for output in cell.outputs if output.output_type == "stream")
 
 
 def wait_for(happened):
@@ -40,7 +44,8 @@ def wait_for(happened):
 
 # ---- 1: the parameters that are not used
 
-PARAMETERS = nbformat.v4.new_code_cell('regime = "phase1_only"\nseed = 0', metadata={"tags": ["parameters"], "collapsed": True})
+PARAMETERS = nbformat.v4.new_code_cell('regime = "phase1_only"\nseed = 0',
+                                       metadata={"tags": ["parameters"], "collapsed": True})
 
 
 def kept_parameters(folder, command, setting):
@@ -59,7 +64,8 @@ def kept_parameters(folder, command, setting):
     return set(papermill.inspect_notebook(path))
 
 
-@pytest.mark.parametrize("setting", ["", 'allowed_cell_metadata_keys = "tags"\n'], ids=["no setting", "a string instead of a list"])
+@pytest.mark.parametrize("setting", ["", 'allowed_cell_metadata_keys = "tags"\n'],
+                         ids=["no setting", "a string instead of a list"])
 def test_clean_strips_the_parameters_tag_without_our_setting(project_copy, command, setting):
     assert kept_parameters(project_copy, command, setting) == set()
 
@@ -80,9 +86,11 @@ def test_clean_keeps_the_parameters_of_every_report(root, project_copy, command)
 
 MISTYPED = 'regime = "phase1_only"', 'import os\nprint(regime, os.environ["OMP_NUM_THREADS"])'
 
-def test_papermill_runs_with_the_defaults_when_a_name_is_mistyped_and_with_the_threads_of_whoever_calls(tmp_path, monkeypatch):
+def test_papermill_runs_with_the_defaults_when_a_name_is_mistyped_and_with_the_threads_of_whoever_calls(tmp_path,
+                                                                                                        monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    papermill.execute_notebook(written(tmp_path/"source.ipynb", *MISTYPED), tmp_path/"bare.ipynb", {"regmie": "full_curriculum"}, progress_bar=False)
+    papermill.execute_notebook(written(tmp_path/"source.ipynb", *MISTYPED), tmp_path/"bare.ipynb",
+                               {"regmie": "full_curriculum"}, progress_bar=False)
     assert printed(tmp_path/"bare.ipynb") == "phase1_only 7\n"
 
 
@@ -104,11 +112,13 @@ SLEEPER = """import os, subprocess, sys, time
 from pathlib import Path
 if started:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    Path(f"{started}.part").write_text(f"{os.getppid()} {os.getpid()} {child.pid}")   # papermill, kernel, what the kernel started
+    # papermill, kernel, what the kernel started
+    Path(f"{started}.part").write_text(f"{os.getppid()} {os.getpid()} {child.pid}")
     os.rename(f"{started}.part", started)
 time.sleep(seconds)"""
 
-def sleeper(folder) -> Path: return written(folder/"source.ipynb", 'seconds = 0\nstarted = ""', SLEEPER, "print('the end')")
+def sleeper(folder) -> Path:
+    return written(folder/"source.ipynb", 'seconds = 0\nstarted = ""', SLEEPER, "print('the end')")
 
 
 def claims(path) -> set:
@@ -118,12 +128,15 @@ def claims(path) -> set:
 
 def test_after_a_timeout_the_saved_notebook_calls_every_cell_completed(tmp_path):
     with pytest.raises(CellTimeoutError):
-        papermill.execute_notebook(sleeper(tmp_path), tmp_path/"bare.ipynb", {"seconds": 600, "started": str(tmp_path/"started")}, execution_timeout=2, progress_bar=False)
+        papermill.execute_notebook(sleeper(tmp_path), tmp_path/"bare.ipynb",
+                                   {"seconds": 600, "started": str(tmp_path/"started")}, execution_timeout=2,
+                                   progress_bar=False)
     assert claims(tmp_path/"bare.ipynb") == {"completed"} and "the end" not in printed(tmp_path/"bare.ipynb")
 
 
 def test_after_an_interrupt_the_saved_notebook_calls_every_cell_completed(tmp_path):
-    command = [sys.executable, "-m", "papermill", sleeper(tmp_path), tmp_path/"bare.ipynb", "-p", "seconds", "600", "-p", "started", tmp_path/"started"]
+    command = [sys.executable, "-m", "papermill", sleeper(tmp_path), tmp_path/"bare.ipynb", "-p", "seconds", "600",
+               "-p", "started", tmp_path/"started"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for((tmp_path/"started").exists)
     process.send_signal(signal.SIGINT)
@@ -162,7 +175,8 @@ def ended(request, tmp_path_factory) -> Ended: return Ended(tmp_path_factory.mkt
 def test_the_record_says_how_a_job_ended(ended, request):
     how = request.node.callspec.params["ended"]
     record = read_json(ended.stopped.status)
-    assert record == ended.outcome and (record["status"], record["error"], record["attempts"]) == (how, how, 1) and record["parameters"]["seconds"] == 600
+    assert record == ended.outcome and (record["status"], record["error"],
+                                        record["attempts"]) == (how, how, 1) and record["parameters"]["seconds"] == 600
     assert not ended.stopped.is_done() and not ended.good.is_done()
 
 
@@ -175,7 +189,8 @@ def test_a_cell_that_fails_is_told_and_costs_no_earlier_report(tmp_path):
     execute(good)
     before = good.report.read_bytes(), good.page.read_bytes()
     record = execute(job(good.notebook, seconds=-1))
-    assert (record["status"], record["attempts"]) == ("failed", 1) and "sleep length must be non-negative" in record["error"]
+    assert (record["status"], record["attempts"]) == ("failed",
+                                                      1) and "sleep length must be non-negative" in record["error"]
     assert (good.report.read_bytes(), good.page.read_bytes()) == before and not good.is_done()
 
 
@@ -204,7 +219,8 @@ def test_what_the_kernel_of_an_ended_job_had_started_is_ended_too(ended):
 def sockets(manager) -> set[str]:
     "Those in the working folder at which a kernel listens"
     names = {f"{manager.ip}-{port}" for port in manager.ports}
-    return names & {connection.laddr for connection in psutil.Process(manager.provisioner.pid).net_connections(kind="unix")}
+    return names & {connection.laddr
+                    for connection in psutil.Process(manager.provisioner.pid).net_connections(kind="unix")}
 
 
 def answers(client) -> bool:
@@ -219,7 +235,9 @@ def test_of_two_kernels_on_ipc_in_one_folder_at_most_one_answers(tmp_path, monke
     try:
         for manager in managers: manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert len({(manager.ip, manager.shell_port) for manager in managers}) == 1
-        for manager in managers: wait_for(lambda: len(sockets(manager)) == len(manager.ports))   # before any client comes: whoever comes early is still answered by the first
+        # before any client comes: whoever comes early is still answered by the first
+        for manager in managers:
+            wait_for(lambda: len(sockets(manager)) == len(manager.ports))
         clients = [manager.client() for manager in managers]
         for client in clients: client.start_channels()
         assert not all(answers(client) for client in clients) and all(manager.is_alive() for manager in managers)
@@ -233,7 +251,8 @@ from pathlib import Path
 from ipykernel.connect import get_connection_info
 Path(f"here-{x}").touch()
 while len(list(Path(".").glob("here-*"))) < 3: time.sleep(0.05)
-print(x, json.loads(get_connection_info())["transport"], *(os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")),
+threads = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
+print(x, json.loads(get_connection_info())["transport"], *(os.environ[name] for name in threads),
       os.getpgid(os.getppid()) == os.getppid())"""
 
 def test_parallel_jobs_in_one_folder_do_not_cross_and_each_has_its_threads_and_group(tmp_path, monkeypatch):
@@ -241,7 +260,8 @@ def test_parallel_jobs_in_one_folder_do_not_cross_and_each_has_its_threads_and_g
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     source = written(Path("source.ipynb"), "x = 0", MEETING)
     jobs = [job(source, folder=f"job-{x}", threads=x, x=x) for x in (1, 2, 3)]
-    with ThreadPoolExecutor(3) as pool: outcomes = list(pool.map(lambda job: execute(job, timeout_seconds=PATIENCE), jobs))
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(lambda job: execute(job, timeout_seconds=PATIENCE), jobs))
     assert [outcome["status"] for outcome in outcomes] == ["ok"]*3
     assert [printed(job.report) for job in jobs] == [f"{x} tcp {x} {x} {x} True\n" for x in (1, 2, 3)]
 
@@ -260,7 +280,9 @@ def reluctant(tmp_path, monkeypatch):
         folder, starts = tmp_path/"jupyter"/"kernels"/"python3", tmp_path/"starts"
         folder.mkdir(parents=True)
         (folder/"start.py").write_text(RELUCTANT)
-        (folder/"kernel.json").write_text(json.dumps({"argv": [sys.executable, str(folder/"start.py"), str(starts), str(deaths), "-f", "{connection_file}"], "display_name": "python3", "language": "python"}))
+        (folder/"kernel.json").write_text(json.dumps({"argv": [sys.executable, str(folder/"start.py"), str(starts),
+                                                               str(deaths), "-f", "{connection_file}"],
+                                                      "display_name": "python3", "language": "python"}))
         monkeypatch.setenv("JUPYTER_PATH", str(tmp_path/"jupyter"))
         return starts
     return install
@@ -277,8 +299,10 @@ def test_a_kernel_that_dies_at_its_start_is_started_once_more(tmp_path, reluctan
 def test_papermill_gives_up_at_the_first_failed_start(tmp_path, reluctant):
     starts = reluctant(1)
     source = written(tmp_path/"source.ipynb", "x = 0")
-    bare = subprocess.run([sys.executable, "-m", "papermill", source, tmp_path/"bare.ipynb"], capture_output=True, text=True, timeout=PATIENCE)
-    assert bare.returncode != 0 and "Kernel died before replying" in bare.stderr and len(starts.read_text().splitlines()) == 1
+    bare = subprocess.run([sys.executable, "-m", "papermill", source, tmp_path/"bare.ipynb"], capture_output=True,
+                          text=True, timeout=PATIENCE)
+    assert (bare.returncode != 0 and "Kernel died before replying" in bare.stderr
+            and len(starts.read_text().splitlines()) == 1)
 
 
 def test_a_kernel_that_dies_at_its_work_is_not_started_again(tmp_path, reluctant):
@@ -295,8 +319,10 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     "One executed notebook, as nbconvert makes a page of it and as we do"
     folder = tmp_path_factory.mktemp("pages")
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    cells = [nbformat.v4.new_markdown_cell("# Title\n\n> subtitle\n\nA formula, $p \\le 0.01$.\n\n```mermaid\ngraph LR; a --> b\n```"),
-             nbformat.v4.new_code_cell("a figure", outputs=[nbformat.v4.new_output("display_data", data={"image/png": dot})])]
+    cells = [nbformat.v4.new_markdown_cell("# Title\n\n> subtitle\n\nA formula, $p \\le 0.01$.\n\n"
+                                           "```mermaid\ngraph LR; a --> b\n```"),
+             nbformat.v4.new_code_cell("a figure",
+                                       outputs=[nbformat.v4.new_output("display_data", data={"image/png": dot})])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=PYTHON), folder/"report.ipynb")
     (folder/"bare.html").write_text(HTMLExporter().from_filename(folder/"report.ipynb")[0])
     write_page(folder/"report.ipynb", folder/"ours.html", title="<A> title")

@@ -1,4 +1,4 @@
-"""The documentation as a site: what stops it, what its pages say, and how they behave in a browser that has no network"""
+"""The documentation as a site: what stops it, what its pages say, and how they behave in a browser without a network"""
 import functools, http.server, re, shutil, threading
 from importlib.util import find_spec
 from urllib.parse import unquote, urldefrag
@@ -21,8 +21,10 @@ def settings(*contents): return {"website": {"title": "t", "sidebar": {"contents
 
 
 def test_a_side_bar_that_cannot_be_read_is_refused_in_one_line():
-    with pytest.raises(InputError, match="section 'Later' lists no pages"): documentation.navigation(settings({"section": "Later"}))
-    with pytest.raises(InputError, match="neither the path of a notebook"): documentation.navigation(settings({"text": "Nowhere"}))
+    with pytest.raises(InputError, match="section 'Later' lists no pages"):
+        documentation.navigation(settings({"section": "Later"}))
+    with pytest.raises(InputError, match="neither the path of a notebook"):
+        documentation.navigation(settings({"text": "Nowhere"}))
 
 
 @pytest.fixture
@@ -40,7 +42,8 @@ def checkout(tmp_path, monkeypatch):
 def test_a_page_that_is_not_there_is_named(checkout, capsys):
     project = checkout("index.ipynb")
     assert commands.site(["--out", str(project/"site")]) == 2
-    assert capsys.readouterr().err == "cgen-site: _quarto.yml: nbs/index.ipynb is no notebook; write it, or take it out of the side bar\n"
+    assert (capsys.readouterr().err == "cgen-site: _quarto.yml: nbs/index.ipynb is no notebook; write it, "
+            "or take it out of the side bar\n")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(checkout, capsys):
@@ -67,7 +70,8 @@ def test_nbdev_renders_the_pages_where_quarto_is(checkout, monkeypatch):
     monkeypatch.setattr(documentation, "_run", nbdev_docs)
     monkeypatch.setattr(documentation.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert documentation.build_site(project/"site").read_text() == "made by Quarto" and ran == [["nbdev-docs"]]
-    with pytest.raises(InputError, match="--with sphinx"): documentation.build_site(project/"other", runs=project/"results")
+    with pytest.raises(InputError, match="--with sphinx"):
+        documentation.build_site(project/"other", runs=project/"results")
 
 
 def test_without_npm_there_is_no_mathjax(tmp_path, monkeypatch):
@@ -78,8 +82,10 @@ def test_without_npm_there_is_no_mathjax(tmp_path, monkeypatch):
 def test_the_settings_are_what_quarto_knows(root):
     "Quarto refuses names it does not know; its schema is in no registry, so what we use of it stands here"
     found = yaml.safe_load((root/"_quarto.yml").read_text())
-    assert found.keys() == {"project", "website", "format", "metadata-files"} and found["project"] == {"type": "website"}
-    assert found["website"].keys() <= {"title", "sidebar", "description"} and found["website"]["sidebar"].keys() <= {"style", "contents"}
+    assert found.keys() == {"project", "website", "format",
+                            "metadata-files"} and found["project"] == {"type": "website"}
+    assert found["website"].keys() <= {"title", "sidebar",
+                                       "description"} and found["website"]["sidebar"].keys() <= {"style", "contents"}
     assert found["format"].keys() == {"html"} and found["format"]["html"].keys() <= {"theme", "toc"}
     for section in found["website"]["sidebar"]["contents"]:
         assert section.keys() in ({"text", "href"}, {"section", "contents"})
@@ -88,13 +94,15 @@ def test_the_settings_are_what_quarto_knows(root):
 
 # ---- workflows
 
-BUILT_IN = {"vendor.github-workflows": ".github/workflows/*.yml", "vendor.github-actions": ".github/actions/*/action.yml"}
+BUILT_IN = {"vendor.github-workflows": ".github/workflows/*.yml",
+            "vendor.github-actions": ".github/actions/*/action.yml"}
 
 
 @pytest.fixture
 def checked(command, root):
     "Checks files against a schema that comes with check-jsonschema, without a network"
-    if not find_spec("check_jsonschema"): pytest.skip("check-jsonschema is not installed: pip install 'curriculum_gen[dev]'")
+    if not find_spec("check_jsonschema"):
+        pytest.skip("check-jsonschema is not installed: pip install 'curriculum_gen[dev]'")
     return lambda schema, *files: command("check-jsonschema", "--builtin-schema", schema, *map(str, files), folder=root)
 
 
@@ -114,12 +122,14 @@ def test_workflows_to_copy_are_what_github_reads(root, tmp_path, checked):
     "Those that pages show"
     files = []
     for page in sorted((root/"nbs").rglob("*.ipynb")):
-        text = "\n\n".join(cell.source for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "markdown")
+        text = "\n\n".join(cell.source for cell in nbformat.read(page, as_version=4).cells
+                           if cell.cell_type == "markdown")
         for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
             if not re.search("^jobs:", block, re.M): continue
             files.append(tmp_path/f"{page.stem}-{len(files)}.yml")
             files[-1].write_text(block)
-    assert any("cgen-gate" in file.read_text() for file in files), "no page shows how a repository of one's own is gated"
+    assert any("cgen-gate" in file.read_text()
+               for file in files), "no page shows how a repository of one's own is gated"
     done = checked("vendor.github-workflows", *files)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -138,11 +148,13 @@ def test_what_workflows_start_is_there(root):
 def test_a_study_is_kept_without_the_places_it_was_made_in(tmp_path):
     "Its table, its own report and that of each regime's first seed"
     study, target = tmp_path/"runs", tmp_path/"results"/"mine"
-    for name in ("phase1_only/seed-10", "phase1_only/seed-9", "full_curriculum/seed-9"): executed_report(study/name, name)
+    for name in ("phase1_only/seed-10", "phase1_only/seed-9", "full_curriculum/seed-9"):
+        executed_report(study/name, name)
     executed_report(study, "seed table", notebook="seed_table.ipynb", parameters={"out": str(study)})
     (study/"seed_table.json").write_text("{}")
     keep.main([str(study), str(target)])
-    assert {str(path.relative_to(target)) for path in target.rglob("*.ipynb")} == {"seed_table.ipynb", "phase1_only/seed-9/report.ipynb", "full_curriculum/seed-9/report.ipynb"}
+    assert ({str(path.relative_to(target)) for path in target.rglob("*.ipynb")}
+            == {"seed_table.ipynb", "phase1_only/seed-9/report.ipynb", "full_curriculum/seed-9/report.ipynb"})
     assert target.with_suffix(".json").read_text() == "{}" and documentation.executed_reports(target)
     assert nbformat.read(target/"seed_table.ipynb", as_version=4).metadata.papermill.parameters == {"out": "runs"}
     assert not [path for path in target.rglob("*") if path.is_file() and str(tmp_path) in path.read_text()]
@@ -158,13 +170,18 @@ def test_what_is_no_study_is_not_kept(tmp_path, capsys):
 def executed_report(folder, name, status="ok", notebook="report.ipynb", parameters={"seed": 3, "run_folder": "r"*90}):
     "A report as papermill leaves it, with a slider, a wide table and a formula in it"
     tagged = {"parameters": "seed = 7", "injected-parameters": "seed = 3"}
-    cells = [nbformat.v4.new_markdown_cell("# One run\n\n> What came of it"), *(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}) for tag, source in tagged.items())]
+    cells = [nbformat.v4.new_markdown_cell("# One run\n\n> What came of it"),
+             *(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}) for tag, source in tagged.items())]
     wide = f"<table><tr>{''.join(f'<td>column_{n}</td>' for n in range(30))}</tr></table>"
     outputs = [nbformat.v4.new_output("execute_result", {"text/html": html}) for html in (SLIDER, wide)]
-    cells += [nbformat.v4.new_code_cell("show()", outputs=outputs), nbformat.v4.new_markdown_cell("A long_name_" + "x"*80 + " and $e^x$.")]
+    cells += [nbformat.v4.new_code_cell("show()", outputs=outputs),
+              nbformat.v4.new_markdown_cell("A long_name_" + "x"*80 + " and $e^x$.")]
     folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"parameters": parameters, "output_path": str(folder)}}), folder/notebook)
-    write_json(folder/"run.json", {"status": status, "job": name, "notebook": "regime.ipynb", "seconds": 41.6, "error": "" if status == "ok" else "ValueError: no", "commit": None, "versions": {"curriculum_gen": "0.1.0"}})
+    nbformat.write(nbformat.v4.new_notebook(
+        cells=cells, metadata={"papermill": {"parameters": parameters, "output_path": str(folder)}}), folder/notebook)
+    write_json(folder/"run.json", {"status": status, "job": name, "notebook": "regime.ipynb",
+                                   "seconds": 41.6, "error": "" if status == "ok" else "ValueError: no", "commit": None,
+                                   "versions": {"curriculum_gen": "0.1.0"}})
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +220,8 @@ def visits(browser, site, address):
         browser.window(WIDE)
         visit = browser.visit(address + page.relative_to(site).as_posix())
         browser.window(NARROW)
-        found[page.relative_to(site).as_posix()] = visit, browser.value("document.documentElement.scrollWidth - innerWidth")
+        found[page.relative_to(site).as_posix()] = (visit,
+                                                    browser.value("document.documentElement.scrollWidth - innerWidth"))
     browser.window(WIDE)
     return found
 
@@ -212,15 +230,18 @@ def none(found): assert not found, "\n".join(f"{page}: {what}" for page, what in
 
 
 def test_every_notebook_of_the_side_bar_has_a_page(site, root):
-    for page in documentation.notebooks_of(documentation.navigation(yaml.safe_load((root/"_quarto.yml").read_text()))): assert (site/f"{documentation.site_path(page)}.html").exists()
+    for page in documentation.notebooks_of(documentation.navigation(yaml.safe_load((root/"_quarto.yml").read_text()))):
+        assert (site/f"{documentation.site_path(page)}.html").exists()
 
 
 def test_no_page_says_anything_in_red_or_misses_anything(visits):
-    none({page: visit.errors + visit.failed + visit.broken for page, (visit, _) in visits.items() if visit.errors or visit.failed or visit.broken})
+    none({page: visit.errors + visit.failed + visit.broken for page, (visit, _) in visits.items() if visit.errors
+          or visit.failed or visit.broken})
 
 
 def test_no_page_asks_for_anything_elsewhere(visits, address):
-    none({page: outside for page, (visit, _) in visits.items() if (outside := [url for url in visit.requests if not url.startswith((address, "about:", "blob:"))])})
+    none({page: outside for page, (visit, _) in visits.items()
+          if (outside := [url for url in visit.requests if not url.startswith((address, "about:", "blob:"))])})
 
 
 def test_every_link_leads_somewhere(visits, address, site):
@@ -230,14 +251,17 @@ def test_every_link_leads_somewhere(visits, address, site):
         page = unquote(page.split("?")[0]) or "index.html"
         if page not in visits: return (site/page).is_file()   # a figure in its full size
         return not anchor or unquote(anchor) in visits[page][0].ids
-    none({page: dead for page, (visit, _) in visits.items() if (dead := sorted({link for link in visit.links if not leads(link)}))})
+    none({page: dead for page, (visit, _) in visits.items()
+          if (dead := sorted({link for link in visit.links if not leads(link)}))})
 
 
-def test_no_page_is_wider_than_a_telephone(visits): none({page: f"{too_wide} pixels" for page, (_, too_wide) in visits.items() if too_wide > 0})
+def test_no_page_is_wider_than_a_telephone(visits):
+    none({page: f"{too_wide} pixels" for page, (_, too_wide) in visits.items() if too_wide > 0})
 
 
 def test_an_executed_report_tells_how_it_ended_and_with_which_parameters(visits):
-    fine, failed = (" ".join(visits[f"executed/{regime}/seed-3/report.html"][0].text.split()) for regime in ("phase1_only", "full_curriculum"))
+    fine, failed = (" ".join(visits[f"executed/{regime}/seed-3/report.html"][0].text.split())
+                    for regime in ("phase1_only", "full_curriculum"))
     assert "Executed from regime.ipynb in 42 s, by curriculum_gen 0.1.0." in fine
     assert "full_curriculum seed 3 ended with failed ValueError: no. Executed from regime.ipynb" in failed
     assert "seed = " not in fine and "seed = " not in failed
@@ -245,20 +269,24 @@ def test_an_executed_report_tells_how_it_ended_and_with_which_parameters(visits)
 
 def test_a_report_begins_with_its_answer(visits):
     "Then comes the figure, and what the report is about only after it"
-    text, (answer, about) = visits["executed/quick/seed_table.html"][0].text, ("As reported, it is not the regime", "A lab report measured four checkpoints")
+    text, (answer, about) = (visits["executed/quick/seed_table.html"][0].text,
+                             ("As reported, it is not the regime", "A lab report measured four checkpoints"))
     assert 0 < text.index(answer) < text.index(about)
 
 
 def test_every_picture_of_a_report_says_what_it_shows(visits):
-    none({page: visit.undescribed for page, (visit, _) in visits.items() if page.startswith("executed/") and visit.undescribed})
+    none({page: visit.undescribed for page, (visit, _) in visits.items() if page.startswith("executed/")
+          and visit.undescribed})
     assert not visits["index.html"][0].undescribed
 
 
 def test_the_side_bar_leads_to_every_section(browser, address, visits):
     browser.visit(address + "index.html")
     browser.value("[...document.querySelectorAll('.sidebar-tree a')].find(a => a.textContent == 'diagnosis').click()")
-    assert browser.wait_for("location.pathname == '/diagnosis.html' && document.readyState == 'complete' && document.title")
-    box = browser.wait_for("(r => r.top > 0 && r.bottom < innerHeight && [r.top, r.bottom])(document.querySelector('.sidebar-tree .current-page').getBoundingClientRect())")
+    assert browser.wait_for("location.pathname == '/diagnosis.html' && document.readyState == 'complete' "
+                            "&& document.title")
+    box = browser.wait_for("(r => r.top > 0 && r.bottom < innerHeight && [r.top, "
+                           "r.bottom])(document.querySelector('.sidebar-tree .current-page').getBoundingClientRect())")
     assert box, "the page one is on is in sight in the side bar"
 
 
@@ -275,7 +303,8 @@ def test_the_side_bar_opens_on_a_telephone(browser, address):
 @pytest.mark.parametrize("opened", ["served", "as a file"])
 def test_search_finds_pages(browser, site, address, opened):
     visit = browser.visit((address if opened == "served" else site.as_uri() + "/") + "search.html?q=wilson")
-    assert "statistics.html" in browser.wait_for("[...document.querySelectorAll('#search-results li a')].map(a => a.href).join(' ')")
+    assert "statistics.html" in browser.wait_for("[...document.querySelectorAll('#search-results li a')].map(a => "
+                                                 "a.href).join(' ')")
     browser.wait_for("/found \\d+ page/.test(document.querySelector('#search-results').textContent)")
     assert not visit.errors + visit.failed
 
@@ -284,7 +313,8 @@ def test_the_theme_can_be_switched(browser, address):
     browser.visit(address + "statistics.html")
     seen = set()
     for _ in range(3):
-        seen.add((browser.value("document.body.dataset.theme"), browser.value("getComputedStyle(document.body).backgroundColor")))
+        seen.add((browser.value("document.body.dataset.theme"),
+                  browser.value("getComputedStyle(document.body).backgroundColor")))
         browser.value("[...document.querySelectorAll('.theme-toggle')].find(b => b.offsetParent).click()")
     themes, backgrounds = map(set, zip(*seen))
     assert {"light", "dark"} <= themes and len(backgrounds) == 2
@@ -308,8 +338,11 @@ def test_a_slider_moves_what_it_is_beside(browser, address, visits):
     assert {"executed/phase1_only/seed-3/report.html", "plots.html"} <= set(pages)
     for page in pages:
         browser.visit(address + page)
-        browser.value("document.querySelector('input[type=range]').scrollIntoView({block: 'center', behavior: 'instant'})")
+        browser.value("document.querySelector('input[type=range]').scrollIntoView({block: 'center', "
+                      "behavior: 'instant'})")
         before = browser.picture("article")
-        browser.value("(s => { s.value = s.value == s.max ? s.min : s.max; for (const kind of ['input', 'change']) s.dispatchEvent(new Event(kind, {bubbles: true})) })(document.querySelector('input[type=range]'))")
+        browser.value("(s => { s.value = s.value == s.max ? s.min : "
+                      "s.max; for (const kind of ['input', 'change']) s.dispatchEvent(new Event(kind, {bubbles: "
+                      "true})) })(document.querySelector('input[type=range]'))")
         assert browser.picture("article") != before, page
 

@@ -20,12 +20,15 @@ def loop(repaired, seed=0, total=6, watched=True, **declarations):
 
 
 def line_of(text):
-    return next(number for number, line in enumerate(Path(plain_loop.__file__).read_text().splitlines(), 1) if text in line)
+    return next(number for number, line in enumerate(Path(plain_loop.__file__).read_text().splitlines(), 1)
+                if text in line)
 
 
 def test_the_plain_loop_knows_nothing_of_the_package():
-    imported = {alias.name for node in ast.walk(ast.parse(inspect.getsource(plain_loop))) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-    assert not any("curriculum" in name for name in imported) and "curriculum" not in inspect.getsource(plain_loop).replace("curriculum of", "")
+    imported = {alias.name for node in ast.walk(ast.parse(inspect.getsource(plain_loop)))
+                if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    assert (not any("curriculum" in name for name in imported)
+            and "curriculum" not in inspect.getsource(plain_loop).replace("curriculum of", ""))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -38,25 +41,30 @@ def test_the_reports_loop_is_named_with_its_lines(seed):
     assert detached.where == f"plain_loop.py:{line_of('# where it is told')}"
     assert f"plain_loop.py:{line_of('# the first fault')}" in detached.evidence
     assert "plain_loop.py:" in found["requested labels reach no loss"].where
-    assert list(findings_table(seen.findings()).cause) == ["loss term without gradient", "requested labels reach no loss"]
+    assert list(findings_table(seen.findings()).cause) == ["loss term without gradient",
+                                                           "requested labels reach no loss"]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_its_repaired_twin_is_met_with_silence(seed):
     seen, _ = loop(repaired=True, seed=seed)
     assert seen.findings() == []
-    seen, _ = loop(repaired=True, seed=seed, terms={"alignment": ("generator",), "grounding": ("generator",)}, weights={"grounding": lambda step: plain_loop.weight_of(step, 6)})
+    seen, _ = loop(repaired=True, seed=seed, terms={"alignment": ("generator",), "grounding": ("generator",)},
+                   weights={"grounding": lambda step: plain_loop.weight_of(step, 6)})
     assert seen.findings() == []
     assert {"TERM", "GREC", "LEDGER"}.isdisjoint(seen.not_possible())
 
 
-@pytest.mark.parametrize("declarations", [{}, {"terms": {"grounding": ("generator",)}, "weights": {"grounding": lambda step: plain_loop.weight_of(step, 6)}}], ids=["observed", "declared"])
+@pytest.mark.parametrize("declarations", [{}, {"terms": {"grounding": ("generator",)},
+                                               "weights": {"grounding": lambda step: plain_loop.weight_of(step, 6)}}],
+                         ids=["observed", "declared"])
 def test_watched_steps_are_bit_identical_and_nothing_stays_behind(declarations):
     before = torch.autograd.backward, torch.overrides._len_torch_function_stack(), torch.get_rng_state().shape
     _, watched = loop(repaired=True, **declarations)
     _, alone = loop(repaired=True, watched=False)
     for role in watched:
-        for (name, one), other in zip(watched[role].state_dict().items(), alone[role].state_dict().values()): assert torch.equal(one, other), f"{role}.{name}"
+        for (name, one), other in zip(watched[role].state_dict().items(), alone[role].state_dict().values()):
+            assert torch.equal(one, other), f"{role}.{name}"
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched[role].modules())
     assert before == (torch.autograd.backward, torch.overrides._len_torch_function_stack(), torch.get_rng_state().shape)
     from torch.optim import optimizer
@@ -76,7 +84,8 @@ def test_findings_can_be_asked_for_inside_the_block():
     with watch(**networks) as seen:
         plain_loop.train(*networks.values(), images, labels, total=2)
         inside = seen.findings()
-    assert [f.cause for f in inside] == [f.cause for f in seen.findings()] == ["loss term without gradient", "requested labels reach no loss"]
+    assert [f.cause for f in inside] == [f.cause for f in seen.findings()] == ["loss term without gradient",
+                                                                               "requested labels reach no loss"]
 
 
 # ---- other people's loops
@@ -84,7 +93,8 @@ def test_findings_can_be_asked_for_inside_the_block():
 def other_loop(name, seed, **changes):
     loop, sizes, terms, weights = other_loops.LOOPS[name]
     torch.manual_seed(seed)
-    networks, data = {role: other_loops.conditional(*size) for role, size in sizes.items()}, (torch.rand(200, other_loops.PIXELS)*2 - 1, torch.randint(10, (200,)))
+    networks, data = ({role: other_loops.conditional(*size) for role, size in sizes.items()},
+                      (torch.rand(200, other_loops.PIXELS)*2 - 1, torch.randint(10, (200,))))
     with watch(**networks, **{"terms": terms, "weights": weights, **changes}) as seen: loop(networks, data, 9)
     return seen
 
@@ -99,4 +109,5 @@ def test_a_healthy_loop_in_another_hand_is_met_with_silence(name, seed):
 
 
 def test_a_weight_that_is_not_the_declared_one_is_found_in_a_dictionary():
-    assert [f.cause for f in other_loop("terms in a dictionary", 0, weights={"divergence": lambda step: 0.1}).findings()] == ["loss term weighted differently"]
+    assert [f.cause for f in other_loop("terms in a dictionary", 0, weights={"divergence": lambda step: 0.1})
+            .findings()] == ["loss term weighted differently"]

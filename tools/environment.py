@@ -1,15 +1,19 @@
 """Make the environment that everything runs in: `make environment`, or `python3.11 tools/environment.py`.
 
-It has two parts. The base holds the pinned packages of constraints.txt (about 6 GB with the CUDA build of torch) and is shared by all clones:
-it is made once for each content of constraints.txt and Python release. A clone's `.venv` is thin: it sees the base's packages and holds the clone's own package and commands,
-so two clones never run each other's code. Both are stamped when they are complete; without the stamp they are made anew.
+It has two parts. The base holds the pinned packages of constraints.txt (about 6 GB with the CUDA build of torch) and is
+shared by all clones:
+it is made once for each content of constraints.txt and Python release. A clone's `.venv` is thin:
+it sees the base's packages and holds the clone's own package and commands,
+so two clones never run each other's code. Both are stamped when they are complete;
+without the stamp they are made anew.
 
 Standard library only: this is the one program that runs before anything is installed.
 """
 import sys
 
 if sys.version_info < (3, 11):
-    sys.stderr.write("environment: Python 3.11 or newer is needed, this is %d.%d: name another with `make PYTHON=/path/to/python3.11`\n" % sys.version_info[:2])
+    sys.stderr.write("environment: Python 3.11 or newer is needed, this is %d.%d: "
+                     "name another with `make PYTHON=/path/to/python3.11`\n" % sys.version_info[:2])
     sys.exit(2)
 
 import contextlib, fcntl, hashlib, json, os, platform, re, shutil, subprocess, time
@@ -19,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT/"constraints.txt"
 SITE_PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 GIGABYTES_NEEDED = 8
-NO_NETWORK = "NewConnectionError|Connection refused|name resolution|Name or service not known|timed out|Network is unreachable|ProxyError|SSLError"
+NO_NETWORK = ("NewConnectionError|Connection refused|name resolution|Name or service not known|timed out|Network is "
+              "unreachable|ProxyError|SSLError")
 COMMAND = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
@@ -40,7 +45,8 @@ def say(text): print(f"environment: {text}", flush=True)
 def shared_folder():
     "Where the bases lie: CURRICULUM_GEN_ENVIRONMENTS, or the user's cache folder"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache"
-    return Path(os.environ.get("CURRICULUM_GEN_ENVIRONMENTS") or Path(cache)/"curriculum_gen"/"environments").expanduser().absolute()
+    return Path(os.environ.get("CURRICULUM_GEN_ENVIRONMENTS")
+                or Path(cache)/"curriculum_gen"/"environments").expanduser().absolute()
 
 
 def digest(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -65,7 +71,8 @@ def stamp(folder, key):
 
 @contextlib.contextmanager
 def locked(path):
-    "One make at a time; the others wait. The lock is inherited by the steps, so it ends when the last of them has ended, however that came about"
+    """One make at a time; the others wait. The lock is inherited by the steps, so it ends when the last of them has
+    ended, however that came about"""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         os.set_inheritable(file.fileno(), True)
@@ -94,19 +101,26 @@ def run(command, log, **variables):
 def reason(log):
     "Why a step failed, from what it wrote"
     text = log.read_text(errors="replace")
-    if "No space left" in text: return f"the disk is full: {GIGABYTES_NEEDED} GB are needed in {log.parent}; or name another folder with CURRICULUM_GEN_ENVIRONMENTS"
-    if re.search(NO_NETWORK, text): return "the package registry does not answer: check the network (or the proxy, or pip's index-url) and start the same command again"
-    errors = [line for line in text.splitlines() if line.strip() and not line.startswith(("WARNING", "[notice]", "    "))]
+    if "No space left" in text:
+        return (f"the disk is full: {GIGABYTES_NEEDED} GB are needed in {log.parent}; "
+                "or name another folder with CURRICULUM_GEN_ENVIRONMENTS")
+    if re.search(NO_NETWORK, text):
+        return ("the package registry does not answer: check the network (or the proxy, "
+                "or pip's index-url) and start the same command again")
+    errors = [line for line in text.splitlines() if line.strip()
+              and not line.startswith(("WARNING", "[notice]", "    "))]
     return f"{errors[-1].strip() if errors else 'a step failed without a word'} (all of it: {log})"
 
 
 def check_ground(folder):
     "Refuse early what would fail after minutes"
     if subprocess.run([sys.executable, "-c", "import ensurepip, venv"], capture_output=True).returncode:
-        raise Problem(f"{sys.executable} cannot make virtual environments: install its venv module (Debian, Ubuntu: apt-get install python3-venv)")
+        raise Problem(f"{sys.executable} cannot make virtual environments: install its venv module (Debian, Ubuntu: "
+                      "apt-get install python3-venv)")
     free = shutil.disk_usage(folder).free/1e9
     if free < GIGABYTES_NEEDED:
-        raise Problem(f"{folder} has {free:.1f} GB free and {GIGABYTES_NEEDED} are needed: free some space, or name another folder with CURRICULUM_GEN_ENVIRONMENTS")
+        raise Problem(f"{folder} has {free:.1f} GB free and {GIGABYTES_NEEDED} are needed: free some space, "
+                      "or name another folder with CURRICULUM_GEN_ENVIRONMENTS")
 
 
 def make_base(folder, constraints):
@@ -118,12 +132,14 @@ def make_base(folder, constraints):
         shutil.rmtree(folder)
     check_ground(folder.parent)
     pins = sum(1 for line in constraints.read_text().splitlines() if "==" in line)
-    say(f"installing {pins} pinned packages and the libraries they bring into {folder} (once, for all clones: about 6 GB, 2-3 minutes)")
+    say(f"installing {pins} pinned packages and the libraries they bring into {folder} (once, for all clones: "
+        "about 6 GB, 2-3 minutes)")
     started = time.monotonic()
     log = folder.parent/f"{key}.log"
     run([sys.executable, "-m", "venv", folder], log)
     (folder/"downloads").mkdir()
-    run([folder/"bin"/"python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-r", constraints], log, TMPDIR=str(folder/"downloads"))
+    run([folder/"bin"/"python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-r",
+         constraints], log, TMPDIR=str(folder/"downloads"))
     shutil.rmtree(folder/"downloads")
     stamp(folder, key)
     say(f"installed in {time.monotonic() - started:.0f} s")
@@ -160,8 +176,10 @@ def make_clone(folder, base):
 
 def copy_commands(folder, base):
     "The base's commands (pytest, nbdev-export, jupyter ...) once more, run by the clone's interpreter"
-    names = "import importlib.metadata as m, json; print(json.dumps([(e.name, e.value) for e in m.entry_points(group='console_scripts')]))"
-    found = json.loads(subprocess.run([base/"bin"/"python", "-c", names], capture_output=True, text=True, check=True).stdout)
+    names = ("import importlib.metadata as m, json; print(json.dumps([(e.name, "
+             "e.value) for e in m.entry_points(group='console_scripts')]))")
+    found = json.loads(subprocess.run([base/"bin"/"python", "-c", names], capture_output=True, text=True,
+                                      check=True).stdout)
     for name, value in found:
         path = folder/"bin"/name
         path.write_text(COMMAND.format(python=folder/"bin"/"python", name=name, value=value))
@@ -176,7 +194,9 @@ def main():
             make_base(base, CONSTRAINTS)
             make_clone(ROOT/".venv", base)
     except Problem as problem: return f"environment: {problem}"
-    except OSError as error: return f"environment: {error.filename or shared}: {error.strerror}; another folder can be named with CURRICULUM_GEN_ENVIRONMENTS"
+    except OSError as error:
+        return (f"environment: {error.filename or shared}: {error.strerror}; "
+                "another folder can be named with CURRICULUM_GEN_ENVIRONMENTS")
     except KeyboardInterrupt: return "environment: broken off; the next make starts over"
 
 

@@ -15,7 +15,8 @@ from curriculum_gen.records import write_atomic
 
 def kept(study):
     "The reports worth keeping: of the whole, and of the first seed of each regime"
-    firsts = {path.parent.parent.name: path for path in sorted(study.glob("*/seed-*/report.ipynb"), key=lambda path: -int(path.parent.name.removeprefix("seed-")))}
+    firsts = {path.parent.parent.name: path for path in sorted(
+        study.glob("*/seed-*/report.ipynb"), key=lambda path: -int(path.parent.name.removeprefix("seed-")))}
     return [study/"seed_table.ipynb", *firsts.values()]
 
 
@@ -25,7 +26,8 @@ def without_places(text, study):
 
 
 def report(path, study):
-    "Text of a report's notebook; of papermill's record only the parameters stay, since the rest names files and times of one machine"
+    """Text of a report's notebook; of papermill's record only the parameters stay, since the rest names files and times
+    of one machine"""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.papermill = {"parameters": notebook.metadata.papermill.parameters}
     for cell in notebook.cells: cell.metadata.pop("papermill", None)
@@ -38,7 +40,8 @@ def main(arguments=None):
     parser.add_argument("target", type=Path, help="such as results/quick")
     given = parser.parse_args(arguments)
     study = given.study.resolve()
-    if not (study/"seed_table.json").exists(): parser.error(f"{given.study}: no seed_table.json there; give the --out of a finished cgen-batch")
+    if not (study/"seed_table.json").exists():
+        parser.error(f"{given.study}: no seed_table.json there; give the --out of a finished cgen-batch")
     write_atomic(given.target.with_suffix(".json"), (study/"seed_table.json").read_text())
     for path in kept(study):
         folder = given.target/path.parent.relative_to(study)

@@ -1,7 +1,10 @@
-"""Write the two files that are copies: README.md from nbs/index.ipynb, and nbs/_quarto.yml from _quarto.yml (`make readme`).
+"""Write the two files that are copies: README.md from nbs/index.ipynb, and nbs/_quarto.yml from _quarto.yml
+(`make readme`).
 
-The README is what nbconvert's markdown exporter gives, with four changes for a reader at the top of the repository: `#|` directives
-are obeyed or dropped, with the cells that hold nothing else; pictures have the words of `fig-alt`; links are made relative to the top;
+The README is what nbconvert's markdown exporter gives, with four changes for a reader at the top of the repository:
+`#|` directives
+are obeyed or dropped, with the cells that hold nothing else; pictures have the words of `fig-alt`;
+links are made relative to the top;
 and the styling of tables is left out.
 """
 import posixpath, re, sys
@@ -41,8 +44,10 @@ def readme(notebook):
     "Text of the README, and its images by path"
     words = described(notebook)
     cells = [prepare(cell) for cell in notebook.cells]
-    notebook = nbformat.from_dict({**notebook, "cells": [cell for cell in cells if cell], "metadata": {"language_info": {"name": "python"}}})
-    text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": IMAGES, "unique_key": "index"})
+    notebook = nbformat.from_dict({**notebook, "cells": [cell for cell in cells if cell],
+                                   "metadata": {"language_info": {"name": "python"}}})
+    text, resources = MarkdownExporter().from_notebook_node(notebook,
+                                                            {"output_files_dir": IMAGES, "unique_key": "index"})
     text = re.sub(r"!\[png\](?=\()", lambda _: f"![{next(words)}]", text)
     text = re.sub(r"<style.*?</style>\n?", "", text, flags=re.DOTALL)
     text = re.sub(r"[ \t]+\n", "\n", text)
