@@ -6,14 +6,17 @@ from types import SimpleNamespace
 
 import nbformat, psutil, pytest
 
-from curriculum_gen import batches, commands, reports
-from curriculum_gen.records import InputError, read_json
+import commands
+from curriculum_gen.reporting import index, reports
+from curriculum_gen.sweeps import run_study as batches
+from curriculum_gen.core.errors import InputError
+from curriculum_gen.core.records import read_json
 
 REGIMES = ["phase1_only_reported", "full_curriculum_reported"]
 # seconds that anything gets, on a busy machine; only judges that are not in the cache need a fifth of it
 PATIENCE = 300
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["curriculum_gen.training", "curriculum_gen.commands", "curriculum_gen.batches"])
+PROCESSES.set_forkserver_preload(["curriculum_gen.training.train", "curriculum_gen.commands.batch", "curriculum_gen.sweeps.run_study"])
 
 # What a run does is told by its number of images a class, which is part of the command line
 SLEEPS, PAUSES, TRAINS, WAITS = 17, 18, 19, 16
@@ -28,8 +31,8 @@ if images_per_class == {WAITS}:
     (folder/"started").touch()
     while not (folder.parent.parent/"go").exists(): time.sleep(0.05)
 if images_per_class == {TRAINS}:
-    from curriculum_gen.curriculum import run_config
-    from curriculum_gen.training import train
+    from curriculum_gen.curriculum.config import run_config
+    from curriculum_gen.training.train import train
     train(run_config(profile, regime=regime, seed=seed, **changes), folder)"""
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest, torch
 
 import curriculum_gen
-from curriculum_gen import batches, commands
-from curriculum_gen.curriculum import PROFILES, REGIMES, run_config
-from curriculum_gen.records import RunFolder, read_json, write_json
-from curriculum_gen.training import train
+import commands
+from curriculum_gen.sweeps import run_study as batches
+from curriculum_gen.curriculum.regimes import REGIMES
+from curriculum_gen.curriculum.config import PROFILES, run_config
+from curriculum_gen.core.records import read_json, write_json
+from curriculum_gen.core.run_folder import RunFolder
+from curriculum_gen.training.train import train
 
 COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-diagnose", "cgen-bench"]
 TRAIN = "--regime full_curriculum --profile tiny"
@@ -119,7 +122,7 @@ def test_the_example_of_data_works(helps, tmp_path):
 
 def test_a_generator_of_ones_own_gets_a_card_and_a_report(tmp_path, monkeypatch, capsys):
     "Noise that ignores the class, from a module in the current folder; the brief panel, so that it takes seconds"
-    from curriculum_gen import evaluation
+    from curriculum_gen.evaluation import evaluate as evaluation
     real = evaluation.evaluate_generator
     monkeypatch.setattr(evaluation, "evaluate_generator", lambda generator, **options: real(
         generator, **options | {"judge_training": "brief", "student_images": 20, "progress": False}))
@@ -135,7 +138,7 @@ def test_a_generator_of_ones_own_gets_a_card_and_a_report(tmp_path, monkeypatch,
 
 LOOP = """
 import torch, plain_loop
-from curriculum_gen.diagnosis import watch
+from curriculum_gen.diagnosis.watching.watch import watch
 
 def loop():
     torch.manual_seed(0)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest, torch, torchvision.datasets
 
-from curriculum_gen import data
-from curriculum_gen.data import DataSource, SourceProblem, load_dataset
-from curriculum_gen.records import InputError
+from curriculum_gen.data import sources as data
+from curriculum_gen.data.dataset import DataSource
+from curriculum_gen.data.files import SourceProblem
+from curriculum_gen.data.sources import load_dataset
+from curriculum_gen.core.errors import InputError
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = data.FILES
 COUNT = 4000, 500

@@ -2,10 +2,10 @@
 result has to hold"""
 import pytest, torch
 
-from curriculum_gen.fault_bench import REGIME, UNSEEN, WAVES, entries, examine, overhead, run_entry, run_wave, stage_of
-from curriculum_gen.fault_catalogue import CONTROLS, FAULTS, behaviour, verify_injection
-from curriculum_gen.findings import alarms
-from curriculum_gen.records import read_json
+from curriculum_gen.bench.faults import REGIME, UNSEEN, WAVES, entries, examine, overhead, run_entry, run_wave, stage_of
+from curriculum_gen.bench.catalogues.first import CONTROLS, FAULTS, behaviour, verify_injection
+from curriculum_gen.diagnosis.findings import alarms
+from curriculum_gen.core.records import read_json
 
 SEED = 100   # the bench's are 0 to 14
 FIRST = {(entry.program, entry.name): entry for entry in entries("first")}
@@ -39,7 +39,7 @@ def test_a_program_of_a_later_wave_as_it_is_gives_no_alarm(program):
 
 
 def test_the_bench_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    from curriculum_gen import fault_bench
+    from curriculum_gen.bench import faults as fault_bench
     wanted = {("mlp_program", "A1"), ("mlp_program", "other_seed")}
     def run(seeds):
         return run_wave("first", rows_file=tmp_path/"rows.jsonl", seeds=seeds,

@@ -16,11 +16,14 @@ from filelock import FileLock
 from PIL import Image
 
 from browser import browser
-from curriculum_gen import batches, commands, execution, reports
-from curriculum_gen.ladder import diagnose_run
-from curriculum_gen.preregistration import preregistration_sha256
-from curriculum_gen.records import RunFolder, read_history, read_json, sha256, write_json
-from curriculum_gen.execution import outside_references
+import commands
+from curriculum_gen.reporting import jobs as execution, reports
+from curriculum_gen.sweeps import run_study as batches
+from curriculum_gen.diagnosis.questions import diagnose_run
+from curriculum_gen.studies.preregistration import preregistration_sha256
+from curriculum_gen.core.records import read_json, sha256, write_json
+from curriculum_gen.core.run_folder import RunFolder, read_history
+from curriculum_gen.reporting.pages import outside_references
 from started import PAUSES, PATIENCE, REGIMES, SLEEPS, TRAINS, Started, notebooks, stand_in, times, words
 
 STUDY = ["--profile", "tiny", "--regimes", *REGIMES, "--seeds", "0", "--jobs", "1"]
@@ -52,7 +55,7 @@ def study(tmp_path_factory) -> SimpleNamespace:
     interrupted.checkpoint = {name: time for name, time in times(first.path).items()
                               if name.startswith("checkpoints/step-000000")}
     done = subprocess.run([sys.executable, "-c",
-                           "import sys; from curriculum_gen.commands import batch; sys.exit(batch())", "--out", out,
+                           "import sys; from curriculum_gen.commands.batch import batch; sys.exit(batch())", "--out", out,
                            *STUDY], cwd=out.parent, capture_output=True, text=True, timeout=3*PATIENCE)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(out=out, runs=[first, second], interrupted=interrupted, output=done.stdout)
@@ -75,7 +78,7 @@ def test_the_same_command_continues_an_interrupted_study(study):
 
 def test_ctrl_c_while_the_judges_are_prepared_ends_every_process(study, tmp_path):
     start = Started(tmp_path/"runs", *ONE, environment={"XDG_CACHE_HOME": str(tmp_path/"cache")})
-    start.wait_for(lambda: any("curriculum_gen.batches" in " ".join(words(member)) for member in start.family()))
+    start.wait_for(lambda: any("curriculum_gen.sweeps.judges" in " ".join(words(member)) for member in start.family()))
     stop = start.signalled(signal.SIGINT)
     assert stop.code == 130 and not stop.left and "Traceback" not in start.said
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from curriculum_gen import commands, training
-from curriculum_gen.curriculum import checkpoint_steps, run_config
-from curriculum_gen.records import RunFolder, read_history, read_json, sha256
+import commands
+from curriculum_gen.training import train as training
+from curriculum_gen.curriculum.config import checkpoint_steps, run_config
+from curriculum_gen.core.records import read_json, sha256
+from curriculum_gen.core.run_folder import RunFolder, read_history
 
 STEPS, INTERVAL = 16, 8
 PLANNED = list(checkpoint_steps(STEPS, INTERVAL))   # 0, 4, 5, 8, 9, 10, 16
@@ -20,7 +22,7 @@ RUN = ["--regime", "full_curriculum", "--seed", "5", "--profile", "tiny", "--ste
        str(INTERVAL)]
 PATIENCE = 120   # seconds that a process gets for anything, on a busy machine; none needs a tenth of it
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["curriculum_gen.training", "curriculum_gen.commands"])
+PROCESSES.set_forkserver_preload(["curriculum_gen.training.train", "curriculum_gen.commands.runs"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +107,7 @@ def unbroken(tmp_path_factory) -> RunFolder:
     folder = tmp_path_factory.mktemp("unbroken")/"run"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c",
-                           "import sys; from curriculum_gen.commands import train; sys.exit(train())", folder, *RUN],
+                           "import sys; from curriculum_gen.commands.runs import train; sys.exit(train())", folder, *RUN],
                           env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     run = RunFolder(folder)

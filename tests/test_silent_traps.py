@@ -10,8 +10,10 @@ from nbclient.exceptions import CellTimeoutError
 from nbconvert import HTMLExporter
 
 from browser import browser
-from curriculum_gen.records import InputError, read_json
-from curriculum_gen.execution import Job, execute, outside_references, write_page
+from curriculum_gen.core.errors import InputError
+from curriculum_gen.core.records import read_json
+from curriculum_gen.reporting.pages import outside_references, write_page
+from curriculum_gen.reporting.jobs import Job, execute
 
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 PATIENCE = 60   # seconds that anything gets, on a busy machine; nothing needs a tenth of it

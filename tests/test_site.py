@@ -6,8 +6,10 @@ from urllib.parse import unquote, urldefrag
 import nbformat, pytest, yaml
 
 from browser import browser   # noqa: F401, a fixture
-from curriculum_gen import commands, documentation
-from curriculum_gen.records import InputError, write_json
+import commands
+from curriculum_gen.site import build as documentation
+from curriculum_gen.core.errors import InputError
+from curriculum_gen.core.records import write_json
 from tools import keep
 
 NARROW, WIDE = 375, 1200

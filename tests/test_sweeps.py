@@ -9,12 +9,15 @@ from pathlib import Path
 
 import psutil, pytest
 
-from curriculum_gen import batches, commands, execution, reports
-from curriculum_gen.curriculum import run_config
-from curriculum_gen.records import RunFolder, read_json, write_json
-from curriculum_gen.reports import example_study
-from curriculum_gen.study import run_path
-from curriculum_gen.training import train
+import commands
+from curriculum_gen.reporting import jobs as execution, reports
+from curriculum_gen.sweeps import run_study as batches
+from curriculum_gen.curriculum.config import run_config
+from curriculum_gen.core.records import read_json, write_json
+from curriculum_gen.core.run_folder import RunFolder
+from curriculum_gen.reporting.reports import example_study
+from curriculum_gen.studies.table import run_path
+from curriculum_gen.training.train import train
 from started import PATIENCE, REGIMES, SLEEPS, TRAINS, WAITS, Started, alive, notebooks, stand_in, times, words
 
 BOTH = ["--profile", "tiny", "--regimes", *REGIMES, "--seeds", "0"]

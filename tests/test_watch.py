@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest, torch
 
-from curriculum_gen.diagnosis import watch
-from curriculum_gen.findings import findings_table
+from curriculum_gen.diagnosis.watching.watch import watch
+from curriculum_gen.diagnosis.findings import findings_table
 import other_loops, plain_loop
 
 

@@ -10,7 +10,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
 def fingerprints():
     "Path -> SHA-256 of every file that export, clean and readme may write"
-    found = [*ROOT.glob("nbs/**/*"), *ROOT.glob("curriculum_gen/*.py"), ROOT/"README.md"]
+    found = [*ROOT.glob("nbs/**/*"), *ROOT.glob("curriculum_gen/**/*.py"), ROOT/"README.md"]
     return {str(p.relative_to(ROOT)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found if p.is_file()
             and ".ipynb_checkpoints" not in p.parts}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 
-from curriculum_gen.records import write_atomic
+from curriculum_gen.core.records import write_atomic
 
 
 def kept(study):
