@@ -23,8 +23,6 @@ from . import (backward_passes, continuity, diagnosis, findings, gradient_flow, 
                             provenance, updates)
 from .continuity import batches_repeat, canary, check_canary, finite, resumes_exactly, schedule_kept
 from .curriculum import run_config
-
-# %% ../nbs/48_fault_bench.ipynb #2beed3da
 from .data import load_dataset, normalise
 from .diagnosis import Watch, watch
 from .fault_catalogue import CONTROLS, FAULTS, Edits, digits, planted
