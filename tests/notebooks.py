@@ -81,10 +81,11 @@ def none(found, *, among, remedy=""):
     if lines: pytest.fail("\n".join([*lines, remedy]).rstrip(), pytrace=False)
 
 
-def each(notebooks):
-    "One test for each notebook; pytest would skip a test that has none"
-    assert notebooks, "there is nothing to check"
-    return pytest.mark.parametrize("notebook", notebooks, ids=lambda notebook: notebook.page.removesuffix(".ipynb"))
+def each(things, name="notebook"):
+    "One test for each of them; pytest would skip a test that has none"
+    assert things, "there is nothing to check"
+    return pytest.mark.parametrize(name, things, ids=lambda thing: thing.split(" ")[0] if isinstance(thing, str)
+                                   else getattr(thing, "__name__", None) or thing.page.removesuffix(".ipynb"))
 
 
 def within(wing: str, names: list[str]) -> list[str]:

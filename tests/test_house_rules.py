@@ -34,7 +34,13 @@ NOT_LOADED = {
 NOT_OURS = ["bench.programs"]
 # explained once in index.ipynb, or by themselves
 VOCABULARY = {"images", "labels", "latents", "logits", "step", "seed"} | {"name", "path", "device"}
+RULES = []   # of many notebooks or modules at once
 PYTHON_FILES = sorted(path for folder in (PACKAGE, "tests", "tools") for path in (ROOT/folder).rglob("*.py"))
+
+
+def rule(test):
+    RULES.append(test)
+    return test
 
 
 def code_lines(source: str) -> int:
@@ -109,6 +115,7 @@ def test_the_measure_of_paragraphs():
 
 # ---- the order of notebooks
 
+@rule
 def test_the_side_bar_lists_every_notebook_once():
     listed, existing = sorted(ORDER), sorted(notebook.page for notebook in NOTEBOOKS)
     none(sorted(set(existing) - set(listed)), among=existing, remedy="add it to _quarto.yml, then `make readme`")
@@ -116,6 +123,7 @@ def test_the_side_bar_lists_every_notebook_once():
     assert len(listed) == len(set(listed))
 
 
+@rule
 def test_the_side_bar_keeps_a_wing_together_and_its_numbers_in_order():
     wings = [wing for wing, _ in groupby(notebook.wing for notebook in MODULES)]
     none([wing for wing in set(wings) if wings.count(wing) > 1], among=wings, remedy="its notebooks are apart")
@@ -145,6 +153,7 @@ def test_a_notebook_imports_only_earlier_ones(notebook):
          among=NAMES, remedy=f"{notebook.module} comes before it in _quarto.yml")
 
 
+@rule
 def test_there_are_imports_to_look_at():
     inside = {name for notebook in MODULES for source in notebook.code(exported=True)
               for name in from_the_package(source)}
@@ -153,6 +162,7 @@ def test_there_are_imports_to_look_at():
 
 # ---- who may know whom
 
+@rule
 def test_a_module_knows_only_whom_it_may_know():
     code = {notebook.module: "\n".join(notebook.code(exported=True)) for notebook in MODULES}
     known = [(name, other) for wing, strangers in STRANGERS.items() for name in within(wing, NAMES)
@@ -175,7 +185,8 @@ def loaded(modules: list[str], package: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("package", NOT_LOADED)
+@rule
+@each(NOT_LOADED, "package")
 def test_a_wing_does_without(package):
     wings, but = NOT_LOADED[package]
     modules = [name for wing in wings for name in within(wing, NAMES)]
@@ -206,6 +217,7 @@ def test_paragraphs_are_short(notebook):
          remedy=f"a paragraph has at most {WORDS} words")
 
 
+@rule
 def test_exported_code_fits_a_screen():
     "What is wider than a screen is not read"
     sources = {notebook.page: notebook.code(exported=True) for notebook in MODULES}
@@ -218,6 +230,7 @@ def test_exported_code_fits_a_screen():
          remedy="break them; only literals may be wider")
 
 
+@rule
 def test_every_other_cell_and_file_fits_a_screen():
     cells = {f"{n.page} cell {i}": source for n in NOTEBOOKS for i, source in enumerate(n.code())}
     files = {str(path.relative_to(ROOT)): path.read_text() for path in [
@@ -237,6 +250,7 @@ def test_a_page_for_readers_is_narrow_and_has_one_statement_a_line(notebook):
          + [f"not on a line of its own: {statement}" for statement in inside], among=sources)
 
 
+@rule
 def test_the_pages_for_readers_are_found():
     assert {"index", "tutorial", "my_regime", "chance", "step_10000", "verdicts"} <= {page.path.stem for page in PAGES}
     assert not {"reports", *(notebook.wing for notebook in MODULES)} & {page.wing for page in PAGES}
@@ -274,6 +288,7 @@ def test_no_cell_mixes_imports_with_other_code(notebook):
         assert not mixed, f"imports go into a cell of their own:\n{source}"
 
 
+@rule
 def test_no_star_imports():
     files = {str(path.relative_to(ROOT)): path.read_text() for path in PYTHON_FILES}
     cells = {f"{n.page} cell {i}": source for n in NOTEBOOKS for i, source in enumerate(n.code())}
@@ -319,6 +334,7 @@ def test_a_report_defines_nothing(notebook):
 
 # ---- copies
 
+@rule
 def test_copies_are_in_sync():
     "README.md of index.ipynb, nbs/_quarto.yml of _quarto.yml"
     copies = readme.copies(ROOT)
@@ -356,10 +372,12 @@ def parameters(function) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
 
 
+@rule
 def test_everything_public_has_a_docstring():
     none([name for name, value in exported().items() if not vars(value).get("__doc__", value.__doc__)], among=exported())
 
 
+@rule
 def test_no_more_than_two_positional_arguments():
     def positional(function):
         return [p.name for p in parameters(function) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -373,6 +391,7 @@ def test_no_more_than_two_positional_arguments():
          remedy="make the rest keyword-only with *, or kw_only=True")
 
 
+@rule
 def test_parameters_are_documented():
     """A comment says what the name and the type do not. None is needed for words of the vocabulary,
     types of this package, and one or two parameters on one line"""
@@ -392,6 +411,7 @@ def test_parameters_are_documented():
          remedy="add what it means: unit, shape, range, what happens at the edge")
 
 
+@rule
 def test_dataclasses_are_frozen():
     none([name for name, value in dataclasses().items() if not value.__dataclass_params__.frozen], among=dataclasses())
 
@@ -402,6 +422,7 @@ def settings() -> dict[str, list[str]]:
     return {name: value.split("\n")[1:] for name, value in parser["DEFAULT"].items()}
 
 
+@rule
 def test_every_package_that_is_imported_is_required():
     top = {name.split(".")[0] for notebook in MODULES for source in notebook.code(exported=True)
            for name in imports(source)} - {PACKAGE} - sys.stdlib_module_names
@@ -412,7 +433,7 @@ def test_every_package_that_is_imported_is_required():
          among=top, remedy="add it to settings.ini and constraints.txt")
 
 
-@pytest.mark.parametrize("line", settings()["console_scripts"], ids=lambda line: line.split(" ")[0])
+@each(settings()["console_scripts"], "line")
 def test_a_command_tells_the_version(line):
     name, value = line.split(" = ")
     program = (f"import sys; from importlib.metadata import EntryPoint; sys.argv[0] = {name!r}; "
@@ -436,3 +457,19 @@ def test_no_file_names_a_place_on_one_machine(root):
         hits = place.findall((root/name).read_bytes().decode(errors="replace"))
         if hits: found[name] = hits[:3]
     none(found, among=listed)
+
+
+# ---- the rules themselves
+
+def test_a_rule_for_each_notebook_needs_a_notebook():
+    with pytest.raises(AssertionError, match="nothing to check"): each([])
+
+
+@each(RULES, "rule")
+def test_a_rule_that_finds_nothing_fails(rule, monkeypatch):
+    for name in ("MODULES", "NAMES", "NOTEBOOKS", "ORDER", "PAGES", "REPORTS", "PYTHON_FILES"):
+        monkeypatch.setattr(sys.modules[__name__], name, [])
+    monkeypatch.setattr(sys.modules[__name__], "exported", dict)
+    monkeypatch.setattr(readme, "copies", lambda root: {})
+    given = {"package": "torch"} if "package" in inspect.signature(rule).parameters else {}
+    with pytest.raises((AssertionError, pytest.fail.Exception)): rule(**given)
