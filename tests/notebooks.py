@@ -72,6 +72,7 @@ MODULES = [notebook for notebook in NOTEBOOKS if notebook.number is not None]
 REPORTS = [notebook for notebook in NOTEBOOKS if notebook.wing == "reports"]
 PAGES = [notebook for notebook in NOTEBOOKS if notebook not in [*MODULES, *REPORTS]]   # for readers
 NAMES = [notebook.module for notebook in MODULES]
+ONLY_IN_A_CLONE = ["bench", "site"]   # wings that are not in the wheel
 
 
 def none(found, *, among, remedy=""):

@@ -4,14 +4,13 @@ import ast, importlib, pydoc, re, statistics, subprocess, sys
 import pytest
 
 import curriculum_gen
-from notebooks import MODULES, NAMES
+from notebooks import MODULES, NAMES, ONLY_IN_A_CLONE
 
 # what others build on; more may come, none may go
 PROMISED = ["watch", "examine", "evaluate_generator", "train", "load_dataset", "chance_test", "REGIMES", "Task",
             "Dataset"]
 SECONDS, TRIES = 0.1, 5
 HEAVY = "torch", "numpy", "pandas", "scipy", "matplotlib", "IPython"
-ONLY_IN_A_CLONE = {"bench", "site"}
 
 
 def python(root, program):

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import curriculum_gen
-from notebooks import (MODULES, NAMES, NOTEBOOKS, ORDER, PACKAGE, PAGES, REPORTS, ROOT, each, from_the_package, imports,
-                       none, within)
+from notebooks import (MODULES, NAMES, NOTEBOOKS, ONLY_IN_A_CLONE, ORDER, PACKAGE, PAGES, REPORTS, ROOT, each,
+                       from_the_package, imports, none, within)
 from tools import readme
 
 CELLS, EXPORTED_LINES, LINES_IN_A_CELL, POSITIONAL, WORDS = 60, 400, 25, 2, 110
@@ -207,7 +207,7 @@ def test_a_notebook_is_small(notebook):
     lines = sum(size for size, _ in sizes)
     assert lines <= EXPORTED_LINES, "it is two nouns"
     for size, source in sizes:
-        assert size <= LINES_IN_A_CELL or only_imports(source), f"{size} lines of code in one cell:\n{source}"
+        assert size <= LINES_IN_A_CELL, f"{size} lines of code in one cell:\n{source}"
 
 
 @each(NOTEBOOKS)
@@ -425,13 +425,19 @@ def settings() -> dict[str, list[str]]:
 
 @rule
 def test_every_package_that_is_imported_is_required():
-    top = {name.split(".")[0] for notebook in MODULES for source in notebook.code(exported=True)
-           for name in imports(source)} - {PACKAGE} - sys.stdlib_module_names
-    required = {canonicalize_name(Requirement(line).name)
-                for line in settings()["requirements"] + settings()["cluster_requirements"]}
+    "What is only in a clone may ask for an extra"
     homes = packages_distributions()
-    none([name for name in top if not {canonicalize_name(home) for home in homes.get(name, [])} & required],
-         among=top, remedy="add it to settings.ini and constraints.txt")
+    def found(wings, extras):
+        required = {canonicalize_name(Requirement(line).name) for name in ["requirements", *extras]
+                    for line in settings()[name]}
+        top = {name.split(".")[0] for notebook in MODULES if notebook.module in wings
+               for source in notebook.code(exported=True) for name in imports(source)}
+        assert top, "there is nothing to check"
+        return [name for name in top - {PACKAGE} - sys.stdlib_module_names
+                if not {canonicalize_name(home) for home in homes.get(name, [])} & required]
+    clone = [name for wing in ONLY_IN_A_CLONE for name in within(wing, NAMES)]
+    none([*found(set(NAMES) - {*clone}, ["cluster_requirements"]), *found({*clone}, ["docs_requirements"])],
+         among=NAMES, remedy="add it to settings.ini and constraints.txt")
 
 
 @each(settings()["console_scripts"], "line")
