@@ -80,8 +80,6 @@ class Watch:
         "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
         return self.start_step + (self._generator_owner.steps if self._generator_owner else 0)
 
-
-
 # %% ../../../nbs/diagnosis/watching/05_watch.ipynb #846b849f
 @patch
 def _new_tracer(self: Watch) -> Tracer:
@@ -212,7 +210,6 @@ def _take_apart(self: Watch, root: Tensor) -> None:
     self._passes.append(seen)
     self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(),
                       expect=bool(self.terms or self.weights))
-
 
 # %% ../../../nbs/diagnosis/watching/05_watch.ipynb #2667aa17
 @patch
