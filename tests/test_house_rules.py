@@ -112,6 +112,7 @@ def code_lines(source: str) -> int:
             uncounted |= set(range(node.lineno + 1, node.body[0].lineno))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             if ast.get_docstring(node): uncounted |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        if isinstance(node, (ast.Import, ast.ImportFrom)): uncounted |= set(range(node.lineno + 1, node.end_lineno + 1))
         if isinstance(node, ast.ClassDef):
             uncounted |= {line for field in node.body if isinstance(field, ast.AnnAssign)
                           for line in range(field.lineno, field.end_lineno + 1)}

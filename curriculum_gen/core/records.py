@@ -79,8 +79,14 @@ class Record:
         missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
                    and f.default_factory is dataclasses.MISSING]
         if missing: raise InputError(f"{cls.__name__}: {', '.join(missing)} missing")
-        return cls(**{n: float(v) if fields[n].type is float else tuple(v) if isinstance(v, list) else v
-                      for n, v in values.items()})
+        return cls(**{n: _as(fields[n].type, v) for n, v in values.items()})
+
+def _as(wanted: object, value: object) -> object:
+    "A JSON value as the type of a field"
+    if wanted is float: return float(value)
+    if wanted == dict[str, float]: return {name: float(one) for name, one in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 def _finite_or_text(value: object) -> object:
+    if isinstance(value, dict): return {name: _finite_or_text(one) for name, one in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

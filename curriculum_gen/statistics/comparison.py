@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARGIN', 'MEASUREMENT_ALPHA', 'RUN_ALPHA', 'SEEDS_NEEDED', 'AGREEMENT', 'BATCH_STATISTICS', 'GATES',
            'paired_upper_bound', 'PairedDifference', 'paired_difference', 'sign_flip_p', 'max_t_test',
-           'run_lower_bound', 'Instruments', 'RegressionVerdict', 'regression_verdict']
+           'run_lower_bound', 'MeterState', 'RegressionVerdict', 'regression_verdict']
 
 # %% ../../nbs/statistics/04_comparison.ipynb #faf1df49
 import math
@@ -145,7 +145,7 @@ def run_lower_bound(
 GATES = {"G0": "instruments", "G1": "above chance", "G2": "measurement", "G3": "run", "G4": "agreement"}
 
 @dataclass(frozen=True, kw_only=True)
-class Instruments(Record):
+class MeterState(Record):
     "Facts about judges and networks, of all seeds and both checkpoints, on which every number rests"
     judges_certified: bool           # every judge has a certificate, and its weights are those of the certificate
     output_reached: bool | None = None   # does a gradient reach the generator's output layer? None: not watched
@@ -243,7 +243,7 @@ def regression_verdict(
     confusions: Sequence[np.ndarray],    # of A, one [classes, classes] table of counts a seed
     second_judge: Sequence[float],       # B - A in accuracy by the second judge, one a seed, -1..1
     student: Sequence[float] | None,     # B - A in the student score, one a seed, -1..1; None: not measured, G4 fails
-    instruments: Instruments,            # facts about judges and networks
+    meter: MeterState,                   # facts about judges and networks
 ) -> RegressionVerdict:
     "Is checkpoint B worse than checkpoint A? Gates G0 to G4 in their order"
     before, after = np.asarray(correct_before), np.asarray(correct_after)
@@ -252,16 +252,16 @@ def regression_verdict(
     p_chance, p_flip, lower = (pooled_chance_test(confusions).p, sign_flip_p(differences),
                                run_lower_bound(differences, measured))
     others = float(np.mean(second_judge)), None if student is None else float(np.mean(student))
-    held = (not instruments.faults(), p_chance <= CHANCE_ALPHA,
+    held = (not meter.faults(), p_chance <= CHANCE_ALPHA,
             measured.upper < -MARGIN and measured.mcnemar_p <= MEASUREMENT_ALPHA, p_flip <= RUN_ALPHA,
             all(other is not None and other < 0 and other <= AGREEMENT * measured.difference for other in others))
     return RegressionVerdict(
         verdict=_decided(held, len(before), lower),
         stopped_by=next((gate for gate, holds in zip(GATES, held) if not holds), None), held=held,
         differences=tuple(differences.tolist()), accuracy_before=float(before.mean()),
-        accuracy_after=float(after.mean()), faults=instruments.faults(),
+        accuracy_after=float(after.mean()), faults=meter.faults(),
         p_chance=p_chance, sign_flip_p=p_flip, second_judge=others[0], student=others[1],
-        note=instruments.note(before.mean(), after.mean()), **measured.to_dict() | {"lower": lower})
+        note=meter.note(before.mean(), after.mean()), **measured.to_dict() | {"lower": lower})
 
 # %% ../../nbs/statistics/04_comparison.ipynb #c01dddb6
 def _check_pair(before: np.ndarray, after: np.ndarray, confusions: Sequence[np.ndarray],

@@ -5,62 +5,43 @@
 # %% auto #0
 __all__ = ['checkpoint_record', 'save_checkpoint', 'load_checkpoint']
 
-# %% ../../nbs/training/02_checkpoints.ipynb #8483fd62
+# %% ../../nbs/training/02_checkpoints.ipynb #d56ee4b6
 import os, shutil, tempfile
 from pathlib import Path
 
-from safetensors.torch import save
 import torch
-from torch import Tensor
+from torch import nn
 
 from .. import __version__
 from ..core.errors import InputError, disk_error
-from ..core.records import read_json, sha256, stream_seed, write_atomic, write_json
+from ..core.records import sha256, stream_seed, write_json
+from ..curriculum.config import ARITHMETIC
 from ..curriculum.phases import phase_at
-from ..curriculum.config import FORMULATION, RunConfig
-from ..models.weights import load_tensors, load_weights, save_weights, weights_sha256
-from .program import data_position
-from .grounding import Learner
+from ..data.dataset import Split
+from ..models.weights import read_checkpoint, save_tensors, weights_sha256
+from .program import Program, State, data_position
 
-# %% ../../nbs/training/02_checkpoints.ipynb #884721bb
-def _optimiser_tensors(learner: Learner) -> dict[str, Tensor]:
-    return {f"{name}.{index}.{key}": tensor.cpu().contiguous() for name in ("generator", "witness")
-            for index, entries in getattr(learner, f"{name}_optimiser").state_dict()["state"].items()
-            for key, tensor in entries.items()}
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        owner, index, entry = key.split(".")
-        if owner == name:
-            state.setdefault(int(index), {})[entry] = (tensor.contiguous(memory_format=torch.channels_last)
-                                                       if tensor.ndim == 4 else tensor)
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-# %% ../../nbs/training/02_checkpoints.ipynb #b99e1024
+# %% ../../nbs/training/02_checkpoints.ipynb #87ad46f6
 def checkpoint_record(
-    learner: Learner,
-    config: RunConfig,
+    state: State,
+    program: Program,    # that trains it
     *,
     images: int,         # in the split that is trained on
     judge_sha256: str,   # of the judge that training listens to
 ) -> dict:               # JSON values
     "What a checkpoint says of itself"
-    epoch, batch = data_position(config, images=images, completed_steps=learner.completed_steps)
-    phase = phase_at(config.phases, max(0, learner.completed_steps - 1))
-    return {"step": learner.completed_steps, "phase": phase.name, "weights_sha256": weights_sha256(learner.generator),
-            "judge_sha256": judge_sha256,
-            "config_key": config.key, "data_position": {"epoch": epoch, "batch": batch},
-            "random_streams": {name: stream_seed(config.seed, f"{name}, {when}") for name, when in
-                               (("data order", f"epoch {epoch}"),
-                                ("latents and labels", f"step {learner.completed_steps}"),
-                                ("dropout", f"step {learner.completed_steps}"))},
-            "formulation": FORMULATION, "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
+    config, step = program.config, state.step
+    epoch, batch = data_position(config, images=images, completed_steps=step)
+    streams = ("data order", f"epoch {epoch}"), ("latents and labels", f"step {step}"), ("dropout", f"step {step}")
+    return {"step": step, "phase": phase_at(config.phases, max(0, step - 1)).name, "weights_sha256": weights_sha256(state.generator),
+            "judge_sha256": judge_sha256, "config_key": config.key, "data_position": {"epoch": epoch, "batch": batch},
+            "random_streams": {name: stream_seed(config.seed, f"{name}, {when}") for name, when in streams},
+            "formulation": ARITHMETIC, "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
 
-# %% ../../nbs/training/02_checkpoints.ipynb #f1af1a32
+# %% ../../nbs/training/02_checkpoints.ipynb #5d2ef02b
 def save_checkpoint(
-    folder: Path,       # where it shall stand; must not exist, or be a whole checkpoint of the same step
-    learner: Learner,
+    folder: Path,       # where it shall stand; left alone when a whole checkpoint is there
+    snapshot: dict,     # from the program's `save`
     *,
     record: dict,       # from `checkpoint_record`
 ) -> None:
@@ -70,40 +51,29 @@ def save_checkpoint(
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
-            save_weights(learner.generator, partial/"generator.safetensors")
-            save_weights(learner.witness, partial/"witness.safetensors")
-            write_atomic(partial/"optimisers.safetensors", save(_optimiser_tensors(learner)))
-            write_json(partial/"record.json",
-                       record | {"files": {f.name: sha256(f) for f in sorted(partial.glob("*.safetensors"))}})
+            for name, tensors in snapshot.items():
+                if name != "step": save_tensors(tensors, partial/f"{name}.safetensors")
+            write_json(partial/"record.json", record | {"files": {f.name: sha256(f) for f in sorted(partial.glob("*.safetensors"))}})
             os.chmod(partial, 0o755)
             os.rename(partial, folder)
-        except BaseException: shutil.rmtree(partial, ignore_errors=True); raise
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     except OSError as error: raise disk_error(error, folder) from error
 
-# %% ../../nbs/training/02_checkpoints.ipynb #16b993fa
 def load_checkpoint(
     folder: Path,         # of one checkpoint
-    config: RunConfig,
-) -> Learner:
-    """The learner of a checkpoint; `InputError` when a file is missing, damaged, or not the one that was written,
-    and when another formulation of a step wrote it"""
-    record, learner = read_json(folder/"record.json"), Learner(config)
-    if not {"step", "files", "random_streams"} <= set(record):
-        raise InputError(f"{folder/'record.json'}: damaged; delete the folder {folder.name} to go on from the "
-                         "checkpoint before it")
-    if record.get("formulation") != FORMULATION:
-        raise InputError(f"{folder}: its run was trained by another version of the "
-                         f"same mathematics ({record.get('formulation')}), which gives other bits: begin a new folder, "
-                         "or use that version")
-    for name, expected in record["files"].items():
-        if not (folder/name).exists() or sha256(folder/name) != expected:
-            raise InputError(f"{folder/name}: missing or damaged; delete the folder {folder.name} to go on from the "
-                             "checkpoint before it")
-    load_weights(learner.generator, folder/"generator.safetensors")
-    load_weights(learner.witness, folder/"witness.safetensors")
-    tensors = load_tensors(folder/"optimisers.safetensors")
-    for name in ("generator", "witness"): _load_optimiser(getattr(learner, f"{name}_optimiser"), tensors, name)
-    learner.completed_steps = record["step"]
-    if record["random_streams"]["dropout"] != stream_seed(config.seed, f"dropout, step {record['step']}"):
-        raise InputError(f"{folder}: its random streams are not those of seed {config.seed}")
-    return learner
+    program: Program,     # of the run's configuration
+    *,
+    split: Split,         # the images it goes on with
+    judge: nn.Module,     # that it listens to
+) -> State:
+    "A run at a checkpoint; `InputError` when a file is damaged or not the one that was written, and when other arithmetic wrote it"
+    record, snapshot = read_checkpoint(folder)
+    if record.get("formulation") != ARITHMETIC:
+        raise InputError(f"{folder}: its run was trained by another version of the same mathematics ({record.get('formulation')}), "
+                         "which gives other bits: begin a new folder, or use that version")
+    seed = program.config.seed
+    if record["random_streams"]["dropout"] != stream_seed(seed, f"dropout, step {record['step']}"):
+        raise InputError(f"{folder}: its random streams are not those of seed {seed}")
+    return program.load(snapshot, images=split.images, labels=split.labels, judge=judge)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['claim_folder', 'disk_bytes', 'deferred_interrupt', 'run_judge', 'train', 'finished']
 
-# %% ../../nbs/training/03_train.ipynb #a28bbd65
+# %% ../../nbs/training/03_train.ipynb #6c28a0ab
 import contextlib, json, shutil, signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,27 +16,24 @@ from tqdm import tqdm
 from ..core.errors import InputError, disk_error
 from ..core.records import read_json, write_atomic, write_json
 from ..core.run_folder import RunFolder, StepRecord, read_history
-from ..curriculum.config import RunConfig, checkpoint_steps, differences
+from ..curriculum.config import RunConfig, differences
 from ..data.dataset import Dataset, Split
 from ..data.sources import load_dataset
-from ..models.networks import Generator, Witness
-from ..judges.recipes import judge_recipe
 from ..judges.certificates import CertifiedJudge, certified_judge, load_judge
-from .grounding import Learner, take_steps
+from ..judges.recipes import judge_recipe
 from .checkpoints import checkpoint_record, load_checkpoint, save_checkpoint
+from .program import program_of, take_steps
 
-# %% ../../nbs/training/03_train.ipynb #98b17578
+# %% ../../nbs/training/03_train.ipynb #3c41467c
 def claim_folder(
     run: RunFolder,
     config: RunConfig,
 ) -> None:
-    """Make the folder this configuration's, or refuse: `InputError` for another configuration's folder or too little
-    space"""
+    "Make the folder this configuration's, or refuse: `InputError` for another configuration's folder or too little space"
     if run.config.exists():
         theirs = RunConfig.from_dict(read_json(run.config))
         if theirs != config:
-            raise InputError(f"{run.path}: belongs to another configuration "
-                             f"({'; '.join(differences(config, theirs))}); choose another folder")
+            raise InputError(f"{run.path}: belongs to another configuration ({'; '.join(differences(config, theirs))}); choose another folder")
     try: run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise disk_error(error, run.path) from error
     needed = disk_bytes(config) - sum(f.stat().st_size for f in run.checkpoints.rglob("*") if f.is_file())
@@ -47,29 +44,26 @@ def claim_folder(
     if not run.config.exists(): write_json(run.config, config.to_dict())
 
 def disk_bytes(config: RunConfig) -> int:
-    """Bytes a whole run takes: weights and two Adam moments of both networks in every checkpoint, the history and the
-    judges"""
-    networks = Generator(config.widths), Witness(config.widths)
-    weights = sum(t.numel()*t.element_size() for n in networks for t in n.state_dict().values())
-    # the panel
-    return len(checkpoint_steps(config.total_steps,
-                                config.checkpoint_interval))*3*weights + 400*config.total_steps + 12_000_000
+    "Bytes a whole run takes: weights and two Adam moments of all networks in every checkpoint, the history and the judges"
+    weights = sum(t.numel()*t.element_size() for network in program_of(config).networks().values() for t in network.state_dict().values())
+    return len(config.checkpoint_steps)*3*weights + 400*config.total_steps + 12_000_000   # the panel
 
-# %% ../../nbs/training/03_train.ipynb #0f28ab98
+# %% ../../nbs/training/03_train.ipynb #296bd5ae
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[list]:
-    """Collect the first interrupt in the yielded list instead of raising it; a second one raises.
-    Only in the main thread"""
+    "Collect the first interrupt in the yielded list instead of raising it; a second one raises. Only in the main thread"
     asked: list[int] = []
     def ask(number: int, frame: object) -> None:
         if asked: raise KeyboardInterrupt
         asked.append(number)
     try: before = signal.signal(signal.SIGINT, ask)
-    except ValueError: yield asked; return   # not the main thread: interrupts go elsewhere
+    except ValueError:   # not the main thread: interrupts go elsewhere
+        yield asked
+        return
     try: yield asked
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../../nbs/training/03_train.ipynb #1b7321b2
+# %% ../../nbs/training/03_train.ipynb #34592233
 def run_judge(
     run: RunFolder,
     config: RunConfig,
@@ -77,16 +71,17 @@ def run_judge(
     dataset: Dataset,
     progress: bool = False,   # show a bar when it has to be trained
 ) -> CertifiedJudge:          # the first of the panel
-    """The judge a run listens to: the one saved in its folder, else from the cache or newly trained,
-    and then saved there"""
+    "The judge a run listens to: the one saved in its folder, else from the cache or newly trained, and then saved there"
     if not (run.judges/"first.json").exists():
         with tqdm(desc="training the judge", unit=" steps", disable=not progress, leave=False) as bar:
-            def show(step: int, total: int) -> None: bar.total = total; bar.update()
-            certified_judge(judge_recipe("first", config), dataset, device=config.device,
-                            progress=show).save(run.judges)
-    return load_judge(run.judges, "first", device=config.device)
+            def show(step: int, total: int) -> None:
+                bar.total = total
+                bar.update()
+            recipe = judge_recipe("first", dataset=dataset.task.name, **config.judging)
+            certified_judge(recipe, dataset, device=config.device, progress=show).save(run.judges)
+    return load_judge(run.judges, "first", task=config.task, device=config.device)
 
-# %% ../../nbs/training/03_train.ipynb #e73569ba
+# %% ../../nbs/training/03_train.ipynb #e297ec40
 def train(
     config: RunConfig,
     folder: str | Path,                 # the run folder; made, or continued when it holds this configuration's run
@@ -99,66 +94,65 @@ def train(
     claim_folder(run, config)
     try: lock = FileLock(run.lock).acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{run.path}: another process is training in this folder; "
-                         "wait for it or choose another folder") from None
+        raise InputError(f"{run.path}: another process is training in this folder; wait for it or choose another folder") from None
     with lock:
         if finished(run, config): return run
         dataset = dataset or load_dataset(config.dataset)
-        _check_data(run, dataset)
+        _check_data(run, config, dataset)
         judge = run_judge(run, config, dataset=dataset, progress=progress)
         _train_on(run, config, split=dataset.half_a, judge=judge, progress=progress)
     return run
 
-# %% ../../nbs/training/03_train.ipynb #d64ee7dc
 def finished(run: RunFolder, config: RunConfig) -> bool:
     "Whether every planned checkpoint and every line of the history is there"
-    return (set(checkpoint_steps(config.total_steps, config.checkpoint_interval)) <= set(run.steps())
-            and len(read_history(run.history)) == config.total_steps)
+    return set(config.checkpoint_steps) <= set(run.steps()) and len(read_history(run.history)) == config.total_steps
 
 def _append(path: Path, line: str) -> None:
     try:
         with open(path, "a") as file: file.write(line)
     except OSError as error: raise disk_error(error, path) from error
 
-def _check_data(run: RunFolder, dataset: Dataset) -> None:
+def _check_data(run: RunFolder, config: RunConfig, dataset: Dataset) -> None:
+    if dataset.task != config.task:
+        raise InputError(f"{run.path}: its configuration asks for {config.task.name}, and these data are {dataset.task.name} of another shape or classes")
     ours = {"fingerprint": dataset.fingerprint, **dataset.source.to_dict()}
     if not run.data.exists(): write_json(run.data, ours)
     elif (theirs := read_json(run.data))["fingerprint"] != dataset.fingerprint:
         raise InputError(f"{run.path}: was begun on {theirs['source']}, and the data at hand are {ours['source']}: "
                          "provide the former or choose another folder")
 
-# %% ../../nbs/training/03_train.ipynb #42404f9c
+# %% ../../nbs/training/03_train.ipynb #40965ef9
 def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: CertifiedJudge, progress: bool) -> None:
     for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
     for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
-    planned, history = checkpoint_steps(config.total_steps, config.checkpoint_interval), read_history(run.history)
+    program, planned, history = program_of(config), config.checkpoint_steps, read_history(run.history)
     missing = min(set(planned) - set(run.steps()), default=config.total_steps + 1)
     # a power cut can cost the last lines of the history: their steps are run again
     there = [step for step in run.steps() if step < missing and step <= len(history)]
-    learner = load_checkpoint(run.checkpoint(there[-1]), config) if there else Learner(config)
-    write_atomic(run.history, "".join(json.dumps(r.to_dict()) + "\n" for r in history[:learner.completed_steps]))
+    if there: state = load_checkpoint(run.checkpoint(there[-1]), program, split=split, judge=judge.network)
+    else: state = program.start(config.seed, images=split.images, labels=split.labels, judge=judge.network)
+    write_atomic(run.history, "".join(json.dumps(record.to_dict()) + "\n" for record in history[:state.step]))
 
     def checkpoint() -> None:
-        save_checkpoint(run.checkpoint(learner.completed_steps), learner,
-                        record=checkpoint_record(learner, config, images=len(split.images), judge_sha256=judge.sha256))
+        record = checkpoint_record(state, program, images=len(split), judge_sha256=judge.sha256)
+        save_checkpoint(run.checkpoint(state.step), program.save(state), record=record)
         for step in run.steps():   # where an interrupt had stopped an earlier start
-            if step < learner.completed_steps and step not in planned: shutil.rmtree(run.checkpoint(step))
+            if step < state.step and step not in planned: shutil.rmtree(run.checkpoint(step))
 
     if not there: checkpoint()
-    with (deferred_interrupt() as asked,
-          tqdm(total=config.total_steps, initial=learner.completed_steps, desc=f"{config.regime} seed {config.seed}",
-               unit=" steps", disable=not progress) as bar):
-        for record in take_steps(learner, config, split=split, judge=judge.network, stop_step=config.total_steps):
+    bar = tqdm(total=config.total_steps, initial=state.step, desc=f"{config.recipe.name} seed {config.seed}", unit=" steps", disable=not progress)
+    with deferred_interrupt() as asked, bar:
+        for record in take_steps(program, state, stop_step=config.total_steps):
             _append(run.history, json.dumps(record.to_dict()) + "\n")
             stopping = bool(asked)   # asked once: an interrupt between the two uses below is for the next step
             if record.step in planned or stopping: checkpoint()
             bar.update()
-            bar.set_postfix_str(_in_words(record), refresh=False)
-            if stopping:
-                raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
+            bar.set_postfix_str(_shown(record), refresh=False)
+            if stopping: raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
 
-# %% ../../nbs/training/03_train.ipynb #a3f6d60c
-def _in_words(record: StepRecord) -> str:
-    "A step beside the bar"
-    return (f"{record.phase} w={record.grounding_weight:g}, alignment {record.alignment:.3f}, "
-            f"grounding {record.grounding:.2f}, judge {record.judge_accuracy:.0%} of {record.images}")
+def _shown(record: StepRecord) -> str:
+    "A step for the bar: phase and weights, losses, and what the judge says"
+    weights = " ".join(f"{term}×{weight:g}" for term, weight in record.weights.items())
+    losses = ", ".join(f"{term} {loss:.3g}" for term, loss in record.losses.items())
+    judged = "" if record.judge_accuracy is None else f", judge {record.judge_accuracy:.0%} of {record.images}"
+    return f"{record.phase} {weights}, {losses}{judged}"
