@@ -130,9 +130,9 @@ class Grounding:
         return grounding_step(state, config=self.config, target=self.target)
 
     def save(self, state: Learner) -> dict:
-        "The step, and the tensors of each file"
-        networks = {name: getattr(state, name).state_dict() for name in _PARTS}
-        return {"step": state.step, **networks, "optimisers": _optimiser_tensors(state)}
+        "The step, and copies of the tensors of each file: training on changes none of them"
+        files = {name: getattr(state, name).state_dict() for name in _PARTS} | {"optimisers": _optimiser_tensors(state)}
+        return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()} for file, tensors in files.items()}
 
     def load(self, snapshot: dict, *, images: Tensor, labels: Tensor, judge: nn.Module) -> Learner:
         "A run at a snapshot; `InputError` when it holds other networks"

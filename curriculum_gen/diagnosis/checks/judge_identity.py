@@ -25,6 +25,7 @@ class JudgeIdentity(Record):
     fingerprint: str                  # of its parameters and buffers
     correct: int                      # real images classified as labelled
     total: int                        # real images
+    probes: int                       # probe images: the first of them
     probe_sha256: str                 # of the probe images' bytes
     probe_logits: tuple[float, ...]   # of all probe images, one after the other
 
@@ -39,7 +40,7 @@ def identify_judge(
     "What a judge is now, to recognise it by later"
     with torch.no_grad(): logits = (judge_logits or judge)(images).cpu()
     return JudgeIdentity(fingerprint=weights_sha256(judge), correct=int((logits.argmax(1) == labels.cpu()).sum()),
-                         total=len(labels), probe_sha256=tensor_sha256(images[:probes]),
+                         total=len(labels), probes=probes, probe_sha256=tensor_sha256(images[:probes]),
                          probe_logits=tuple(logits[:probes].double().flatten().tolist()))
 
 def tensor_sha256(
@@ -55,10 +56,11 @@ def check_judge(
     judge: nn.Module,                        # as it stands in the program; left as it is
     *,
     identity: JudgeIdentity,
-    probe_images: Tensor,                    # [n, ...] those of the identity; `InputError` for others
+    probe_images: Tensor,                    # [n, ...] that begin with those of the identity; `InputError` for others
     judge_logits: Callable | None = None,    # the scoring call; None scores with the judge itself in its present mode
 ) -> Outcome:                                # of the check CARD
     "Is this the judge it was, in a mode and with an input that give the logits it gave?"
+    probe_images = probe_images[:identity.probes]
     if tensor_sha256(probe_images) != identity.probe_sha256:
         raise InputError("probe images: not those of the judge's identity; give the same tensor as to identify_judge")
     first, arguments, training = _scored(judge, judge_logits or judge, probe_images)
