@@ -267,6 +267,15 @@ def test_a_notebook_opens_with_its_title_and_what_it_is_for(notebook):
         "#"), "the second cell says why it exists, what it takes and what it gives"
 
 
+@each(NOTEBOOKS)
+def test_headings_skip_no_level(notebook):
+    "Sphinx would stop at one that does"
+    prose = re.sub(r"^```.*?^```", "", "\n".join(notebook.prose()), flags=re.M | re.S)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+    assert levels and levels[0] == 1 and levels.count(1) == 1, "one title, and it comes first"
+    none([f"{'#'*high} under {'#'*low}" for low, high in zip(levels, levels[1:]) if high > low + 1], among=levels)
+
+
 def only_imports(source): return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)
 
 
