@@ -6,6 +6,7 @@
 __all__ = ['as_card', 'card_table', 'certificate_table', 'plot_card', 'plot_panel_confusions', 'plot_misleading_accuracy']
 
 # %% ../../nbs/figures/02_cards.ipynb #b80a81bb
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
