@@ -6,7 +6,7 @@
 __all__ = ['Statement', 'registered', 'Decision', 'decisions', 'verdict_table', 'plot_decisions']
 
 # %% ../../nbs/studies/02_preregistration.ipynb #9160c45b
-import textwrap
+import functools, textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core.errors import InputError
 from ..core.records import Record, read_json
-from ..figures.style import BLUE, _printed, _say
+from ..figures.style import BLUE, annotate, printed
 
 # %% ../../nbs/studies/02_preregistration.ipynb #233522e9
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def verdict_table(
 # %% ../../nbs/studies/02_preregistration.ipynb #d9252584
 _OUTCOMES = "no", "open", "yes"
 
-@_printed
+@printed
 def plot_decisions(
     decided: Iterable[Decision],   # such as a study's `decide` gives
     *,
@@ -90,9 +90,9 @@ def plot_decisions(
         ax.hlines(level, -0.4, 2.3, color="0.9", linewidth=0.6, zorder=0)
     ax.set(xlim=(-4.9, 2.4), ylim=(len(found) - 0.4, -0.6), xticks=range(3), yticks=[])
     ax.set_xticklabels(_OUTCOMES); ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    _say(figure, title="What was stated beforehand, and what came of it", caption=caption,
-         shows="; ".join(f"{name}: expected {row.predicted}, outcome {row.outcome}" for name, row in found.iterrows()),
-         key=[Line2D([], [], color="0.35", marker="o", markerfacecolor="white", markersize=9, linestyle="none",
-                     label="expected"), Line2D([], [], color=BLUE, marker="o", linestyle="none", label="decided"),
-              Line2D([], [], color="0.35", marker="D", linestyle="none", label="open")])
+    told = [f"{name}: expected {row.predicted}, outcome {row.outcome}" for name, row in found.iterrows()]
+    mark = functools.partial(Line2D, [], [], linestyle="none")
+    annotate(figure, title="What was stated beforehand, and what came of it", shows="; ".join(told), caption=caption,
+             key=[mark(color="0.35", marker="o", markerfacecolor="white", markersize=9, label="expected"),
+                  mark(color=BLUE, marker="o", label="decided"), mark(color="0.35", marker="D", label="open")])
     return figure

@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'COMPARISON', 'final_scores', 'regime_pairs', 'compared_regimes', 'answer', 'headline', 'plot_differences',
            'evidence_by_seed']
 
-# %% ../../nbs/studies/05_regimes.ipynb #6e4a84f7
+# %% ../../nbs/studies/05_regimes.ipynb #0d8d9b51
 from itertools import combinations
 from statistics import median
 
@@ -19,11 +19,11 @@ import pandas as pd
 from ..statistics.chance import chance_test
 from ..statistics.regime_comparison import compare_regimes, seeds_needed
 from ..statistics.sequential import e_process
-from ..figures.style import BLUE, ORANGE, _printed, _say
+from ..figures.style import BLUE, ORANGE, annotate, printed
 from .study import Study
 from .table import counted_verdicts, equal_weights, judged_images, pooled_at
 
-# %% ../../nbs/studies/05_regimes.ipynb #8962a0ed
+# %% ../../nbs/studies/05_regimes.ipynb #f1394c6f
 MEASURES = {"judge": "judge accuracy", "others": "median of the other judges", "student": "student score"}
 
 def final_scores(
@@ -41,7 +41,7 @@ def final_scores(
             if score is not None: found[measure][row["regime"]][row["seed"]] = score
     return found
 
-# %% ../../nbs/studies/05_regimes.ipynb #b0049ab2
+# %% ../../nbs/studies/05_regimes.ipynb #76afd5ba
 def regime_pairs(
     table: dict,                   # a seed table
 ) -> list[tuple[str, str]]:        # in the table's order
@@ -73,7 +73,7 @@ def _measured(measure: str, scores: dict[str, dict[int, float]], *, pairs: list[
         if first or measure == "judge": rows.append({"answer": "too few seeds"} | row)
     return rows
 
-# %% ../../nbs/studies/05_regimes.ipynb #d97227da
+# %% ../../nbs/studies/05_regimes.ipynb #850df612
 def answer(
     table: dict,   # a seed table
 ) -> str:          # a line a pair of regimes, and one on where they ended
@@ -103,7 +103,7 @@ def _line(table: dict, found: pd.DataFrame, pair: tuple[str, str]) -> str:
             f"over {judge.seeds} seed{'' if judge.seeds == 1 else 's'}, {_verdict(judge, len(regime_pairs(table)))}."
             f"{' In points beside it: ' + ', '.join(beside) + '.' if beside else ''}{same}")
 
-# %% ../../nbs/studies/05_regimes.ipynb #d2d8c964
+# %% ../../nbs/studies/05_regimes.ipynb #cbea3d6b
 def _ends(table: dict) -> str:
     last = {name: pooled_at(table, regime=name, step=table["total_steps"]) for name in table["phases"]}
     told = [f"{name} {row['accuracy']:.1%} of {judged_images(table, row):,} images, "
@@ -124,8 +124,8 @@ def headline(
     why = f": too few seeds, {seeds_needed(len(pairs))} are needed" if few else ""
     return f"None of {len(pairs)} comparisons is shown{why}."
 
-# %% ../../nbs/studies/05_regimes.ipynb #fca19ad3
-@_printed
+# %% ../../nbs/studies/05_regimes.ipynb #b5e430ec
+@printed
 def plot_differences(
     table: dict,   # a seed table of at least two regimes
 ) -> Figure:
@@ -147,14 +147,14 @@ def plot_differences(
     ax.set_yticklabels([f"{regime}\nagainst {before}" for before, regime in pairs])
     seeds = " to ".join(str(n) for n in sorted({found.seeds.min(), found.seeds.max()}))
     judge = found[found.measure == "judge"]
-    _say(figure, title="By how much do the regimes differ?", shows="; ".join(
-        f"{row.regime} against {row.before}: {_size(row)} points of judge accuracy, {row.answer}"
-        for row in judge.itertuples()),
-         caption=f"n = {seeds} seeds, paired. Lines: 95 % intervals of interquartile means. Right: the verdict.",
-         key=[Line2D([], [], color=colors[name], marker="o", label=words) for name, words in measures.items()])
+    told = [f"{row.regime} against {row.before}: {_size(row)} points of judge accuracy, {row.answer}"
+            for row in judge.itertuples()]
+    annotate(figure, title="By how much do the regimes differ?", shows="; ".join(told),
+             caption=f"n = {seeds} seeds, paired. Lines: 95 % intervals of interquartile means. Right: the verdict.",
+             key=[Line2D([], [], color=colors[name], marker="o", label=words) for name, words in measures.items()])
     return figure
 
-# %% ../../nbs/studies/05_regimes.ipynb #1e0d9d43
+# %% ../../nbs/studies/05_regimes.ipynb #f9091a93
 def evidence_by_seed(
     table: dict,        # a seed table
 ) -> pd.DataFrame:      # a row a regime and seed: accuracy, e_value, evidence so far, p_anytime, above_chance
@@ -169,6 +169,6 @@ def evidence_by_seed(
     columns = ["regime", "seed", "accuracy", "e_value", "evidence", "p_anytime", "above_chance"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
-# %% ../../nbs/studies/05_regimes.ipynb #3aad717e
+# %% ../../nbs/studies/05_regimes.ipynb #1ff8cdb1
 COMPARISON = Study(name="regimes", question="Which regime does better, by how much, and is it shown?",
                    answer=answer, headline=headline, report="comparison")

@@ -7,7 +7,7 @@ __all__ = ['PHASE1_REPORTED', 'FULL_REPORTED', 'PHASE1', 'FULL', 'REPORTED', 'RE
            'ReportedNumber', 'scaled_step', 'reported_pair', 'answer', 'headline', 'statements',
            'preregistration_sha256', 'decide']
 
-# %% ../../nbs/studies/04_step_10000.ipynb #21784ef5
+# %% ../../nbs/studies/04_step_10000.ipynb #0b04f0bd
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from .preregistration import Decision, Statement, decisions, registered
 from .study import Study
 from .table import counted_verdicts, equal_weights, judged_images, pooled_at
 
-# %% ../../nbs/studies/04_step_10000.ipynb #471f81d2
+# %% ../../nbs/studies/04_step_10000.ipynb #9cadafc5
 @dataclass(frozen=True, kw_only=True)
 class ReportedNumber(Record):
     "One accuracy of the original report"
@@ -34,6 +34,12 @@ class ReportedNumber(Record):
     accuracy: float                                    # 0..1, mean over ten classes
     images: int = 1000                                 # the denominator of `accuracy`
     correct_per_class: tuple[int, ...] | None = None   # of 100 images each; None where not reported
+
+    @property
+    def label(self) -> str:
+        "In figures: the model and its step, in three short lines"
+        name = "Phase-1-\nonly" if self.regime == PHASE1_REPORTED else "full cur-\nriculum"
+        return f"{name}\n@ {self.step:,}"
 
 PHASE1_REPORTED, FULL_REPORTED, PHASE1, FULL = (
     "phase1_only_reported", "full_curriculum_reported", "phase1_only", "full_curriculum")
@@ -45,7 +51,7 @@ REPORTED = (
     ReportedNumber(regime=FULL_REPORTED, step=10_000, accuracy=0.032))
 REPORTED_STEPS = tuple(sorted({number.step for number in REPORTED}))   # of 10,000: where the report measured
 
-# %% ../../nbs/studies/04_step_10000.ipynb #8a5eabb6
+# %% ../../nbs/studies/04_step_10000.ipynb #cf8969e5
 def scaled_step(
     reported_step: int,   # a step of the report's 10,000
     total_steps: int,     # T of the run at hand
@@ -160,7 +166,7 @@ def headline(
     if not parts: return table["answer"].partition("\n")[0]
     return f"As reported, {', '.join(parts[:-1])}{', and ' if parts[1:] else ''}{parts[-1]}."
 
-# %% ../../nbs/studies/04_step_10000.ipynb #3b691ada
+# %% ../../nbs/studies/04_step_10000.ipynb #297332dc
 PREREGISTRATION = Path(curriculum_gen.__file__).parent/"preregistration.json"
 
 def statements() -> list[Statement]:
@@ -245,7 +251,7 @@ def decide(
     "Every registered statement decided from the results of one study"
     return decisions(table, statements=statements(), rules=_RULES)
 
-# %% ../../nbs/studies/04_step_10000.ipynb #91f5aa62
+# %% ../../nbs/studies/04_step_10000.ipynb #bb664ffb
 STEP_10000 = Study(name="step_10000", question="Is it the regime, is it the stopping, is there a regression?",
                    regimes=(PHASE1_REPORTED, FULL_REPORTED, PHASE1, FULL), landmarks=("3/10", "1/3", "3/5", "2/3"),
                    pairs=reported_pair, answer=answer, headline=headline, decide=decide, report="seed_table")

@@ -6,7 +6,7 @@
 __all__ = ['STUDIES', 'nothing_planned', 'first_line', 'Study', 'study_named', 'fitting_study', 'study_name', 'study_of',
            'remember_study']
 
-# %% ../../nbs/studies/00_study.ipynb #90692de9
+# %% ../../nbs/studies/00_study.ipynb #23e5ebaf
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..core.records import read_json, write_json
 from ..core.registry import Registry
 from ..curriculum.config import LANDMARKS, RunConfig, landmark_step
 
-# %% ../../nbs/studies/00_study.ipynb #ad31f907
+# %% ../../nbs/studies/00_study.ipynb #bf1757d4
 def nothing_planned(config: RunConfig) -> tuple[tuple[int, int], ...]:
     "No pairs of steps beside the reference and the last"
     return ()
@@ -52,7 +52,7 @@ class Study:
     def _repr_markdown_(self) -> str:
         return f"**{self.name}**: {self.question}\n\nRegimes: {', '.join(self.regimes) or 'any'}; report: {self.report}"
 
-# %% ../../nbs/studies/00_study.ipynb #39408e87
+# %% ../../nbs/studies/00_study.ipynb #b7352abc
 STUDIES = Registry("study", "curriculum_gen.studies", step_10000="curriculum_gen.studies.step_10000:STEP_10000",
                    regimes="curriculum_gen.studies.regimes:COMPARISON")
 
@@ -72,7 +72,7 @@ def fitting_study(
     wanted = list(regimes)
     return next(name for name in STUDIES if all(map(study_named(name).takes, wanted)))
 
-# %% ../../nbs/studies/00_study.ipynb #65bb70b0
+# %% ../../nbs/studies/00_study.ipynb #83a3b2c3
 def study_name(
     out: str | Path,                  # the study's folder; need not exist yet
     *,

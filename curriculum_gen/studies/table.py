@@ -64,7 +64,7 @@ def equal_weights(
     return {(seed, step): hashes[regimes[0], seed, step] == hashes[regimes[1], seed, step]
             for regime, seed, step in hashes if regime == regimes[0] and (regimes[1], seed, step) in hashes}
 
-# %% ../../nbs/studies/01_table.ipynb #5580ffaa
+# %% ../../nbs/studies/01_table.ipynb #18e1bce9
 def judged_images(
     table: dict,   # a seed table, or anything with "rows"
     row: dict,     # one of its rows, single or pooled
@@ -114,7 +114,7 @@ def _planned_comparisons(group: list[tuple[RunConfig, dict, np.ndarray]], pairs:
                          "words": verdict.words, **verdict.to_dict()})
     return compared
 
-# %% ../../nbs/studies/01_table.ipynb #b8cd0b44
+# %% ../../nbs/studies/01_table.ipynb #e839bafd
 def falls_together(
     table: dict,       # a seed table
 ) -> pd.DataFrame:     # a row a planned pair: regime, before, after, mean_difference, seeds, p, p_max_t
