@@ -207,7 +207,7 @@ def test_a_notebook_is_small(notebook):
     lines = sum(size for size, _ in sizes)
     assert lines <= EXPORTED_LINES, "it is two nouns"
     for size, source in sizes:
-        assert size <= LINES_IN_A_CELL, f"{size} lines of code in one cell:\n{source}"
+        assert size <= LINES_IN_A_CELL or only_imports(source), f"{size} lines of code in one cell:\n{source}"
 
 
 @each(NOTEBOOKS)
