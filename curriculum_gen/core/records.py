@@ -24,11 +24,14 @@ def write_atomic(
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with open(handle, "wb") as file:
-                file.write(data); file.flush(); os.fsync(file.fileno())
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True); raise
+            Path(name).unlink(missing_ok=True)
+            raise
     except OSError as error: raise disk_error(error, path) from error
     return path
 

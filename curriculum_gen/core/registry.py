@@ -47,7 +47,7 @@ class Registry(Mapping):
         entry: object,   # has a `name`; or a function without arguments that gives such an object
     ) -> object:         # the same, so that `add` can decorate
         "Add an entry; one of the same name is replaced"
-        made = self._made(entry)
+        made = _with_name(entry, self.what)
         self._entries[made.name] = made
         return entry
 
@@ -56,15 +56,9 @@ class Registry(Mapping):
         name: str,       # of an entry, or "module:object"
     ) -> object:
         "The entry of this name; `InputError` suggests the nearest one"
-        if ":" in str(name): return self._made(object_named(name, what=self.what))
+        if ":" in str(name): return _with_name(object_named(name, what=self.what), self.what)
         if name not in self: raise unknown_name(self.what, name, among=self)
         return self[name]
-
-    def _made(self, entry: object) -> object:
-        made = entry() if inspect.isfunction(entry) else entry
-        if not isinstance(getattr(made, "name", None), str):
-            raise InputError(f"{self.what}: {type(made).__name__} has no name, so it cannot be found by one")
-        return made
 
     def _all(self) -> dict[str, object]:
         if not self._asked:
@@ -74,9 +68,18 @@ class Registry(Mapping):
 
     def __getitem__(self, name: str) -> object:
         entry = self._all()[name]
-        if isinstance(entry, str): entry = self._entries[name] = self._made(object_named(entry, what=self.what))
+        if isinstance(entry, str):
+            entry = self._entries[name] = _with_name(object_named(entry, what=self.what), self.what)
         return entry
 
     def __iter__(self) -> Iterator[str]: return iter(self._all())
     def __len__(self) -> int: return len(self._all())
     def __repr__(self) -> str: return f"{self.what}: {', '.join(self)}"
+
+# %% ../../nbs/core/02_registry.ipynb #1c99f6b1
+def _with_name(entry: object, what: str) -> object:
+    "The entry, made when a function makes it; refused without a name"
+    made = entry() if inspect.isfunction(entry) else entry
+    if not isinstance(getattr(made, "name", None), str):
+        raise InputError(f"{what}: {type(made).__name__} has no name, so it cannot be found by one")
+    return made

@@ -27,7 +27,8 @@ class StepRecord(Record):
     def row(self) -> dict:
         "The record for tables and figures: step, phase, `<term>_weight`, the losses, judge_accuracy, images"
         weights = {f"{term}_weight": weight for term, weight in self.weights.items()}
-        return {"step": self.step, "phase": self.phase, **weights, **self.losses, "judge_accuracy": self.judge_accuracy, "images": self.images}
+        return {"step": self.step, "phase": self.phase, **weights, **self.losses, "judge_accuracy": self.judge_accuracy,
+                "images": self.images}
 
 # %% ../../nbs/core/04_run_folder.ipynb #40b8fe9f
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ _FIRST_FORMAT = {"alignment": "alignment", "grounding": "grounding", "witness_on
 def _step_record(values: dict) -> StepRecord:
     "A line of a history, of the first format too, in which each loss was a field"
     if "losses" not in values:
-        values = {"step": values["step"], "phase": values["phase"], "weights": {"grounding": values["grounding_weight"]},
+        values = {"step": values["step"], "phase": values["phase"],
+                  "weights": {"grounding": values["grounding_weight"]},
                   "losses": {name: values[old] for old, name in _FIRST_FORMAT.items()},
                   "images": values["images"], "judge_accuracy": values["judge_accuracy"]}
     return StepRecord.from_dict(values)

@@ -20,15 +20,18 @@ class Task(Record):
     "What a generator is asked to draw"
     name: str                                # also the name of its data set
     image_shape: tuple[int, int, int]        # channels, height, width; all at least 1
-    classes: tuple[str, ...]                 # their names, in the order of the labels 0, 1, ...; at least 2, all different
-    data: str | Callable = field(default="", kw_only=True, compare=False, repr=False)   # gives the data set: a function, or "module:function"
+    classes: tuple[str, ...]                 # names, in the order of the labels 0, 1, ...; at least 2, all different
+    # gives the data set: a function, or "module:function"
+    data: str | Callable = field(default="", kw_only=True, compare=False, repr=False)
 
     def __post_init__(self):
         for name in ("image_shape", "classes"): object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise InputError(f"task {self.name!r}: image shape {self.image_shape}; give channels, height and width, such as (1, 28, 28)")
+            raise InputError(f"task {self.name!r}: image shape {self.image_shape}; give channels, height and width, "
+                             "such as (1, 28, 28)")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise InputError(f"task {self.name!r}: {len(self.classes)} classes; give at least two, with different names")
+            raise InputError(f"task {self.name!r}: {len(self.classes)} classes; "
+                             "give at least two, with different names")
 
     @property
     def pixels(self) -> int:
@@ -44,7 +47,8 @@ class Task(Record):
         **options,   # passed on, such as `folder`; those that its data do not take are refused
     ) -> object:     # a `Dataset`
         "Its data set; `InputError` when it has none"
-        if not self.data: raise InputError(f"task {self.name!r} has no data: give Task(..., data=function), or the Dataset itself")
+        if not self.data:
+            raise InputError(f"task {self.name!r} has no data: give Task(..., data=function), or the Dataset itself")
         return (object_named(self.data, what="data") if isinstance(self.data, str) else self.data)(**options)
 
 # %% ../../nbs/core/03_task.ipynb #cb07c441
@@ -52,7 +56,8 @@ _DIGITS = tuple(map(str, range(10)))
 _CLOTHES = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 MNIST = Task("mnist", (1, 28, 28), _DIGITS, data="curriculum_gen.data.sources:mnist")
 FASHION_MNIST = Task("fashion_mnist", (1, 28, 28), _CLOTHES, data="curriculum_gen.data.sources:fashion_mnist")
-DIGITS = Task("digits", (1, 8, 8), _DIGITS, data="curriculum_gen.data.own:digits")   # of scikit-learn, small enough for an example
+# of scikit-learn, small enough for an example
+DIGITS = Task("digits", (1, 8, 8), _DIGITS, data="curriculum_gen.data.own:digits")
 
 TASKS = Registry("data set", "curriculum_gen.tasks")
 for _task in (MNIST, FASHION_MNIST, DIGITS): TASKS.add(_task)

@@ -27,7 +27,7 @@ class Profile:
     total_steps: int             # T of every run, optimiser steps
     checkpoint_interval: int     # steps between checkpoints; divides `total_steps`
     seeds: tuple[int, ...]       # one independent training run each
-    judge_training: str          # "full": the judges learn from their whole half of the training data; "brief": from 4,000 images of it
+    judge_training: str          # "full": from the whole half of the training images; "brief": from 4,000 of it
     images_per_class: int        # generated images a class in the quality test
     student_images: int          # generated images a class that a student learns from
 
@@ -46,7 +46,8 @@ def profile_named(name: str) -> Profile:
     return PROFILES[name]
 
 # %% ../../nbs/curriculum/02_config.ipynb #738afb50
-LANDMARKS = "3/10", "1/3", "3/5", "2/3"   # of a run, unless a configuration names others: the thirds, and where the first study looked
+# of a run, unless a configuration names others: the thirds, and where the first study looked
+LANDMARKS = "3/10", "1/3", "3/5", "2/3"
 
 def landmark_step(
     fraction: str,      # of the run, such as "1/3"; above 0 and at most 1
@@ -54,8 +55,10 @@ def landmark_step(
 ) -> int:               # rounded down
     "The step at a fraction of a run; `InputError` for what is no fraction of it"
     try: share = Fraction(fraction)
-    except (ValueError, ZeroDivisionError): raise InputError(f"landmark {fraction!r}: write a fraction of the run, such as 1/3") from None
-    if not 0 < share <= 1: raise InputError(f"landmark {fraction!r}: it lies outside the run; write a fraction above 0 and at most 1")
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"landmark {fraction!r}: write a fraction of the run, such as 1/3") from None
+    if not 0 < share <= 1:
+        raise InputError(f"landmark {fraction!r}: it lies outside the run; write a fraction above 0 and at most 1")
     return int(share*total_steps)
 
 def checkpoint_steps(
@@ -68,12 +71,14 @@ def checkpoint_steps(
     if interval < 1 or total_steps % interval:
         raise InputError(f"a checkpoint interval of {interval} does not divide {total_steps} steps: "
                          f"choose one of {', '.join(str(n) for n in _divisors(total_steps))}")
-    return tuple(sorted({*range(0, total_steps + 1, interval), *(landmark_step(fraction, total_steps) for fraction in landmarks)}))
+    return tuple(sorted({*range(0, total_steps + 1, interval),
+                         *(landmark_step(fraction, total_steps) for fraction in landmarks)}))
 
 def _divisors(number: int) -> list[int]: return [n for n in range(max(1, number // 20), number + 1) if number % n == 0]
 
 # %% ../../nbs/curriculum/02_config.ipynb #c6676c6a
-ARITHMETIC = "nine products a pixel, channels last, fused Adam"   # of a training step: weights are equal bit by bit only within one
+# of a training step: weights are equal bit by bit only within one
+ARITHMETIC = "nine products a pixel, channels last, fused Adam"
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Record):
@@ -92,13 +97,7 @@ class RunConfig(Record):
     device: str = "cpu"            # "cpu" or "cuda"
     landmarks: tuple[str, ...] = LANDMARKS   # fractions of the run at which a checkpoint is kept too
 
-    def __post_init__(self):
-        self.recipe, self.task, profile_named(self.profile), self.checkpoint_steps
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices: raise unknown_name(field.replace("_", " "), getattr(self, field), among=choices)
-        for field, least in _LEAST.items():
-            if getattr(self, field) < least: raise InputError(f"{field.replace('_', ' ')} is {getattr(self, field)}: it must be at least {least}")
-        if not self.learning_rate > 0: raise InputError(f"learning rate is {self.learning_rate}: it must be above 0")
+    def __post_init__(self): _check(self)
 
     @property
     def recipe(self) -> Regime:
@@ -127,7 +126,8 @@ class RunConfig(Record):
 
     @property
     def reference_step(self) -> int:
-        "The step that later checkpoints are compared with: the last phase boundary; in a run of one phase, a third of it"
+        """The step that later checkpoints are compared with: the last phase boundary;
+        in a run of one phase, a third of it"""
         return self.phases[-1].start_step or self.total_steps // 3
 
     @property
@@ -135,13 +135,25 @@ class RunConfig(Record):
         "Twelve hexadecimal digits that two configurations share only when they are equal"
         return sha256(json.dumps(self.to_dict(), sort_keys=True))[:12]
 
+# %% ../../nbs/curriculum/02_config.ipynb #6d3e13d3
 _CHOICES = {"widths": ("small", "paper"), "judge_training": ("full", "brief"), "device": ("cpu", "cuda")}
 _LEAST = {"seed": 0, "total_steps": 3, "batch_size": 2, "threads": 1}
+
+def _check(config: RunConfig) -> None:
+    "`InputError` for a name that does not exist, or a number out of range"
+    config.recipe, config.task, profile_named(config.profile), config.checkpoint_steps
+    for field, choices in _CHOICES.items():
+        if getattr(config, field) not in choices:
+            raise unknown_name(field.replace("_", " "), getattr(config, field), among=choices)
+    for field, least in _LEAST.items():
+        if getattr(config, field) < least:
+            raise InputError(f"{field.replace('_', ' ')} is {getattr(config, field)}: it must be at least {least}")
+    if not config.learning_rate > 0: raise InputError(f"learning rate is {config.learning_rate}: it must be above 0")
 
 # %% ../../nbs/curriculum/02_config.ipynb #1bc28ac9
 def run_config(
     profile: str,      # a name in `PROFILES`: gives steps, interval and judge training
-    **changes,         # fields of `RunConfig` to set or override, `regime` and `seed` at least; None leaves the profile's value
+    **changes,         # fields of `RunConfig` to set, `regime` and `seed` at least; None leaves the profile's value
 ) -> RunConfig:
     "The configuration of one run of a profile; `InputError` names a field that does not exist"
     p = profile_named(profile)
@@ -149,8 +161,8 @@ def run_config(
     for name in changes:
         if name not in fields: raise unknown_name("parameter", name, among=fields)
     given = {name: value for name, value in changes.items() if value is not None}
-    return RunConfig.from_dict(dict(profile=p.name, total_steps=p.total_steps, checkpoint_interval=p.checkpoint_interval,
-                                    judge_training=p.judge_training) | given)
+    return RunConfig.from_dict(dict(profile=p.name, total_steps=p.total_steps,
+                                    checkpoint_interval=p.checkpoint_interval, judge_training=p.judge_training) | given)
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     "The fields in which two configurations differ, as 'field: ours, not theirs'"

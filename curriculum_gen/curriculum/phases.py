@@ -18,13 +18,13 @@ class Phase(Record):
     name: str                        # unique within a curriculum
     start_step: int                  # first step of the phase, in completed optimiser steps
     end_step: int                    # one past its last step; greater than `start_step`
-    weights: dict[str, float]        # loss term -> factor, at least 0; a term that is not named keeps its program's weight
+    weights: dict[str, float]        # loss term -> factor, at least 0; one that is not named keeps its program's
     detached: tuple[str, ...] = ()   # terms that are added to the loss without a gradient
 
     def __post_init__(self):
         if not 0 <= self.start_step < self.end_step:
             raise InputError(f"phase {self.name!r}: steps [{self.start_step}, {self.end_step}) are empty or negative")
-        check_weights(self.name, self.weights, self.detached)
+        check_weights(self.name, self.weights, detached=self.detached)
 
     def __contains__(self, completed_steps: int) -> bool: return self.start_step <= completed_steps < self.end_step
 
@@ -33,12 +33,18 @@ class Phase(Record):
         weights = {f"{term}_weight": weight for term, weight in self.weights.items()}
         return {"name": self.name, "start_step": self.start_step, "end_step": self.end_step, **weights}
 
-def check_weights(phase: str, weights: dict[str, float], detached: tuple[str, ...]) -> None:
+def check_weights(
+    phase: str,                   # its name, for messages
+    weights: dict[str, float],    # loss term -> factor
+    *,
+    detached: tuple[str, ...],    # terms without a gradient
+) -> None:
     "Refuse negative weights, and a detached term that has none"
     for term, weight in weights.items():
         if not weight >= 0: raise InputError(f"phase {phase!r}: {term} weight {weight} is negative")
     for term in detached:
-        if term not in weights: raise InputError(f"phase {phase!r}: {term} is detached but has no weight: name it in weights too")
+        if term not in weights:
+            raise InputError(f"phase {phase!r}: {term} is detached but has no weight: name it in weights too")
 
 # %% ../../nbs/curriculum/00_phases.ipynb #9d3a21a1
 def check_phases(
@@ -48,9 +54,11 @@ def check_phases(
     expected = 0
     for phase in phases:
         if phase.start_step != expected:
-            raise InputError(f"phase {phase.name!r} starts at step {phase.start_step}, but the one before it ends at {expected}")
+            raise InputError(f"phase {phase.name!r} starts at step {phase.start_step}, "
+                             f"but the one before it ends at {expected}")
         expected = phase.end_step
-    if len({p.name for p in phases}) < len(phases): raise InputError(f"phases share a name: {', '.join(p.name for p in phases)}")
+    if len({p.name for p in phases}) < len(phases):
+        raise InputError(f"phases share a name: {', '.join(p.name for p in phases)}")
     return phases
 
 def phase_at(

@@ -23,7 +23,7 @@ class Stage(Record):
     weights: dict[str, float]        # loss term -> factor, at least 0
     detached: tuple[str, ...] = ()   # terms that are added to the loss without a gradient
 
-    def __post_init__(self): check_weights(self.name, self.weights, self.detached)
+    def __post_init__(self): check_weights(self.name, self.weights, detached=self.detached)
 
 # %% ../../nbs/curriculum/01_regimes.ipynb #96ffbd8c
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,12 @@ class Regime(Record):
         "The stages as phases of a run of `total_steps` steps; boundary k of n stages lies at k * total_steps // n"
         n = len(self.stages)
         ends = [k*total_steps//n for k in range(n + 1)]
-        return check_phases(tuple(Phase(name=s.name, start_step=ends[k], end_step=ends[k + 1], weights=s.weights, detached=s.detached)
-                                  for k, s in enumerate(self.stages)))
+        return check_phases(tuple(Phase(name=s.name, start_step=ends[k], end_step=ends[k + 1], weights=s.weights,
+                                        detached=s.detached) for k, s in enumerate(self.stages)))
 
     def _repr_html_(self) -> str:
-        rows = pd.DataFrame([{"stage": s.name, **s.weights, "without gradient": ", ".join(s.detached)} for s in self.stages])
+        rows = pd.DataFrame([{"stage": s.name, **s.weights, "without gradient": ", ".join(s.detached)}
+                             for s in self.stages])
         return f"<b>{self.name}</b>, program {self.program}<br>{self.description}{rows.to_html(index=False, border=0)}"
 
 # %% ../../nbs/curriculum/01_regimes.ipynb #d7237089
@@ -64,9 +65,10 @@ _WEIGHTS = {"scaffolding": 1.0, "relationship": 0.5, "drift": 0.1}   # of the gr
 
 def _regime(name: str, label: str, *, stages: int, reported: bool) -> Regime:
     detached = ("grounding",) if reported else ()
-    rows = tuple(Stage(name=stage, weights={"grounding": weight}, detached=detached) for stage, weight in list(_WEIGHTS.items())[:stages])
-    told = ("as reported: the grounding term is detached (the fault) and aims at the class the judge saw." if reported else
-            "repaired: the grounding term is attached and aims at the requested class.")
+    rows = tuple(Stage(name=stage, weights={"grounding": weight}, detached=detached)
+                 for stage, weight in list(_WEIGHTS.items())[:stages])
+    told = ("as reported: the grounding term is detached (the fault) and aims at the class the judge saw." if reported
+            else "repaired: the grounding term is attached and aims at the requested class.")
     return Regime(name=name, stages=rows, options={"grounding_target": "judge" if reported else "requested"},
                   label=f"{label}, {'as reported' if reported else 'grounding attached'}",
                   description=f"{'Weight 1 throughout' if stages == 1 else 'Weights 1, 0.5, 0.1'}, {told}")

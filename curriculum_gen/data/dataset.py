@@ -53,7 +53,8 @@ class Dataset:
         if self.task is None: object.__setattr__(self, "task", TASKS.named(self.source.dataset))
         for name, split in (("training", self.train), ("test", self.test)):
             if tuple(split.images.shape[1:]) != self.task.image_shape:
-                raise InputError(f"{self.task.name}: {name} images have the shape {tuple(split.images.shape[1:])}, its images are {self.task.image_shape}")
+                raise InputError(f"{self.task.name}: {name} images have the shape {tuple(split.images.shape[1:])}, "
+                                 f"its images are {self.task.image_shape}")
 
     fingerprint = property(lambda self: sha256(f"{self.source.fingerprint}, halves by pairs"),
                            doc="SHA-256 over the name, the files' MD5 and the split")

@@ -20,7 +20,7 @@ from .dataset import DataSource, Dataset, Split
 def dataset_of(
     task: Task,
     *,
-    train: tuple,           # images [N, channels, height, width] or [N, height, width] of bytes, and labels [N] of whole numbers
+    train: tuple,           # bytes [N, channels, height, width] or [N, height, width], and whole-number labels [N]
     test: tuple,            # the same, held back for certificates and students
     source: str = "own",    # where they came from, in words
 ) -> Dataset:
@@ -28,20 +28,26 @@ def dataset_of(
     splits = {name: _split(task, name, *given) for name, given in (("train", train), ("test", test))}
     digests = {f"{name} {part}": hashlib.md5(getattr(split, part).numpy().tobytes()).hexdigest()
                for name, split in splits.items() for part in ("images", "labels")}
-    about = DataSource(dataset=task.name, kind="whole", source=source, md5=digests, train_images=len(splits["train"]), test_images=len(splits["test"]))
+    about = DataSource(dataset=task.name, kind="whole", source=source, md5=digests,
+                       train_images=len(splits["train"]), test_images=len(splits["test"]))
     return Dataset(**splits, source=about, task=task)
 
 def _split(task: Task, name: str, images: object, labels: object) -> Split:
     pixels, classes = torch.as_tensor(np.asarray(images)), torch.as_tensor(np.asarray(labels))
     if pixels.ndim == 3 and task.image_shape[0] == 1: pixels = pixels[:, None]
-    if pixels.dtype != torch.uint8: raise InputError(f"{name} images of {task.name}: {pixels.dtype}; give bytes, 0 to 255")
+    if pixels.dtype != torch.uint8:
+        raise InputError(f"{name} images of {task.name}: {pixels.dtype}; give bytes, 0 to 255")
     if pixels.shape[1:] != task.image_shape:
-        raise InputError(f"{name} images of {task.name}: shape {tuple(pixels.shape)}; its images are {task.image_shape}")
-    if len(classes) != len(pixels): raise InputError(f"{name} of {task.name}: {len(pixels)} images and {len(classes)} labels")
-    if classes.is_floating_point(): raise InputError(f"{name} labels of {task.name}: {classes.dtype}; give whole numbers from 0")
+        raise InputError(f"{name} images of {task.name}: shape {tuple(pixels.shape)}; "
+                         f"its images are {task.image_shape}")
+    if len(classes) != len(pixels):
+        raise InputError(f"{name} of {task.name}: {len(pixels)} images and {len(classes)} labels")
+    if classes.is_floating_point():
+        raise InputError(f"{name} labels of {task.name}: {classes.dtype}; give whole numbers from 0")
     counts = torch.bincount(classes.long().clamp(min=0), minlength=len(task.classes))
     if len(counts) > len(task.classes) or classes.min() < 0 or not counts.all():
-        raise InputError(f"{name} labels of {task.name}: every one of 0 to {len(task.classes) - 1} has to occur, and no other")
+        raise InputError(f"{name} labels of {task.name}: every one of 0 to {len(task.classes) - 1} has to occur, "
+                         "and no other")
     return Split(pixels, classes.long())
 
 # %% ../../nbs/data/03_own.ipynb #185fa166
@@ -49,4 +55,5 @@ def digits() -> Dataset:
     "The 8x8 digits of scikit-learn: 1,437 to learn from, 360 held back"
     found = load_digits()
     pixels, held = (found.images*255/16).round().astype(np.uint8), np.arange(len(found.target)) % 5 == 4
-    return dataset_of(DIGITS, train=(pixels[~held], found.target[~held]), test=(pixels[held], found.target[held]), source="scikit-learn's digits")
+    return dataset_of(DIGITS, train=(pixels[~held], found.target[~held]), test=(pixels[held], found.target[held]),
+                      source="scikit-learn's digits")

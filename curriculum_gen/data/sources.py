@@ -186,7 +186,7 @@ def idx_dataset(
     sources: Iterable[str] | None = None,   # in this order; None: CURRICULUM_GEN_SOURCES ("cache,embedded"), else all
     report: Callable[[str], None] = say,    # given one line for each source passed over and one for the source used
 ) -> Dataset:
-    "MNIST or Fashion-MNIST from the first source that answers; `InputError` when the folder is unusable or none is left"
+    "MNIST or Fashion-MNIST from the first source that answers; `InputError` for a bad folder, or when none is left"
     asked = os.environ.get("CURRICULUM_GEN_SOURCES")
     sources = tuple(sources or (asked.split(",") if asked else SOURCES))
     for source in sources:
@@ -211,6 +211,7 @@ def idx_dataset(
     raise InputError(f"{name}: none of {', '.join(sources)} could deliver it; "
                      "add 'embedded' for the subset in the package")
 
+# %% ../../nbs/data/02_sources.ipynb #6ac35db3
 def mnist(**options) -> Dataset:
     "MNIST; options as of `idx_dataset`"
     return idx_dataset(MNIST.name, **options)
@@ -231,6 +232,8 @@ def load_dataset(
     if task.name in FOLDERS: return task.load(report=report, **given)
     if given: raise InputError(f"{name}: it comes from its own function, so {', '.join(given)} cannot be chosen")
     dataset = task.load()
-    if dataset.task != task: raise InputError(f"{name}: its data are of the task {dataset.task.name!r}, of another shape or other classes")
-    report(f"{task.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images ({dataset.source.source})")
+    if dataset.task != task:
+        raise InputError(f"{name}: its data are of the task {dataset.task.name!r}, of another shape or other classes")
+    report(f"{task.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images "
+           f"({dataset.source.source})")
     return dataset

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.errors import InputError
@@ -20,8 +20,8 @@ from ..core.records import read_json, write_atomic, write_json
 from ..curriculum.config import profile_named
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
-from .instruments import (
-    SAMPLE_IMAGES, Instruments, as_pixels, evaluation_latents, generate, judged_cards, latent_shape_of, prepare_instruments, score_generator)
+from .instruments import (SAMPLE_IMAGES, Instruments, as_pixels, evaluation_latents, generate,
+                                                   judged_cards, latent_shape_of, prepare_instruments, score_generator)
 from .recorded_run import RecordedRun
 from ..judges.panel import certified_panel
 from ..judges.recipes import PANEL
@@ -31,7 +31,7 @@ from ..statistics.verdicts import compare_cards
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #a6abda74
 def evaluate_generator(
-    generator: Callable,              # `images = generator(latents, labels)`, in [-1, 1] and of the task's shape; a network must be in eval mode
+    generator: Callable,              # `images = generator(latents, labels)` in [-1, 1]; a network must be in eval mode
     *,
     dataset: str | Dataset = "mnist", # a name in `TASKS`, "module:object", or the data themselves
     images_per_class: int = 200,      # at least 1
@@ -43,8 +43,10 @@ def evaluate_generator(
     "Judge any class-conditional generator by the whole panel"
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset, report=lambda line: None)
     with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar:
-        judges = certified_panel(data, training=judge_training, threads=threads, progress=lambda name, step, total: bar.update())
-    instruments = prepare_instruments(judges, data, images_per_class=images_per_class, student_images=max(1, student_images), threads=threads)
+        judges = certified_panel(data, training=judge_training, threads=threads,
+                                 progress=lambda name, step, total: bar.update())
+    instruments = prepare_instruments(judges, data, images_per_class=images_per_class,
+                                      student_images=max(1, student_images), threads=threads)
     card, _ = score_generator(generator, instruments, student=student_images > 0)
     return judged_cards([card], instruments.certificates)[0]
 
@@ -78,16 +80,18 @@ class _Series:
     samples: list[np.ndarray]   # [classes, k, height, width] uint8 each
 
 def _score_checkpoints(run: RecordedRun, steps: list[int], *, instruments: Instruments, progress: bool) -> _Series:
-    config, known, series, initial = run.config, _known_cards(run, instruments), _Series(cards=[], judged=[], samples=[]), None
+    config, known = run.config, _known_cards(run, instruments)
+    series, initial = _Series(cards=[], judged=[], samples=[]), None
     for step in tqdm(steps, desc=f"scoring {run.name}", unit=" checkpoints", disable=not progress):
         record, generator = run.record(step), run.generator_at(step)
         if record["judge_sha256"] != instruments.judges["first"].sha256:
-            raise InputError(f"{run.folder.checkpoint(step)}: training listened to another first judge than the one in {run.folder.judges}; "
-                             "delete the run folder and train again")
+            raise InputError(f"{run.folder.checkpoint(step)}: training listened to another first judge than the one in "
+                             f"{run.folder.judges}; delete the run folder and train again")
         last = _last_weight(generator)
         initial = last if initial is None else initial
         wants_student = step in (config.reference_step, config.total_steps)
-        card, judged = known.get((step, record["weights_sha256"], wants_student)) or score_generator(generator, instruments, student=wants_student)
+        card, judged = (known.get((step, record["weights_sha256"], wants_student))
+                        or score_generator(generator, instruments, student=wants_student))
         change = float((last - initial).abs().max())
         series.cards.append(replace(card, regime=config.recipe.name, seed=config.seed, step=step, output_change=change))
         series.judged.append(judged)
@@ -96,7 +100,7 @@ def _score_checkpoints(run: RecordedRun, steps: list[int], *, instruments: Instr
             series.samples.append(as_pixels(generate(generator, latents, task=instruments.task)))
     return series
 
-def _last_weight(generator: nn.Module):   # Tensor
+def _last_weight(generator: nn.Module) -> Tensor:
     "The weights of the layer that makes the image: a generator whose loss reaches nothing leaves them as they were"
     layers = [module for module in generator.output.modules() if hasattr(module, "weight")]
     return layers[-1].weight.detach().clone()
@@ -114,24 +118,29 @@ def _known_cards(run: RecordedRun, instruments: Instruments) -> dict:
     found = read_json(files.evaluation)
     if found.get("measured_with") != _measured_with(instruments): return {}
     cards, judged = [Card.from_dict(row) for row in found["rows"]], np.load(files.judged)["judged"]
-    return {(card.step, card.weights_sha256, card.student is not None): (card, seen) for card, seen in zip(cards, judged)}
+    return {(card.step, card.weights_sha256, card.student is not None): (card, seen)
+            for card, seen in zip(cards, judged)}
 
 def _last_beside_reference(series: _Series, run: RecordedRun) -> dict[int, str]:
     "The last checkpoint beside the reference of the same run, when both were scored"
     places = {card.step: i for i, card in enumerate(series.cards)}
     a, b = places.get(run.config.reference_step), places.get(run.config.total_steps)
     if a is None or b is None: return {}
-    found = compare_cards([series.cards[a]], [series.cards[b]], judged_before=[series.judged[a][0]], judged_after=[series.judged[b][0]])
+    found = compare_cards([series.cards[a]], [series.cards[b]], judged_before=[series.judged[a][0]],
+                          judged_after=[series.judged[b][0]])
     return {b: str(found.verdict)}
 
+# %% ../../nbs/evaluation/04_evaluate.ipynb #37c4c714
 def _write_evaluation(run: RecordedRun, cards: list[Card], *, series: _Series, instruments: Instruments) -> None:
     files, steps = run.folder, [card.step for card in cards]
-    kept = (files.samples, {"images": np.stack(series.samples)}), (files.judged, {"judged": np.stack(series.judged), "judges": list(PANEL)})
+    kept = ((files.samples, {"images": np.stack(series.samples)}),
+            (files.judged, {"judged": np.stack(series.judged), "judges": list(PANEL)}))
     for path, arrays in kept:
         archive = io.BytesIO()
         np.savez_compressed(archive, steps=steps, **arrays)
         write_atomic(path, archive.getvalue())
     certificates = {name: certificate.to_dict() for name, certificate in instruments.certificates.items()}
-    write_json(files.evaluation, {"config": run.config.to_dict(), "task": run.task.to_dict(), "data": read_json(files.data), "judges": certificates,
-                                  "phases": [phase.row() for phase in run.config.phases], "measured_with": _measured_with(instruments),
-                                  "rows": [card.row() for card in cards]})
+    write_json(files.evaluation,
+               {"config": run.config.to_dict(), "task": run.task.to_dict(), "data": read_json(files.data),
+                "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
+                "measured_with": _measured_with(instruments), "rows": [card.row() for card in cards]})

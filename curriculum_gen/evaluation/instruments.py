@@ -40,8 +40,8 @@ def evaluation_latents(
     images_per_class: int,                          # at least 1; more images extend the list and keep its beginning
     *,
     shape: tuple[int, ...] = (LATENT_SIZE,),        # of one latent
-) -> Tensor:                                        # [images_per_class, *shape] float32, standard normal, always the same
-    "The fixed latents of the quality test"
+) -> Tensor:                                        # [images_per_class, *shape] float32, standard normal
+    "The fixed latents of the quality test, always the same"
     if images_per_class < 1: raise InputError(f"images per class is {images_per_class}: it must be at least 1")
     rng = np.random.default_rng(stream_seed(0, "evaluation latents"))
     return torch.from_numpy(rng.standard_normal((images_per_class, *shape), dtype=np.float32))
@@ -53,15 +53,16 @@ def generate(
     *,
     task: Task = MNIST,       # whose classes are asked for
     batch_size: int = 100,    # images a call, rounded down to whole latents; few enough for the processor's cache
-) -> Tensor:                  # [classes, n, channels, height, width] float32 in [-1, 1] on the CPU: every class from every latent
-    "Images of all classes from the same latents"
+) -> Tensor:                  # [classes, n, channels, height, width] float32 in [-1, 1], on the CPU
+    "Images of all classes, each from all of the latents"
     if getattr(generator, "training", False):
         raise InputError("the generator is in train mode: its scores would depend on the batch; call .eval()")
-    parameter, classes = next(generator.parameters(), None) if isinstance(generator, nn.Module) else None, len(task.classes)
-    device, images = "cpu" if parameter is None else parameter.device, []
+    parameter = next(generator.parameters(), None) if isinstance(generator, nn.Module) else None
+    device, classes, images = "cpu" if parameter is None else parameter.device, len(task.classes), []
     with torch.no_grad():
         for z in latents.split(max(1, batch_size//classes)):
-            made = generator(z.repeat_interleave(classes, 0).to(device), torch.arange(classes).repeat(len(z)).to(device))
+            labels = torch.arange(classes).repeat(len(z))
+            made = generator(z.repeat_interleave(classes, 0).to(device), labels.to(device))
             made = _checked(made[0] if isinstance(made, tuple) else made, (classes*len(z), *task.image_shape))
             images.append(made.cpu().unflatten(0, (len(z), classes)))
     return torch.cat(images).transpose(0, 1).contiguous()
@@ -69,7 +70,8 @@ def generate(
 def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(images, Tensor) or images.shape != shape:
         found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"the generator gave {found} for {shape[0]} labels: it must return images of shape {list(shape)}")
+        raise InputError(f"the generator gave {found} for {shape[0]} labels: "
+                         f"it must return images of shape {list(shape)}")
     images = images.detach().float()
     if not (images.isfinite().all() and images.abs().max() <= 1 + 1e-4):
         raise InputError("the generator's images leave [-1, 1] or are not finite: scale them as (x/255 - 0.5)/0.5")
@@ -90,13 +92,14 @@ def confusion_counts(
     return np.stack([np.bincount(row, minlength=len(judged)) for row in judged])
 
 # %% ../../nbs/evaluation/02_instruments.ipynb #7d231b28
-REALISM_IMAGES = 200   # images a class that realism is measured on, fewer where the quality test has fewer or half B is small
+# images a class that realism is measured on, fewer where the quality test has fewer or half B is small
+REALISM_IMAGES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Instruments:
     "Everything a generator is held against"
     judges: Mapping[str, CertifiedJudge]   # the panel, by name; "first" is the judge training listened to
-    reference: RealReference | None        # real images of half B in the second judge's features; None where there are too few images to tell
+    reference: RealReference | None        # of half B, in the second judge's features; None where images are too few
     dataset: Dataset                       # of the student's real side and the certificates
     images_per_class: int                  # generated images a class that the judges see
     student_images: int                    # generated images a class that the student learns from
@@ -109,7 +112,8 @@ class Instruments:
     def fingerprints(self) -> dict[str, str]: return {name: judge.sha256 for name, judge in self.judges.items()}
 
     @property
-    def certificates(self) -> dict[str, Certificate]: return {name: judge.certificate for name, judge in self.judges.items()}
+    def certificates(self) -> dict[str, Certificate]:
+        return {name: judge.certificate for name, judge in self.judges.items()}
 
 def prepare_instruments(
     judges: Mapping[str, CertifiedJudge],   # the panel, by name
@@ -132,28 +136,31 @@ def prepare_instruments(
 SAMPLE_IMAGES = 3   # images a class that a card keeps to be looked at
 
 def score_images(
-    images: Tensor,                    # [classes, n, channels, height, width] float32 in [-1, 1], row i asked for class i; n at least the instruments' images per class
+    images: Tensor,                    # [classes, n, channels, height, width] in [-1, 1], row i asked for class i
     instruments: Instruments,
     *,
-    student: bool = True,              # train a student on the first `student_images` of each class too: some seconds
+    student: bool = True,              # train a student on the first `student_images` of each class: some seconds
     test_rows: slice = slice(None),    # of the real test images, on which the student is tested
 ) -> tuple[Card, np.ndarray]:          # the card, and what each judge saw: [judges, classes, n] uint8
-    "Everything that is measured of generated images"
+    "Everything that is measured of generated images, of which there are at least as many a class as the judges see"
     n, judges = instruments.images_per_class, instruments.judges
     with torch_threads(instruments.threads):
         judged = {name: judged_by(judge, images[:, :n]) for name, judge in judges.items()}
         real = _realism_beside_real(images, instruments.reference)
-        learned = student_score(images[:, :instruments.student_images], instruments.dataset, threads=instruments.threads,
-                                test_rows=test_rows) if student else None
+        learned = student_score(images[:, :instruments.student_images], instruments.dataset,
+                                threads=instruments.threads, test_rows=test_rows) if student else None
     panel = {name: _judge_entry(judges[name], confusion_counts(seen)) for name, seen in judged.items()}
     first, task = panel["first"], instruments.task
-    card = Card(n_per_class=n, accuracy=first["accuracy"], accuracy_second_judge=panel["second"]["accuracy"], confusion=first["confusion"],
-                p_chance=first["p_chance"], panel=panel, realism=real, student=learned.to_dict() if learned else None,
-                judge_sha256=judges["first"].sha256, dataset=task.name, image_shape=task.image_shape, classes=task.classes,
-                data_source=instruments.dataset.source.source, judges={name: c.to_dict() for name, c in instruments.certificates.items()},
+    card = Card(n_per_class=n, accuracy=first["accuracy"], accuracy_second_judge=panel["second"]["accuracy"],
+                confusion=first["confusion"], p_chance=first["p_chance"], panel=panel, realism=real,
+                student=learned.to_dict() if learned else None, judge_sha256=judges["first"].sha256,
+                dataset=task.name, image_shape=task.image_shape, classes=task.classes,
+                data_source=instruments.dataset.source.source,
+                judges={name: c.to_dict() for name, c in instruments.certificates.items()},
                 images=as_pixels(images[:, :SAMPLE_IMAGES]))
     return card, np.stack(list(judged.values()))
 
+# %% ../../nbs/evaluation/02_instruments.ipynb #c6f1f16a
 def as_pixels(
     images: Tensor,   # [classes, k, channels, height, width] in [-1, 1]
 ) -> np.ndarray:      # uint8, 255 is full ink; the channel's axis is left out where there is one
@@ -163,7 +170,8 @@ def as_pixels(
 
 def _realism_beside_real(images: Tensor, reference: RealReference | None) -> dict | None:
     if reference is None: return None
-    return {"generated": realism(images[:, :reference.images_per_class], reference).to_dict(), "real": reference.real.to_dict()}
+    return {"generated": realism(images[:, :reference.images_per_class], reference).to_dict(),
+            "real": reference.real.to_dict()}
 
 # %% ../../nbs/evaluation/02_instruments.ipynb #208624eb
 def score_generator(
@@ -171,8 +179,8 @@ def score_generator(
     instruments: Instruments,
     *,
     student: bool = True,              # train a student on its images too: some seconds
-) -> tuple[Card, np.ndarray]:          # as `score_images`, with the network's fingerprint and its accuracy on batch statistics
-    "Everything that is measured of one generator"
+) -> tuple[Card, np.ndarray]:          # as of `score_images`
+    "Everything that is measured of one generator; of a network its fingerprint and accuracy on batch statistics too"
     wanted, task = max(instruments.images_per_class, instruments.student_images if student else 0), instruments.task
     with torch_threads(instruments.threads):
         images = generate(generator, evaluation_latents(wanted, shape=latent_shape_of(generator)), task=task)
@@ -185,11 +193,13 @@ def score_generator(
 STATISTICS_BATCH = 1000   # images a batch where BatchNorm takes its statistics from the batch
 
 def _judge_entry(judge: CertifiedJudge, confusion: np.ndarray) -> dict:
-    return {"accuracy": accuracy(confusion), "p_chance": chance_test(confusion).p, "judge_sha256": judge.sha256, "confusion": confusion.tolist()}
+    return {"accuracy": accuracy(confusion), "p_chance": chance_test(confusion).p, "judge_sha256": judge.sha256,
+            "confusion": confusion.tolist()}
 
 def _batch_statistics_accuracy(generator: Callable, instruments: Instruments) -> float | None:
     "First-judge accuracy with BatchNorm on the statistics of the batch; None for what is no network with BatchNorm"
-    if not isinstance(generator, nn.Module) or not any(isinstance(m, _BatchNorm) for m in generator.modules()): return None
+    if not isinstance(generator, nn.Module) or not any(isinstance(m, _BatchNorm) for m in generator.modules()):
+        return None
     latents = evaluation_latents(instruments.images_per_class, shape=latent_shape_of(generator))
     images = generate(_on_batch_statistics(generator), latents, task=instruments.task, batch_size=STATISTICS_BATCH)
     return accuracy(confusion_counts(judged_by(instruments.judges["first"], images)))
@@ -211,13 +221,16 @@ def evidence_of(
 ) -> Evidence:
     "What a verdict on a card rests on"
     sides = ("", "generated"), ("real_", "real")
-    shares = {f"{prefix}{name}": card.share(name, side=side) for prefix, side in sides for name in ("precision", "coverage")} if card.realism else {}
+    shares = {f"{prefix}{name}": card.share(name, side=side) for prefix, side in sides
+              for name in ("precision", "coverage")} if card.realism else {}
     student = {"student_correct": card.student["correct"], "real_student_correct": card.student["real_correct"],
                "student_images": card.student["images"]} if card.student else {}
     return Evidence(images=card.judged_images, correct={name: card.correct(name) for name in card.panel},
-                    real_images=certificates["first"].images, real_correct={name: certificates[name].correct for name in card.panel},
+                    real_images=certificates["first"].images,
+                    real_correct={name: certificates[name].correct for name in card.panel},
                     p_chance=p_chance, comparison=comparison, **shares, **student,
-                    invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel if not certificates[name].valid))
+                    invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
+                                  if not certificates[name].valid))
 
 def judged_cards(
     cards: list[Card],                         # of one series, in order of step

@@ -42,7 +42,8 @@ def judge_features(
     images: Tensor,   # [classes, n, channels, height, width] float32 in [-1, 1]
 ) -> Tensor:          # [classes, n, features] float32 on the CPU
     "What a judge's last hidden layer makes of images"
-    if images.ndim != 5: raise InputError(f"images {tuple(images.shape)}: expected [classes, n, channels, height, width], a row a class")
+    if images.ndim != 5:
+        raise InputError(f"images {tuple(images.shape)}: expected [classes, n, channels, height, width], a row a class")
     network, device = judge.network, next(judge.network.parameters()).device
     with torch.no_grad():
         parts = [network.classifier[:-1](network.features(batch.to(device))).cpu()
@@ -164,7 +165,7 @@ def real_reference(
 
 # %% ../../nbs/evaluation/00_realism.ipynb #a47414b7
 def realism(
-    images: Tensor,             # [classes, n, channels, height, width] float32 in [-1, 1], row i asked for class i; n of the reference
+    images: Tensor,             # [classes, n, channels, height, width] in [-1, 1], row i of class i; n of `reference`
     reference: RealReference,
 ) -> Realism:
     "Compare a sample of images with real ones"

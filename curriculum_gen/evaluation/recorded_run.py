@@ -9,6 +9,7 @@ __all__ = ['RecordedRun']
 from functools import cached_property
 from pathlib import Path
 
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.errors import InputError
@@ -35,42 +36,17 @@ class RecordedRun:
     ):
         opened = isinstance(folder, RecordedRun)
         self.folder = folder.folder if opened else folder if isinstance(folder, RunFolder) else RunFolder(folder)
-        if not self.folder.config.exists(): raise InputError(f"{self.path}: not a run folder (no config.json); train one with cgen-train")
+        if not self.folder.config.exists():
+            raise InputError(f"{self.path}: not a run folder (no config.json); train one with cgen-train")
         self.config = RunConfig.from_dict(read_json(self.folder.config))
-        if opened: self.__dict__ |= {name: value for name, value in vars(folder).items() if name in ("dataset", "first_judge", "panel")}
-        if dataset is not None: self.dataset = self._checked(dataset)
-
-    @property
-    def path(self) -> Path: return self.folder.path
-
-    @property
-    def task(self) -> Task: return self.config.task
-
-    @property
-    def name(self) -> str:
-        "Regime and seed, for people"
-        return f"{self.config.recipe.name} seed {self.config.seed}"
-
-    @property
-    def steps(self) -> list[int]:
-        "Steps that have a whole checkpoint, ascending; `InputError` when there is none"
-        if not (steps := self.folder.steps()): raise InputError(f"{self.path}: no checkpoint yet; train the run first")
-        return steps
-
-    @property
-    def history(self) -> list[StepRecord]:
-        "What each step did"
-        return read_history(self.folder.history)
+        loaded = vars(folder) if opened else {}
+        self.__dict__ |= {name: loaded[name] for name in ("dataset", "first_judge", "panel") if name in loaded}
+        if dataset is not None: self.dataset = _checked(self, dataset)
 
     @cached_property
     def dataset(self) -> Dataset:
         "The data it was trained on; `InputError` when those at hand are others"
-        return self._checked(load_dataset(self.config.dataset, report=lambda line: None))
-
-    def _checked(self, dataset: Dataset) -> Dataset:
-        if self.folder.data.exists() and dataset.fingerprint != read_json(self.folder.data)["fingerprint"]:
-            raise InputError(f"{self.path}: was trained on other data than those at hand ({dataset.source.source}); provide the former")
-        return dataset
+        return _checked(self, load_dataset(self.config.dataset, report=lambda line: None))
 
     @cached_property
     def first_judge(self) -> CertifiedJudge:
@@ -79,39 +55,83 @@ class RecordedRun:
 
     @cached_property
     def panel(self) -> dict[str, CertifiedJudge]:
-        "All judges: those saved in the folder; those missing come from the cache or are trained, and are then saved there"
-        there = self.folder.judges
-        for name in PANEL:   # what is there is checked before anything is added
-            if (there/f"{name}.json").exists(): load_judge(there, name, task=self.task)
-        for name in PANEL:
-            if (there/f"{name}.json").exists(): continue
-            recipe = judge_recipe(name, dataset=self.task.name, **self.config.judging)
-            certified_judge(recipe, self.dataset, device=self.config.device).save(there)
-        return load_panel(there, task=self.task, device=self.config.device)
+        "All judges: those saved in the folder; those missing come from the cache or are trained, and are saved there"
+        return _panel(self)
 
     @cached_property
     def program(self) -> object:
         "The program of its regime, for this configuration"
         return PROGRAMS.named(self.config.recipe.program)(self.config)
 
-    def record(self, step: int) -> dict:
-        "What a checkpoint says of itself"
-        return read_json(self.folder.checkpoint(step)/"record.json")
+# %% ../../nbs/evaluation/03_recorded_run.ipynb #dba23a63
+def _checked(run: RecordedRun, dataset: Dataset) -> Dataset:
+    if run.folder.data.exists() and dataset.fingerprint != read_json(run.folder.data)["fingerprint"]:
+        raise InputError(f"{run.path}: was trained on other data than those at hand ({dataset.source.source}); "
+                         "provide the former")
+    return dataset
 
-    def generator_at(self, step: int) -> nn.Module:
-        "The generator of a checkpoint in eval mode; `InputError` when its weights are not those that were recorded"
-        folder = self.folder.checkpoint(step)
-        record, snapshot = read_checkpoint(folder, parts=("generator",))
-        generator = load_state(self.program.networks()["generator"], snapshot["generator"], place=folder)
-        if weights_sha256(generator) != record["weights_sha256"]:
-            raise InputError(f"{folder}: damaged, its weights are not those of its record; delete the folder and run cgen-train again")
-        return generator.eval()
+def _panel(run: RecordedRun) -> dict[str, CertifiedJudge]:
+    there = run.folder.judges
+    for name in PANEL:   # what is there is checked before anything is added
+        if (there/f"{name}.json").exists(): load_judge(there, name, task=run.task)
+    for name in PANEL:
+        if (there/f"{name}.json").exists(): continue
+        recipe = judge_recipe(name, dataset=run.task.name, **run.config.judging)
+        certified_judge(recipe, run.dataset, device=run.config.device).save(there)
+    return load_panel(there, task=run.task, device=run.config.device)
 
-    def learner_at(self, step: int) -> object:
-        "The state of training at a checkpoint: networks, optimisers, data and judge"
-        _, snapshot = read_checkpoint(self.folder.checkpoint(step))
-        half = self.dataset.half_a
-        return self.program.load(snapshot, images=half.images, labels=half.labels, judge=self.first_judge.network)
+# %% ../../nbs/evaluation/03_recorded_run.ipynb #e12c7369
+@patch(as_prop=True)
+def path(self: RecordedRun) -> Path:
+    "Its folder"
+    return self.folder.path
 
-    def _repr_markdown_(self) -> str:
-        return f"**{self.name}**: {self.config.total_steps:,} steps on {self.task.name}, checkpoints at {', '.join(f'{s:,}' for s in self.folder.steps())}"
+@patch(as_prop=True)
+def task(self: RecordedRun) -> Task:
+    "What was to be drawn"
+    return self.config.task
+
+@patch(as_prop=True)
+def name(self: RecordedRun) -> str:
+    "Regime and seed, for people"
+    return f"{self.config.recipe.name} seed {self.config.seed}"
+
+@patch(as_prop=True)
+def steps(self: RecordedRun) -> list[int]:
+    "Steps that have a whole checkpoint, ascending; `InputError` when there is none"
+    if not (steps := self.folder.steps()): raise InputError(f"{self.path}: no checkpoint yet; train the run first")
+    return steps
+
+@patch(as_prop=True)
+def history(self: RecordedRun) -> list[StepRecord]:
+    "What each step did"
+    return read_history(self.folder.history)
+
+# %% ../../nbs/evaluation/03_recorded_run.ipynb #6c25a297
+@patch
+def record(self: RecordedRun, step: int) -> dict:
+    "What a checkpoint says of itself"
+    return read_json(self.folder.checkpoint(step)/"record.json")
+
+@patch
+def generator_at(self: RecordedRun, step: int) -> nn.Module:
+    "The generator of a checkpoint in eval mode; `InputError` when its weights are not those that were recorded"
+    folder = self.folder.checkpoint(step)
+    record, snapshot = read_checkpoint(folder, parts=("generator",))
+    generator = load_state(self.program.networks()["generator"], snapshot["generator"], place=folder)
+    if weights_sha256(generator) != record["weights_sha256"]:
+        raise InputError(f"{folder}: damaged, its weights are not those of its record; "
+                         "delete the folder and run cgen-train again")
+    return generator.eval()
+
+@patch
+def learner_at(self: RecordedRun, step: int) -> object:
+    "The state of training at a checkpoint: networks, optimisers, data and judge"
+    _, snapshot = read_checkpoint(self.folder.checkpoint(step))
+    half = self.dataset.half_a
+    return self.program.load(snapshot, images=half.images, labels=half.labels, judge=self.first_judge.network)
+
+@patch
+def _repr_markdown_(self: RecordedRun) -> str:
+    return (f"**{self.name}**: {self.config.total_steps:,} steps on {self.task.name}, "
+            f"checkpoints at {', '.join(f'{s:,}' for s in self.folder.steps())}")

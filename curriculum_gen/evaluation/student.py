@@ -55,11 +55,13 @@ def train_student(
     if images.ndim != 5 or len(images) != classes:
         wanted = ", ".join(map(str, task.image_shape))
         raise InputError(f"images {tuple(images.shape)}: expected [{classes}, n, {wanted}], a row a class")
-    pupils, labels = check_images(images.flatten(0, 1), task.image_shape), torch.arange(classes).repeat_interleave(images.shape[1])
+    pupils = check_images(images.flatten(0, 1), task.image_shape)
+    labels = torch.arange(classes).repeat_interleave(images.shape[1])
     rng, batch = torch.Generator().manual_seed(stream_seed(seed, "student order")), min(BATCH, len(labels))
     steps = max(LEAST_STEPS, PASSES*len(labels)//batch)
     with torch_threads(threads):
-        student = seeded(lambda: student_network(task), stream_seed(seed, "student weights")).to(memory_format=torch.channels_last)
+        student = seeded(lambda: student_network(task), stream_seed(seed, "student weights"))
+        student = student.to(memory_format=torch.channels_last)
         optimiser = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=LEARNING_RATE, total_steps=steps)
         orders = (torch.randperm(len(labels), generator=rng)[:len(labels)//batch*batch] for _ in count())
@@ -134,7 +136,7 @@ class StudentScore(Record):
 
 # %% ../../nbs/evaluation/01_student.ipynb #85adf3b7
 def student_score(
-    images: Tensor,                     # [classes, n, channels, height, width] float32 in [-1, 1]: row i was asked for as class i
+    images: Tensor,                     # [classes, n, channels, height, width] in [-1, 1], row i asked for class i
     dataset: Dataset,                   # examines both students and teaches the real one
     *,
     seed: int = 0,                      # of both students
@@ -146,8 +148,8 @@ def student_score(
     real = real_student(dataset, images_per_class=n, seed=seed, threads=threads)[test_rows]
     student = train_student(images, task=dataset.task, seed=seed, threads=threads)
     answers = judged_classes(student, dataset.test.images[test_rows])
-    return StudentScore(images_per_class=n, seed=seed,
-                        threads=threads, data_fingerprint=dataset.fingerprint, images=len(truth),
+    return StudentScore(images_per_class=n, seed=seed, threads=threads, data_fingerprint=dataset.fingerprint,
+                        images=len(truth),
                         correct=int((answers == truth).sum()), real_correct=int((real == truth).sum()))
 
 def student_table(

@@ -58,7 +58,7 @@ def limits_of(
 ) -> tuple[float, float]:    # least accuracy, largest share of one class, both 0..1
     """What a judge of this recipe must keep to on the real test images; `InputError` for widths without a pilot.
     Paper judges without a pilot of their own must do at least what small ones must. For data that had no pilot the rule
-    is coarse: half of the errors of whoever always names the commonest class, and a tenth more of one class than there is"""
+    is coarse: half of the errors of whoever names the commonest class, and a tenth more of one class than there is"""
     piloted = {name for name, *_ in LIMITS}
     if dataset.task.name not in piloted: return _limits_without_pilot(dataset)
     kind = dataset.source.kind
@@ -66,7 +66,8 @@ def limits_of(
     limits = limits_at(recipe.widths) or (limits_at("small") if recipe.widths == "paper" else {})
     if recipe.judge not in limits:
         raise InputError(f"no pilot has fixed limits for the {recipe.judge} judge on {recipe.dataset} ({kind} data, "
-                         f"{recipe.training} training, widths {recipe.widths}), so it could not be certified: choose other widths")
+                         f"{recipe.training} training, widths {recipe.widths}), so it could not be certified: "
+                         "choose other widths")
     return limits[recipe.judge]
 
 def _limits_without_pilot(dataset: Dataset) -> tuple[float, float]:
@@ -95,8 +96,8 @@ class Certificate(Record):
 
     def __str__(self) -> str:
         return (f"{self.recipe['judge']} judge {self.weights_sha256[:12]}: {self.accuracy:.2%} of {self.images:,} "
-                "real test images " f"(floor {self.floor:.1%}), largest predicted share {self.largest_share:.3f} (at "
-                f"most {self.share_limit:.3f}): {'certified' if self.valid else 'INVALID'}")
+                f"real test images (floor {self.floor:.1%}), largest predicted share {self.largest_share:.3f} "
+                f"(at most {self.share_limit:.3f}): {'certified' if self.valid else 'INVALID'}")
 
 # %% ../../nbs/judges/02_certificates.ipynb #0937b4c8
 def judged_classes(
@@ -172,7 +173,8 @@ def load_judge(
 ) -> CertifiedJudge:      # in eval mode, frozen
     "Read a judge back; `InputError` when a file is missing, damaged or not the one certified"
     certificate = Certificate.from_dict(read_json(Path(folder)/f"{name}.json"))
-    network = load_weights(JudgeRecipe.from_dict(certificate.recipe).untrained(task), Path(folder)/f"{name}.safetensors")
+    network = load_weights(JudgeRecipe.from_dict(certificate.recipe).untrained(task),
+                           Path(folder)/f"{name}.safetensors")
     return CertifiedJudge(network.to(device).eval().requires_grad_(False), certificate)
 
 # %% ../../nbs/judges/02_certificates.ipynb #8780551f

@@ -36,8 +36,8 @@ class Judge(nn.Module):
                                       nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25),
                                       nn.Conv2d(b, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, d, 3, padding=1),
                                       nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.25))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(d*rows*columns, e), nn.ReLU(), nn.Dropout(0.25), nn.Linear(e, f),
-                                        nn.ReLU(), nn.Dropout(0.25), nn.Linear(f, len(task.classes)))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(d*rows*columns, e), nn.ReLU(), nn.Dropout(0.25),
+                                        nn.Linear(e, f), nn.ReLU(), nn.Dropout(0.25), nn.Linear(f, len(task.classes)))
 
     def forward(
         self,
@@ -62,7 +62,8 @@ class SecondJudge(nn.Module):
         rows, columns = halved(task.image_shape[1:], 2)
         self.features = nn.Sequential(nn.Conv2d(task.image_shape[0], a, 5, stride=2, padding=2), nn.GELU(),
                                       nn.Conv2d(a, b, 5, stride=2, padding=2), nn.GELU())
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*rows*columns, c), nn.GELU(), nn.Linear(c, len(task.classes)))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*rows*columns, c), nn.GELU(),
+                                        nn.Linear(c, len(task.classes)))
 
     def forward(
         self,
@@ -91,8 +92,8 @@ class NoiseJudge(nn.Module):
         self.image_shape = task.image_shape
         _, a, _, b = widths_named(widths).judge
         rows, columns = (side//2 for side in halved(task.image_shape[1:], 1))
-        self.features = nn.Sequential(nn.Conv2d(task.image_shape[0], a, 5, stride=2, padding=2), nn.SiLU(), _Residual(a),
-                                      nn.AvgPool2d(2), nn.Conv2d(a, b, 1), _Residual(b))
+        self.features = nn.Sequential(nn.Conv2d(task.image_shape[0], a, 5, stride=2, padding=2), nn.SiLU(),
+                                      _Residual(a), nn.AvgPool2d(2), nn.Conv2d(a, b, 1), _Residual(b))
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(b*rows*columns, len(task.classes)))
 
     def forward(
@@ -137,7 +138,8 @@ class NeighbourJudge(nn.Module):
     ) -> Tensor:          # shares of the votes [B, classes]
         search = KNeighborsClassifier(5, weights="distance", algorithm="brute").fit(self.points.cpu().numpy(),
                                                                                     self.labels.cpu().numpy())
-        return torch.from_numpy(search.predict_proba(self._projected(check_images(images, self.image_shape)).cpu().numpy()))
+        projected = self._projected(check_images(images, self.image_shape))
+        return torch.from_numpy(search.predict_proba(projected.cpu().numpy()))
 
 def _make_room(judge: nn.Module, state: dict, *_) -> None:
     "Buffers of the sizes that are about to be loaded: they follow from the images a judge has learned from"
@@ -152,7 +154,8 @@ def hog_features(
     grey, sides = images.mean(1) if images.shape[1] > 1 else images[:, 0], images.shape[2:]
     cell = max(2, min(sides)//7)                     # pixels
     block = tuple(side//cell for side in sides)      # all cells are normalised together
-    each = [hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=block) for image in grey.cpu().numpy()]
+    each = [hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=block)
+            for image in grey.cpu().numpy()]
     return torch.from_numpy(np.stack(each).astype(np.float32))
 
 class HogJudge(nn.Module):
@@ -175,7 +178,8 @@ class HogJudge(nn.Module):
         "Learn one against the rest for each class"
         svm = LinearSVC(dual=False).fit(hog_features(images).numpy(), labels.numpy())
         weight, bias = svm.coef_, svm.intercept_
-        if len(bias) == 1: weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])   # two classes: one hyperplane
+        if len(bias) == 1:   # two classes: one hyperplane
+            weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
         self.weight, self.bias = torch.from_numpy(weight).float().contiguous(), torch.from_numpy(bias).float()
         return self
 
@@ -183,4 +187,5 @@ class HogJudge(nn.Module):
         self,
         images: Tensor,   # [B, channels, height, width] float32 in [-1, 1]
     ) -> Tensor:          # signed distances from each class's hyperplane [B, classes]
-        return F.linear(hog_features(check_images(images, self.image_shape)).to(self.weight.device), self.weight, self.bias)
+        features = hog_features(check_images(images, self.image_shape))
+        return F.linear(features.to(self.weight.device), self.weight, self.bias)

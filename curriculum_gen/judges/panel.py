@@ -42,8 +42,8 @@ def certified_panel(
     device: str = "cpu",
     progress: Callable[[str, int, int], None] = lambda name, step, total: None,   # of training: judge, step, steps
 ) -> dict[str, CertifiedJudge]:                                                   # in the order of `PANEL`
-    """The five judges for a data set, from the cache or trained and certified; `InputError` when one has no valid certificate
-    or is not independent"""
+    """The five judges for a data set, from the cache or trained and certified; `InputError` when one has no valid
+    certificate or is not independent"""
     def judge(name: str) -> CertifiedJudge:
         recipe = judge_recipe(name, dataset=dataset.task.name, widths=widths, training=training, threads=threads)
         return certified_judge(recipe, dataset, device=device, progress=lambda step, total: progress(name, step, total))

@@ -53,27 +53,27 @@ def judge_recipe(
     training: str = "full",    # "full" or "brief"
     threads: int = 1,          # on the CPU
 ) -> JudgeRecipe:
-    "The recipe of a judge; runs that differ only in regime, seed or length share it: `judge_recipe(name, dataset=..., **config.judging)`"
+    "The recipe of a judge; runs that differ only in regime, seed or length share it: `**config.judging` gives the rest"
     if judge not in PANEL: raise unknown_name("judge", judge, among=PANEL)
-    return JudgeRecipe(judge=judge, dataset=dataset, widths=widths if judge in EPOCHS else "any", training=training, threads=threads,
-                       seed=stream_seed(0, f"{judge} judge"))
+    return JudgeRecipe(judge=judge, dataset=dataset, widths=widths if judge in EPOCHS else "any", training=training,
+                       threads=threads, seed=stream_seed(0, f"{judge} judge"))
 
 # %% ../../nbs/judges/01_recipes.ipynb #994975a4
 def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
     "Images [B, channels, height, width] shifted by up to a fourteenth of a side each, background (-1) filled in"
     count, _, height, width = images.shape
-    most = max(1, min(height, width)//14)                                                           # two pixels of 28
-    down, right = torch.randint(0, 2*most + 1, (2, count, 1), generator=rng)                        # [B, 1] each
-    rows, columns = down + torch.arange(height), right + torch.arange(width)                        # [B, height], [B, width]
-    padded = F.pad(images, (most,)*4, value=-1.0).movedim(1, -1)                                    # [B, ..., ..., channels]
+    most = max(1, min(height, width)//14)                                       # two pixels of 28
+    down, right = torch.randint(0, 2*most + 1, (2, count, 1), generator=rng)    # [B, 1] each
+    rows, columns = down + torch.arange(height), right + torch.arange(width)    # [B, height], [B, width]
+    padded = F.pad(images, (most,)*4, value=-1.0).movedim(1, -1)                # [B, ..., ..., channels]
     return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 def _augmented(images: Tensor, judge: str, *, rng: torch.Generator) -> Tensor:
     "Images [B, channels, height, width] as a network is shown them in training"
     if judge == "first": return images
     images = _shifted(images, rng)
-    return images if judge == "second" else images + torch.rand(len(images), 1, 1, 1,
-                                                                generator=rng)*torch.randn(images.shape, generator=rng)
+    if judge == "second": return images
+    return images + torch.rand(len(images), 1, 1, 1, generator=rng)*torch.randn(images.shape, generator=rng)
 
 # %% ../../nbs/judges/01_recipes.ipynb #7b556fd2
 def train_judge(
@@ -85,8 +85,8 @@ def train_judge(
 ) -> nn.Module:                                                        # in eval mode, its parameters frozen
     "A judge trained by its recipe"
     split = dataset.half_a if recipe.half == "A" else dataset.half_b
-    images, labels = (split.images[:4000], split.labels[:4000]) if recipe.training == "brief" else (split.images,
-                                                                                                    split.labels)
+    images, labels = split.images, split.labels
+    if recipe.training == "brief": images, labels = images[:4000], labels[:4000]
     with torch_threads(recipe.threads), threadpool_limits(recipe.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         judge = recipe.untrained(dataset.task).to(device)
@@ -96,6 +96,7 @@ def train_judge(
             progress(1, 1)
     return judge.eval().requires_grad_(False)
 
+# %% ../../nbs/judges/01_recipes.ipynb #c1366d88
 def _descend(judge: nn.Module, recipe: JudgeRecipe, *, images: Tensor, labels: Tensor,
              progress: Callable[[int, int], None]) -> None:
     size = min(128, len(images))

@@ -90,7 +90,8 @@ class UpsampledConvolution(nn.Conv2d):
 # %% ../../nbs/models/00_layers.ipynb #c4fc5fd6
 class FoldedConvolution(nn.Conv2d):
     "A 3x3 convolution (padding 1) to few channels"
-    def __init__(self, in_channels: int, out_channels: int = 1): super().__init__(in_channels, out_channels, 3, padding=1)
+    def __init__(self, in_channels: int, out_channels: int = 1):
+        super().__init__(in_channels, out_channels, 3, padding=1)
 
     def forward(
         self,
@@ -98,7 +99,8 @@ class FoldedConvolution(nn.Conv2d):
     ) -> Tensor:            # [B, out, H, W]
         kernel = self.weight.flip(2, 3).flatten(2).transpose(1, 2).flatten(0, 1)   # [out 9, in]
         products = F.linear(features.permute(0, 2, 3, 1), kernel)                  # [B, H, W, out 9]
-        return F.fold(products.flatten(1, 2).transpose(1, 2), features.shape[2:], 3, padding=1) + self.bias[:, None, None]
+        sums = F.fold(products.flatten(1, 2).transpose(1, 2), features.shape[2:], 3, padding=1)
+        return sums + self.bias[:, None, None]
 
 class PixelMean(nn.Module):
     "The mean over all pixels"
@@ -126,5 +128,6 @@ def check_images(
     "The images, when they are floating point and of this shape; `InputError` otherwise"
     if images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape) or not images.is_floating_point():
         wanted = ", ".join(map(str, shape))
-        raise InputError(f"images {tuple(images.shape)} {images.dtype}: expected [B, {wanted}] floating point in [-1, 1]")
+        raise InputError(f"images {tuple(images.shape)} {images.dtype}: "
+                         f"expected [B, {wanted}] floating point in [-1, 1]")
     return images

@@ -43,7 +43,7 @@ def widths_named(name: str) -> Widths:
 
 def halved(
     sides: tuple[int, ...],   # of an image, in pixels
-    times: int,
+    times: int,               # layers of stride 2, at least 0
 ) -> tuple[int, ...]:
     "Sides after so many layers of stride 2, which round up"
     for _ in range(times): sides = tuple(-(-side//2) for side in sides)
@@ -83,12 +83,12 @@ class Generator(nn.Module):
         labels: Tensor,             # [B] int64 in 0..classes - 1, the requested classes
     ) -> tuple[Tensor, Tensor]:     # images [B, channels, height, width] in [-1, 1], predicted values [B, 16]
         if latents.ndim != 2 or latents.shape[1] != LATENT_SIZE or labels.shape != latents.shape[:1]:
-            raise InputError(f"latents {tuple(latents.shape)} and labels {tuple(labels.shape)}: expected [B, "
-                             f"{LATENT_SIZE}] and [B]")
+            raise InputError(f"latents {tuple(latents.shape)} and labels {tuple(labels.shape)}: "
+                             f"expected [B, {LATENT_SIZE}] and [B]")
         conditioned = torch.cat([latents, self.label_embedding(labels)], dim=1)                     # [B, 128]
         features = self.fc(conditioned).unflatten(1, (-1, *self.start))                             # [B, 64, 7, 7]
         features = self.blocks(features.contiguous(memory_format=torch.channels_last))              # [B, 16, 28, 28]
-        features = features[:, :, :self.sides[0], :self.sides[1]]                                   # where sides are no multiple of four
+        features = features[:, :, :self.sides[0], :self.sides[1]]   # where sides are no multiple of four
         return self.output(features), self.v_pred_head(features)
 
 # %% ../../nbs/models/01_networks.ipynb #471fa967
@@ -119,7 +119,7 @@ class Witness(nn.Module):
         self,
         images: Tensor,             # [B, channels, height, width] float32 in [-1, 1]
     ) -> tuple[Tensor, Tensor]:     # logits [B, classes], seen values [B, 16]
-        features = self._features(images)                                                           # [B, 1024] at small widths
+        features = self._features(images)   # [B, 1024] at small widths
         return self.classifier(features), self.v_seen_head(features)
 
     def logits(

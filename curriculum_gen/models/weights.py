@@ -86,15 +86,18 @@ def read_checkpoint(
     folder: Path,                           # of one checkpoint
     *,
     parts: tuple[str, ...] | None = None,   # names of files, without ending; None: all of them
-) -> tuple[dict, dict]:                     # its record, and a snapshot: the step, and tensors by the name of their file
+) -> tuple[dict, dict]:                     # its record; the step, and tensors by the name of their file
     "A checkpoint's files, checked; `InputError` names one that is missing or damaged"
-    record, remedy = read_json(folder/"record.json"), f"delete the folder {folder.name} to go on from the checkpoint before it"
-    if not {"step", "files", "random_streams"} <= set(record): raise InputError(f"{folder/'record.json'}: damaged; {remedy}")
+    record = read_json(folder/"record.json")
+    remedy = f"delete the folder {folder.name} to go on from the checkpoint before it"
+    if not {"step", "files", "random_streams"} <= set(record):
+        raise InputError(f"{folder/'record.json'}: damaged; {remedy}")
     snapshot = {"step": record["step"]}
     for name, expected in record["files"].items():
         stem = name.removesuffix(".safetensors")
         if parts is not None and stem not in parts: continue
-        if not (folder/name).exists() or sha256(folder/name) != expected: raise InputError(f"{folder/name}: missing or damaged; {remedy}")
+        if not (folder/name).exists() or sha256(folder/name) != expected:
+            raise InputError(f"{folder/name}: missing or damaged; {remedy}")
         snapshot[stem] = load_tensors(folder/name)
     return record, snapshot
 

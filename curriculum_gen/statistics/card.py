@@ -16,46 +16,50 @@ from ..core.records import Record
 from .intervals import wilson_interval
 
 # %% ../../nbs/statistics/07_card.ipynb #0ecba187
+# in the order of the panel
 JUDGE_NAMES: Mapping[str, str] = {"first": "first judge", "second": "second judge", "neighbours": "nearest neighbours",
-                                  "hog_svm": "HOG, linear SVM", "noise": "noise-augmented"}   # in the order of the panel
-SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered", "memorised": "near_training"}   # a share and the counts behind it
-_ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "images"   # what a card has beyond a row of a table
+                                  "hog_svm": "HOG, linear SVM", "noise": "noise-augmented"}
+# a share of the realism measures, and the counts behind it
+SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered", "memorised": "near_training"}
+# what a card has beyond a row of a table
+_ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "images"
 
+# %% ../../nbs/statistics/07_card.ipynb #3bf0de58
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Card(Record, Mapping):
     "What was measured of one generator; also a mapping of its fields"
-    regime: str | None = None                       # of the run it is a checkpoint of; None for a generator without a run
+    regime: str | None = None                       # of its run; None for a generator without a run
     seed: int | None = None                         # of that run
     step: int | None = None                         # completed optimiser steps
     n_per_class: int                                # generated images of each class that every judge saw
     accuracy: float                                 # share that the first judge assigns to the class asked for, 0..1
     accuracy_second_judge: float                    # the same of the second judge
-    accuracy_batch_statistics: float | None = None  # of the first, BatchNorm on the statistics of the batch; None without BatchNorm
-    confusion: list                                 # [classes][classes] counts of the first judge: asked for i, judged j
+    accuracy_batch_statistics: float | None = None  # of the first, on batch statistics; None without BatchNorm
+    confusion: list                                 # counts of the first judge, [asked for][judged to be]
     p_chance: float                                 # of the label-permutation test on that table, not adjusted
     panel: dict                                     # judge -> accuracy, p_chance, judge_sha256, confusion
-    realism: dict | None = None                     # "generated" and "real": the records of `realism`; None where there were too few images
+    realism: dict | None = None                     # records "generated" and "real"; None where images were too few
     student: dict | None = None                     # the record of `student_score`; None where no student was trained
     weights_sha256: str | None = None               # of the network; None for what is no network
     judge_sha256: str                               # of the first judge
-    output_change: float | None = None              # largest change of the output convolution since step 0; None without a run
+    output_change: float | None = None              # largest of the last layer since step 0; None without a run
     verdict: str = ""                               # of `Verdict`; empty before it was judged
     reasons: tuple[str, ...] = ()                   # of every rule that fired
-    trusted: bool | None = None                     # whether panel and student confirm the first judge; None where it was not measured
+    trusted: bool | None = None                     # panel and student confirm the first judge; None: not measured
     not_measured: tuple[str, ...] = ()              # parts that were missing, so that their rules stayed silent
     dataset: str | None = None                      # name of the task
     image_shape: tuple[int, ...] | None = None      # channels, height, width
     classes: tuple[str, ...] | None = None          # names
     data_source: str | None = None                  # who delivered the real images
     judges: dict | None = None                      # certificates of the judges, by name
-    images: np.ndarray | None = field(default=None, repr=False)   # [classes, k, ...] uint8, a few samples; not written to disk
+    # [classes, k, ...] uint8, a few samples; not written to disk
+    images: np.ndarray | None = field(default=None, repr=False)
 
     def row(self) -> dict:
         "The card as a row of `evaluation.json`: JSON values"
-        made = dataclasses.asdict(self)
         unsaid = {"regime", "seed", "step", "output_change"} if self.step is None else set()
         unsaid |= set() if self.verdict else {"verdict", "reasons", "trusted", "not_measured"}
-        return {name: _plain(value) for name, value in made.items() if name not in {*_ABOUT, *unsaid}}
+        return _plain({name: one for name, one in dataclasses.asdict(self).items() if name not in {*_ABOUT, *unsaid}})
 
     def to_dict(self) -> dict:
         "The whole card as JSON values, without its images"
@@ -83,7 +87,7 @@ class Card(Record, Mapping):
         side: str = "generated",    # or "real": another real sample of the same size
     ) -> float | None:              # over all classes, 0..1; None where realism was not measured
         "A share of the realism measures"
-        return self.realism and sum(found := self.realism[side][SHARES[name]])/(len(found)*self.realism[side]["images_per_class"])
+        return self.realism and _share(self.realism[side], SHARES[name])
 
     def __getitem__(self, name: str) -> object:
         if name not in _FIELDS: raise KeyError(name)
@@ -91,14 +95,9 @@ class Card(Record, Mapping):
 
     def __iter__(self) -> Iterator[str]: return iter(_FIELDS)
     def __len__(self) -> int: return len(_FIELDS)
+    def _repr_html_(self) -> str: return _page(self)
 
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{JUDGE_NAMES.get(name, name)}</td><td>{_told(self.correct(name), self.judged_images)}</td></tr>" for name in self.panel)
-        if self.student: rows += f"<tr><td>student</td><td>{_told(self.student['correct'], self.student['images'])}</td></tr>"
-        reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
-        where = f"{self.regime} seed {self.seed}, step {self.step:,}: " if self.step is not None else ""
-        return f"<b>{where}{self.verdict or 'not judged yet'}</b><ul>{reasons}</ul><table>{rows}</table>"
-
+# %% ../../nbs/statistics/07_card.ipynb #9d0fe2b5
 _FIELDS = tuple(f.name for f in dataclasses.fields(Card))
 
 def _plain(value: object) -> object:
@@ -106,6 +105,19 @@ def _plain(value: object) -> object:
     if isinstance(value, dict): return {name: _plain(one) for name, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
+def _share(measured: dict, counts: str) -> float:
+    "The share of all images that a list of counts by class makes"
+    return sum(measured[counts])/(len(measured[counts])*measured["images_per_class"])
+
 def _told(count: int, total: int) -> str:
     low, high = wilson_interval(count, total)
     return f"{count/total:.1%} of {total:,} [{low:.1%}, {high:.1%}]"
+
+def _page(card: Card) -> str:
+    "A card in HTML: verdict, reasons, and a row for each judge and the student"
+    told = [(JUDGE_NAMES.get(name, name), card.correct(name), card.judged_images) for name in card.panel]
+    if card.student: told.append(("student", card.student["correct"], card.student["images"]))
+    rows = "".join(f"<tr><td>{name}</td><td>{_told(count, total)}</td></tr>" for name, count, total in told)
+    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in card.reasons)
+    where = f"{card.regime} seed {card.seed}, step {card.step:,}: " if card.step is not None else ""
+    return f"<b>{where}{card.verdict or 'not judged yet'}</b><ul>{reasons}</ul><table>{rows}</table>"

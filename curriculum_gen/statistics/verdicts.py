@@ -193,7 +193,8 @@ def compare_cards(
     student = [b.student_accuracy - a.student_accuracy for a, b in both] if taught else None
     batch = [[card.accuracy_batch_statistics for card in cards] for cards in (before, after)]
     known = all(a is not None for b in batch for a in b)
-    meter = MeterState(judges_certified=True, frozen_unchanged=len({card.judge_sha256 for card in (*before, *after)}) == 1,
+    meter = MeterState(judges_certified=True,
+                       frozen_unchanged=len({card.judge_sha256 for card in (*before, *after)}) == 1,
                        with_batch_statistics=tuple(float(np.mean(b)) for b in batch) if known else None)
     return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked,
                               confusions=[np.array(card.confusion) for card in before],

@@ -33,8 +33,9 @@ def checkpoint_record(
     config, step = program.config, state.step
     epoch, batch = data_position(config, images=images, completed_steps=step)
     streams = ("data order", f"epoch {epoch}"), ("latents and labels", f"step {step}"), ("dropout", f"step {step}")
-    return {"step": step, "phase": phase_at(config.phases, max(0, step - 1)).name, "weights_sha256": weights_sha256(state.generator),
-            "judge_sha256": judge_sha256, "config_key": config.key, "data_position": {"epoch": epoch, "batch": batch},
+    return {"step": step, "phase": phase_at(config.phases, max(0, step - 1)).name,
+            "weights_sha256": weights_sha256(state.generator), "judge_sha256": judge_sha256, "config_key": config.key,
+            "data_position": {"epoch": epoch, "batch": batch},
             "random_streams": {name: stream_seed(config.seed, f"{name}, {when}") for name, when in streams},
             "formulation": ARITHMETIC, "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
 
@@ -53,7 +54,8 @@ def save_checkpoint(
         try:
             for name, tensors in snapshot.items():
                 if name != "step": save_tensors(tensors, partial/f"{name}.safetensors")
-            write_json(partial/"record.json", record | {"files": {f.name: sha256(f) for f in sorted(partial.glob("*.safetensors"))}})
+            files = {f.name: sha256(f) for f in sorted(partial.glob("*.safetensors"))}
+            write_json(partial/"record.json", record | {"files": files})
             os.chmod(partial, 0o755)
             os.rename(partial, folder)
         except BaseException:
@@ -61,6 +63,7 @@ def save_checkpoint(
             raise
     except OSError as error: raise disk_error(error, folder) from error
 
+# %% ../../nbs/training/02_checkpoints.ipynb #54a7e2c8
 def load_checkpoint(
     folder: Path,         # of one checkpoint
     program: Program,     # of the run's configuration
@@ -68,11 +71,12 @@ def load_checkpoint(
     split: Split,         # the images it goes on with
     judge: nn.Module,     # that it listens to
 ) -> State:
-    "A run at a checkpoint; `InputError` when a file is damaged or not the one that was written, and when other arithmetic wrote it"
+    "A run at a checkpoint; `InputError` when a file is damaged or another, and when other arithmetic wrote it"
     record, snapshot = read_checkpoint(folder)
     if record.get("formulation") != ARITHMETIC:
-        raise InputError(f"{folder}: its run was trained by another version of the same mathematics ({record.get('formulation')}), "
-                         "which gives other bits: begin a new folder, or use that version")
+        raise InputError(f"{folder}: its run was trained by another version of the same mathematics "
+                         f"({record.get('formulation')}), which gives other bits: begin a new folder, "
+                         "or use that version")
     seed = program.config.seed
     if record["random_streams"]["dropout"] != stream_seed(seed, f"dropout, step {record['step']}"):
         raise InputError(f"{folder}: its random streams are not those of seed {seed}")

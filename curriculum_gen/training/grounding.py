@@ -7,6 +7,7 @@ __all__ = ['alignment_loss', 'grounding_loss', 'generator_loss', 'witness_losses
            'grounding_step']
 
 # %% ../../nbs/training/01_grounding.ipynb #216bef50
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,23 +71,29 @@ class Learner:
         judge: nn.Module,     # frozen, in eval mode
     ):
         self.split, self.judge, self.step = split, judge, 0
-        self.generator, self.witness = (
-            _placed(seeded(lambda: network(config.widths, task=config.task), stream_seed(config.seed, f"{network.__name__} weights")), config)
-            for network in (Generator, Witness))
+        self.generator, self.witness = (_begun(network, config) for network in (Generator, Witness))
         self.generator_optimiser, self.witness_optimiser = (
             torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.5, 0.999), fused=True)
             for network in (self.generator, self.witness))
 
-def _placed(network: nn.Module, config: RunConfig) -> nn.Module: return network.to(config.device, memory_format=torch.channels_last).train()
+def _begun(kind: type, config: RunConfig) -> nn.Module:
+    "A network as the run's seed makes it"
+    seed = stream_seed(config.seed, f"{kind.__name__} weights")
+    return _placed(seeded(lambda: kind(config.widths, task=config.task), seed), config)
 
-def _trained(network: nn.Module) -> list[Tensor]: return [parameter for parameter in network.parameters() if parameter.requires_grad]
+def _placed(network: nn.Module, config: RunConfig) -> nn.Module:
+    return network.to(config.device, memory_format=torch.channels_last).train()
+
+def _trained(network: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 _PARTS = "generator", "witness"   # networks with an optimiser each
 
 # %% ../../nbs/training/01_grounding.ipynb #5c38c9e3
 def _optimiser_tensors(state: Learner) -> dict[str, Tensor]:
     return {f"{name}.{index}.{key}": tensor.cpu().contiguous() for name in _PARTS
-            for index, entries in getattr(state, f"{name}_optimiser").state_dict()["state"].items() for key, tensor in entries.items()}
+            for index, entries in getattr(state, f"{name}_optimiser").state_dict()["state"].items()
+            for key, tensor in entries.items()}
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
     state: dict[int, dict[str, Tensor]] = {}
@@ -101,7 +108,8 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
 class Grounding:
     "Alignment plus weighted grounding for the generator; both sides for the witness"
     name = "grounding"
-    terms = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",), "on_real": ("witness",)}
+    terms = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",),
+             "on_real": ("witness",)}
     roles = {"generator": "generator", "witness": "witness", "judge": "judge"}
     frozen, declared = ("judge",), ()
 
@@ -113,54 +121,85 @@ class Grounding:
 
     def networks(self) -> dict[str, nn.Module]:
         "Untrained networks of the right shapes, on the run's device, by the name of their file in a checkpoint"
-        return {name: _placed(network(self.config.widths, task=self.config.task), self.config) for name, network in zip(_PARTS, (Generator, Witness))}
+        return {name: _placed(network(self.config.widths, task=self.config.task), self.config)
+                for name, network in zip(_PARTS, (Generator, Witness))}
 
     def weights(self, step: int) -> dict[str, float]:
         "The weight of each loss term in the step after so many completed ones"
         phase = phase_at(self.config.phases, min(step, self.config.total_steps - 1))
         return dict.fromkeys(self.terms, 1.0) | phase.weights
 
-    def start(self, seed: int, *, images: Tensor, labels: Tensor, judge: nn.Module) -> Learner:
-        "A run before its first step; images are bytes, as in a data set"
-        if seed != self.config.seed: raise InputError(f"seed {seed}: this program was made for seed {self.config.seed}; make another")
+    def start(
+        self,
+        seed: int,           # the configuration's
+        *,
+        images: Tensor,      # [N, channels, height, width] uint8, as in a data set
+        labels: Tensor,      # [N] int64
+        judge: nn.Module,    # frozen, in eval mode; training listens to it
+    ) -> Learner:
+        "A run before its first step"
+        if seed != self.config.seed:
+            raise InputError(f"seed {seed}: this program was made for seed {self.config.seed}; make another")
         return Learner(self.config, split=Split(images, labels), judge=judge)
 
     def train_step(self, state: Learner) -> StepRecord:
         "One update of the generator and one of the witness"
         return grounding_step(state, config=self.config, target=self.target)
 
-    def save(self, state: Learner) -> dict:
-        "The step, and copies of the tensors of each file: training on changes none of them"
-        files = {name: getattr(state, name).state_dict() for name in _PARTS} | {"optimisers": _optimiser_tensors(state)}
-        return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()} for file, tensors in files.items()}
+# %% ../../nbs/training/01_grounding.ipynb #91f1cdf6
+@patch
+def save(self: Grounding, state: Learner) -> dict:
+    "The step, and copies of the tensors of each file: training on changes none of them"
+    files = {name: getattr(state, name).state_dict() for name in _PARTS} | {"optimisers": _optimiser_tensors(state)}
+    return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()}
+                                   for file, tensors in files.items()}
 
-    def load(self, snapshot: dict, *, images: Tensor, labels: Tensor, judge: nn.Module) -> Learner:
-        "A run at a snapshot; `InputError` when it holds other networks"
-        state = self.start(self.config.seed, images=images, labels=labels, judge=judge)
-        for name in _PARTS: load_state(getattr(state, name), snapshot[name])
-        for name in _PARTS: _load_optimiser(getattr(state, f"{name}_optimiser"), snapshot["optimisers"], name)
-        state.step = snapshot["step"]
-        return state
+@patch
+def load(
+    self: Grounding,
+    snapshot: dict,      # from `save`
+    *,
+    images: Tensor,      # [N, channels, height, width] uint8
+    labels: Tensor,      # [N] int64
+    judge: nn.Module,    # frozen, in eval mode; training listens to it
+) -> Learner:
+    "A run at a snapshot; `InputError` when it holds other networks"
+    state = self.start(self.config.seed, images=images, labels=labels, judge=judge)
+    for name in _PARTS: load_state(getattr(state, name), snapshot[name])
+    for name in _PARTS: _load_optimiser(getattr(state, f"{name}_optimiser"), snapshot["optimisers"], name)
+    state.step = snapshot["step"]
+    return state
 
-    def sample(self, state: Learner, latents: Tensor, labels: Tensor) -> Tensor:
-        "Images of the generator in eval mode, which it leaves afterwards"
-        state.generator.eval()
-        with torch.no_grad(): images, _ = state.generator(latents, labels)
-        state.generator.train()
-        return images
+@patch
+def sample(
+    self: Grounding,
+    state: Learner,
+    latents: Tensor,     # [B, *latent shape]
+    labels: Tensor,      # [B] int64, the classes asked for
+) -> Tensor:             # [B, channels, height, width] in [-1, 1]
+    "Images of the generator in eval mode, which it leaves afterwards"
+    state.generator.eval()
+    with torch.no_grad(): images, _ = state.generator(latents, labels)
+    state.generator.train()
+    return images
 
 # %% ../../nbs/training/01_grounding.ipynb #109388ee
 def grounding_target(config: RunConfig) -> str:
-    "What the grounding term aims at, \"judge\" or \"requested\"; `InputError` for an option or a term that this program does not have"
+    "What the grounding term aims at: judge or requested; `InputError` for an option or a term that is not known here"
     for name in config.recipe.options:
-        if name != "grounding_target": raise unknown_name("option of the grounding program", name, among=("grounding_target",))
+        if name != "grounding_target":
+            raise unknown_name("option of the grounding program", name, among=("grounding_target",))
     for stage in config.recipe.stages:
         for term in stage.weights:
-            if term != "grounding": raise InputError(f"regime {config.regime!r}, stage {stage.name!r}: only grounding has a weight here, not {term}")
+            if term != "grounding":
+                raise InputError(f"regime {config.regime!r}, stage {stage.name!r}: "
+                                 f"only grounding has a weight here, not {term}")
     target = config.recipe.options.get("grounding_target", "requested")
-    if target not in ("judge", "requested"): raise unknown_name("grounding target", target, among=("judge", "requested"))
+    if target not in ("judge", "requested"):
+        raise unknown_name("grounding target", target, among=("judge", "requested"))
     return target
 
+# %% ../../nbs/training/01_grounding.ipynb #77da246a
 def grounding_step(
     state: Learner,        # updated in place
     *,
@@ -176,7 +215,8 @@ def grounding_step(
 
     alignment = alignment_loss(predicted_values, seen_values)
     grounding = grounding_loss(logits, batch.labels if target == "requested" else judge_classes)
-    loss = generator_loss(alignment, grounding, weight=phase.weights["grounding"], attached="grounding" not in phase.detached)
+    loss = generator_loss(alignment, grounding, weight=phase.weights["grounding"],
+                          attached="grounding" not in phase.detached)
     state.generator_optimiser.zero_grad()
     loss.backward(inputs=_trained(state.generator))
     state.generator_optimiser.step()
@@ -190,6 +230,8 @@ def grounding_step(
 
     state.step += 1
     agreement = (judge_classes == batch.labels).float().mean()
-    *losses, agreed = torch.stack([alignment, grounding, on_generated, on_real, loss, agreement]).tolist()   # one transfer from the device
-    return StepRecord(step=state.step, phase=phase.name, weights=phase.weights, images=len(batch.labels), judge_accuracy=agreed,
+    # one transfer from the device
+    *losses, agreed = torch.stack([alignment, grounding, on_generated, on_real, loss, agreement]).tolist()
+    return StepRecord(step=state.step, phase=phase.name, weights=phase.weights, images=len(batch.labels),
+                      judge_accuracy=agreed,
                       losses=dict(zip(("alignment", "grounding", "on_generated", "on_real", "generator"), losses)))

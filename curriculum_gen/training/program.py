@@ -37,7 +37,14 @@ class Program(Protocol):
     def weights(self, step: int) -> dict[str, float]:
         "The weight of each loss term in the step after so many completed ones"
 
-    def start(self, seed: int, *, images: Tensor, labels: Tensor, judge: nn.Module) -> State:
+    def start(
+        self,
+        seed: int,           # of the run
+        *,
+        images: Tensor,      # [N, channels, height, width] uint8: what may be learned from
+        labels: Tensor,      # [N] int64
+        judge: nn.Module,    # frozen, in eval mode; training listens to it
+    ) -> State:
         "A run before its first step"
 
     def train_step(self, state: State) -> StepRecord:
@@ -46,10 +53,22 @@ class Program(Protocol):
     def save(self, state: State) -> dict:
         "A snapshot: the step, and tensors by the name of their file"
 
-    def load(self, snapshot: dict, *, images: Tensor, labels: Tensor, judge: nn.Module) -> State:
+    def load(
+        self,
+        snapshot: dict,      # from `save`
+        *,
+        images: Tensor,      # as for `start`
+        labels: Tensor,      # as for `start`
+        judge: nn.Module,    # as for `start`
+    ) -> State:
         "A run at a snapshot"
 
-    def sample(self, state: State, latents: Tensor, labels: Tensor) -> Tensor:
+    def sample(
+        self,
+        state: State,
+        latents: Tensor,     # [B, *latent shape]
+        labels: Tensor,      # [B] int64, the classes asked for
+    ) -> Tensor:             # [B, channels, height, width] in [-1, 1]
         "Images of the generator in eval mode, which it leaves afterwards"
 
 def program_of(config: RunConfig) -> Program:
@@ -76,7 +95,8 @@ def data_position(
 
 # %% ../../nbs/training/00_program.ipynb #c72dd25c
 @lru_cache(maxsize=2)   # a step needs one batch of an epoch's order
-def _data_order(seed: int, images: int) -> Tensor: return torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+def _data_order(seed: int, images: int) -> Tensor:
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed))
 
 def training_batch(
     config: RunConfig,

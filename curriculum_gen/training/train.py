@@ -29,11 +29,12 @@ def claim_folder(
     run: RunFolder,
     config: RunConfig,
 ) -> None:
-    "Make the folder this configuration's, or refuse: `InputError` for another configuration's folder or too little space"
+    "Make the folder this configuration's; `InputError` for another configuration's folder, or too little space"
     if run.config.exists():
         theirs = RunConfig.from_dict(read_json(run.config))
         if theirs != config:
-            raise InputError(f"{run.path}: belongs to another configuration ({'; '.join(differences(config, theirs))}); choose another folder")
+            raise InputError(f"{run.path}: belongs to another configuration "
+                             f"({'; '.join(differences(config, theirs))}); choose another folder")
     try: run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise disk_error(error, run.path) from error
     needed = disk_bytes(config) - sum(f.stat().st_size for f in run.checkpoints.rglob("*") if f.is_file())
@@ -44,14 +45,15 @@ def claim_folder(
     if not run.config.exists(): write_json(run.config, config.to_dict())
 
 def disk_bytes(config: RunConfig) -> int:
-    "Bytes a whole run takes: weights and two Adam moments of all networks in every checkpoint, the history and the judges"
-    weights = sum(t.numel()*t.element_size() for network in program_of(config).networks().values() for t in network.state_dict().values())
+    "Bytes a whole run takes: weights and two Adam moments of all networks a checkpoint, the history, the judges"
+    weights = sum(t.numel()*t.element_size() for network in program_of(config).networks().values()
+                  for t in network.state_dict().values())
     return len(config.checkpoint_steps)*3*weights + 400*config.total_steps + 12_000_000   # the panel
 
 # %% ../../nbs/training/03_train.ipynb #296bd5ae
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[list]:
-    "Collect the first interrupt in the yielded list instead of raising it; a second one raises. Only in the main thread"
+    "Collect the first interrupt in the yielded list; a second one raises. Only in the main thread"
     asked: list[int] = []
     def ask(number: int, frame: object) -> None:
         if asked: raise KeyboardInterrupt
@@ -71,7 +73,7 @@ def run_judge(
     dataset: Dataset,
     progress: bool = False,   # show a bar when it has to be trained
 ) -> CertifiedJudge:          # the first of the panel
-    "The judge a run listens to: the one saved in its folder, else from the cache or newly trained, and then saved there"
+    "The judge a run listens to: the one saved in its folder, else from the cache or newly trained, and saved there"
     if not (run.judges/"first.json").exists():
         with tqdm(desc="training the judge", unit=" steps", disable=not progress, leave=False) as bar:
             def show(step: int, total: int) -> None:
@@ -94,7 +96,8 @@ def train(
     claim_folder(run, config)
     try: lock = FileLock(run.lock).acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{run.path}: another process is training in this folder; wait for it or choose another folder") from None
+        raise InputError(f"{run.path}: another process is training in this folder; "
+                         "wait for it or choose another folder") from None
     with lock:
         if finished(run, config): return run
         dataset = dataset or load_dataset(config.dataset)
@@ -103,9 +106,15 @@ def train(
         _train_on(run, config, split=dataset.half_a, judge=judge, progress=progress)
     return run
 
+# %% ../../nbs/training/03_train.ipynb #6e0ad7d3
 def finished(run: RunFolder, config: RunConfig) -> bool:
     "Whether every planned checkpoint and every line of the history is there"
     return set(config.checkpoint_steps) <= set(run.steps()) and len(read_history(run.history)) == config.total_steps
+
+def _sweep(run: RunFolder) -> None:
+    "Remove what a killed process left half-written"
+    for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
 
 def _append(path: Path, line: str) -> None:
     try:
@@ -114,7 +123,8 @@ def _append(path: Path, line: str) -> None:
 
 def _check_data(run: RunFolder, config: RunConfig, dataset: Dataset) -> None:
     if dataset.task != config.task:
-        raise InputError(f"{run.path}: its configuration asks for {config.task.name}, and these data are {dataset.task.name} of another shape or classes")
+        raise InputError(f"{run.path}: its configuration asks for {config.task.name}, "
+                         f"and these data are {dataset.task.name} of another shape or classes")
     ours = {"fingerprint": dataset.fingerprint, **dataset.source.to_dict()}
     if not run.data.exists(): write_json(run.data, ours)
     elif (theirs := read_json(run.data))["fingerprint"] != dataset.fingerprint:
@@ -123,8 +133,7 @@ def _check_data(run: RunFolder, config: RunConfig, dataset: Dataset) -> None:
 
 # %% ../../nbs/training/03_train.ipynb #40965ef9
 def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: CertifiedJudge, progress: bool) -> None:
-    for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
+    _sweep(run)
     program, planned, history = program_of(config), config.checkpoint_steps, read_history(run.history)
     missing = min(set(planned) - set(run.steps()), default=config.total_steps + 1)
     # a power cut can cost the last lines of the history: their steps are run again
@@ -140,7 +149,8 @@ def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: Certifi
             if step < state.step and step not in planned: shutil.rmtree(run.checkpoint(step))
 
     if not there: checkpoint()
-    bar = tqdm(total=config.total_steps, initial=state.step, desc=f"{config.recipe.name} seed {config.seed}", unit=" steps", disable=not progress)
+    bar = tqdm(total=config.total_steps, initial=state.step, desc=f"{config.recipe.name} seed {config.seed}",
+               unit=" steps", disable=not progress)
     with deferred_interrupt() as asked, bar:
         for record in take_steps(program, state, stop_step=config.total_steps):
             _append(run.history, json.dumps(record.to_dict()) + "\n")
@@ -148,8 +158,10 @@ def _train_on(run: RunFolder, config: RunConfig, *, split: Split, judge: Certifi
             if record.step in planned or stopping: checkpoint()
             bar.update()
             bar.set_postfix_str(_shown(record), refresh=False)
-            if stopping: raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
+            if stopping:
+                raise KeyboardInterrupt(f"stopped after step {record.step}; the same command continues from there")
 
+# %% ../../nbs/training/03_train.ipynb #dfd0224e
 def _shown(record: StepRecord) -> str:
     "A step for the bar: phase and weights, losses, and what the judge says"
     weights = " ".join(f"{term}×{weight:g}" for term, weight in record.weights.items())
