@@ -188,8 +188,9 @@ class Examination(Record):
     @property
     def not_possible(self) -> dict[str, str]:   # code -> what would make it possible
         "The checks that were not made in any way"
-        made = {outcome.check for outcome in self.outcomes if not outcome.not_possible}
-        return {o.check: o.not_possible for o in reversed(self.outcomes) if o.check not in made}
+        made, why = {o.check for o in self.outcomes if not o.not_possible}, {}
+        for outcome in self.outcomes: why.setdefault(outcome.check, outcome.not_possible)
+        return {check: why[check] for check in CHECKS if check in why.keys() - made}
 
     def of(
         self,
