@@ -1,33 +1,61 @@
-"""Is this checkpoint worse, is it real, and what caused it? Curricula, frozen judges and calibrated verdicts for class-conditional image generators
+"""Is this checkpoint worse, is it real, and what caused it? For class-conditional image generators
 
 What there is, in the order in which one meets it:
 
 watch               round any PyTorch training loop: names what is wrong with it, with the line
-examine             every check on a loop, a program or a run folder, and what was not possible and why
+examine             every check on a loop, a program or a run folder; what was not possible, and why
 evaluate_generator  judges any class-conditional generator: a card with its verdict
-train               trains one regime into a run folder, or continues it
+train               trains a regime into a run folder, or continues it
 load_dataset        MNIST, Fashion-MNIST, 8x8 digits, or one's own, checked
-Task, Dataset       what is to be drawn, and labelled images to compare with
-REGIMES             training recipes by name
 chance_test         is a confusion table better than chance? An exact test
+REGIMES             training recipes by name
+Task, Dataset       what is to be drawn, and labelled images to compare with
 
-Nothing is imported before it is asked for: torch takes seconds, this module milliseconds.
+Behind them, each importing only what stands above it:
+
+core         errors told in a line, records, run folders, tasks
+statistics   intervals, tests and verdicts, of counts
+curriculum   phases and regimes as data
+figures      what the numbers show, in matplotlib
+data         labelled images, checked
+models       generators and witnesses
+judges       classifiers that are certified before they judge
+training     from a configuration to a run folder
+evaluation   from a run folder or a generator to a card
+diagnosis    from a fall, or a loop, to a cause
+studies      questions to several regimes and seeds
+reporting    executed notebooks and their pages
+sweeps       many runs at once
+commands     cgen-train, cgen-evaluate and the others
+
+Nothing is imported before it is asked for: torch takes seconds, this module a millisecond.
 """
 
 __version__ = "0.1.0"
 
-_FRONT = {
-    "watch": "diagnosis.watching.watch", "examine": "diagnosis.examination", "evaluate_generator": "evaluation.evaluate",
-    "train": "training.train", "load_dataset": "data.sources", "Task": "core.task", "Dataset": "data.dataset",
-    "REGIMES": "curriculum.regimes", "chance_test": "statistics.chance",
+_FRONT = {   # name -> the module that has it
+    "watch": "diagnosis.watching.watch",
+    "examine": "diagnosis.examination",
+    "evaluate_generator": "evaluation.evaluate",
+    "train": "training.train",
+    "load_dataset": "data.sources",
+    "chance_test": "statistics.chance",
+    "REGIMES": "curriculum.regimes",
+    "Task": "core.task",
+    "Dataset": "data.dataset",
 }
 __all__ = [*_FRONT]
 
 
 def __getattr__(name):
-    if name not in _FRONT: raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(_FRONT)}")
-    from importlib import import_module
-    return getattr(import_module(f"{__name__}.{_FRONT[name]}"), name)
+    import importlib
+    if name in _FRONT: return getattr(importlib.import_module(f"{__name__}.{_FRONT[name]}"), name)
+    if name.startswith("__"): raise AttributeError(name)   # asked for by Python itself
+    import difflib
+    near = difflib.get_close_matches(name, _FRONT, n=1)
+    raise AttributeError(f"{__name__} has no {name!r}: " + (f"did you mean {near[0]!r}? " if near else "")
+                         + f"It has {', '.join(_FRONT)}; the rest is imported from its modules, as help({__name__}) says",
+                         name=name)
 
 
 def __dir__(): return [*_FRONT, "__version__"]

@@ -2167,6 +2167,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison._words': ( 'statistics/comparison.html#_words',
                                                                                                        'curriculum_gen/statistics/comparison.py'),
+                                                      'curriculum_gen.statistics.comparison.in_steps': ( 'statistics/comparison.html#in_steps',
+                                                                                                         'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison.max_t_test': ( 'statistics/comparison.html#max_t_test',
                                                                                                            'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison.paired_difference': ( 'statistics/comparison.html#paired_difference',

@@ -39,16 +39,21 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture
-def project_copy(root, tmp_path) -> Path:
-    "A copy of the files that make the project, to build in or to damage"
+def copied(root, folder) -> Path:
+    "A copy of the files that make the project"
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root,
                             capture_output=True, check=True).stdout
     for name in listed.decode().split("\0"):
         if not (root/name).is_file(): continue
-        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root/name, tmp_path/name)
-    return tmp_path
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root/name, folder/name)
+    return folder
+
+
+@pytest.fixture
+def project_copy(root, tmp_path) -> Path:
+    "A copy of the project, to build in or to damage"
+    return copied(root, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest, torch, torchvision.datasets
 
-from curriculum_gen.data import sources as data
+import curriculum_gen
+from curriculum_gen.data import files, sources as data
 from curriculum_gen.data.dataset import DataSource
 from curriculum_gen.data.files import SourceProblem
 from curriculum_gen.data.sources import load_dataset
 from curriculum_gen.core.errors import InputError
 
-TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = data.FILES
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = files.FILES
 COUNT = 4000, 500
 LIMIT = 5.0   # seconds that a silent source may cost
 
@@ -26,18 +27,18 @@ def invented() -> dict[str, bytes]:
     def idx(*shape):
         return (bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
                 + bytes(torch.randint(10, shape, dtype=torch.uint8, generator=random).numpy()))
-    return dict(zip(data.FILES, [idx(COUNT[0], 28, 28), idx(COUNT[0]), idx(COUNT[1], 28, 28), idx(COUNT[1])]))
+    return dict(zip(files.FILES, [idx(COUNT[0], 28, 28), idx(COUNT[0]), idx(COUNT[1], 28, 28), idx(COUNT[1])]))
 
 
 @pytest.fixture
 def contents(monkeypatch) -> dict[str, bytes]:
     "The invented files, which count as the whole MNIST in this test"
     monkeypatch.delenv("CURRICULUM_GEN_DATA", raising=False)
-    monkeypatch.setitem(data.COUNTS, "whole", COUNT)
-    files = invented()
-    monkeypatch.setitem(data.MD5, ("mnist", "whole"),
-                        tuple(hashlib.md5(content).hexdigest() for content in files.values()))
-    return files
+    monkeypatch.setitem(files.COUNTS, "whole", COUNT)
+    made = invented()
+    monkeypatch.setitem(files.MD5, ("mnist", "whole"),
+                        tuple(hashlib.md5(content).hexdigest() for content in made.values()))
+    return made
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_damaged_file_of_the_cache_is_named_and_fetched_again(harm, contents, 
                         report=lines.append).source.source.startswith("cache, from mirror http://127.0.0.1")
 
 
-@pytest.mark.parametrize("file", data.FILES)
+@pytest.mark.parametrize("file", files.FILES)
 def test_a_damaged_file_of_any_kind_is_never_used(file, contents, tmp_path, lines):
     put(tmp_path/"MNIST"/"raw", {**contents, file: half(contents[file])})
     dataset = load_dataset("mnist", cache=tmp_path, sources=("cache", "embedded"), report=lines.append)
@@ -127,7 +128,7 @@ def test_a_damaged_file_of_any_kind_is_never_used(file, contents, tmp_path, line
 
 
 def test_a_mirror_that_delivers_something_else_is_passed_over(contents, serve, tmp_path, monkeypatch, lines):
-    parked = serve({file: b"<html>This domain is for sale</html>" for file in data.FILES})
+    parked = serve({file: b"<html>This domain is for sale</html>" for file in files.FILES})
     good = serve(contents)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [parked, good])
     assert_is(dataset := load_dataset("mnist", cache=tmp_path/"cache", sources=("mirrors",), report=lines.append),
@@ -143,9 +144,9 @@ def test_a_mirror_whose_download_is_damaged_leaves_nothing_in_the_cache(contents
 
 
 def test_a_damaged_embedded_archive_is_refused(monkeypatch, tmp_path, lines):
-    archive = (Path(data.__file__).parent/"embedded"/"mnist.tar.xz").read_bytes()
+    archive = (Path(curriculum_gen.__file__).parent/"embedded"/"mnist.tar.xz").read_bytes()
     put(tmp_path/"embedded", {"mnist.tar.xz": half(archive)})
-    monkeypatch.setattr(data, "package_files", lambda package: tmp_path)
+    monkeypatch.setattr(files, "package_files", lambda package: tmp_path)
     with pytest.raises(InputError, match="none of embedded could deliver"):
         load_dataset("mnist", sources=("embedded",), report=lines.append)
     assert "damaged archive" in lines[0]
@@ -213,13 +214,13 @@ def test_silent_mirrors_together_cost_at_most_five_seconds(silent, monkeypatch):
 
 def test_a_name_server_that_hangs_costs_at_most_five_seconds_and_does_not_keep_the_program_from_ending(tmp_path):
     program = ("import socket, time, torchvision.datasets; socket.getaddrinfo = lambda *a, **k: time.sleep(60)\n"
-               "from curriculum_gen.data import load_dataset\n"
+               "from curriculum_gen.data.sources import load_dataset\n"
                "start = time.monotonic()\n"
                "load_dataset('mnist', cache='empty', sources=('mirrors', 'embedded'), report=print)\n"
                "print(time.monotonic() - start)")
     start = time.monotonic()
     result = subprocess.run([sys.executable, "-c", program],
-                            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[1])},
+                            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(curriculum_gen.__file__).parents[1])},
                             capture_output=True, text=True, timeout=60, check=True)
     first, *_, took = result.stdout.splitlines()
     # + 1: unpacking the embedded set
@@ -276,12 +277,12 @@ def test_missing_clients_are_passed_over_at_once(tmp_path, monkeypatch):
         assert took < 0.5 and why == f"{name} is not installed"
 
 
-@pytest.mark.parametrize("name", data.FOLDERS)
+@pytest.mark.parametrize("name", files.FOLDERS)
 def test_with_every_other_source_dead_there_are_real_images(name, tmp_path, monkeypatch, lines):
     monkeypatch.delenv("CURRICULUM_GEN_DATA", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(data, "INSTALLED", tmp_path/"not-installed")
-    monkeypatch.setattr(getattr(torchvision.datasets, data.FOLDERS[name]), "mirrors", ["http://127.0.0.1:1/"])
+    monkeypatch.setattr(getattr(torchvision.datasets, files.FOLDERS[name]), "mirrors", ["http://127.0.0.1:1/"])
     dataset = load_dataset(name, cache=tmp_path/"cache", report=lines.append)
     assert ([line.split(" passed over: ")[0] for line in lines[:3]]
             == [f"{name}: {source}" for source in ("cache", "mirrors", "packages")] and len(lines) == 4)
@@ -311,7 +312,7 @@ def test_two_processes_fill_one_empty_cache_and_nobody_sees_half_a_file(contents
     for process in processes: process.start()
     together.wait(timeout=30)
     while any(process.is_alive() for process in processes):
-        for file in data.FILES:
+        for file in files.FILES:
             try: seen.add((file, (raw/file).stat().st_size))
             except FileNotFoundError: pass
     assert [process.exitcode for process in processes] == [0, 0]
@@ -329,7 +330,7 @@ def assert_begins_with_the_embedded(whole, lines) -> None:
                                                                                    first.labels)
 
 
-@pytest.mark.parametrize("name", data.FOLDERS)
+@pytest.mark.parametrize("name", files.FOLDERS)
 def test_the_embedded_subset_is_where_the_whole_set_begins(name, lines):
     try: whole = load_dataset(name, sources=("folder", "cache"), report=lines.append)
     except InputError as problem: pytest.skip(f"the whole {name} is not on this machine: {problem}")
@@ -366,9 +367,9 @@ def test_fashion_mnist_from_debian(lists, tmp_path, monkeypatch, lines):
 
 
 def test_an_installed_debian_package_is_read_where_it_lies(tmp_path, monkeypatch, lines):
-    contents = data.read_embedded("fashion_mnist")   # the subset stands in for the whole
-    monkeypatch.setitem(data.COUNTS, "whole", data.COUNTS["subset"])
-    monkeypatch.setitem(data.MD5, ("fashion_mnist", "whole"), data.MD5["fashion_mnist", "subset"])
+    contents = files.read_embedded("fashion_mnist")   # the subset stands in for the whole
+    monkeypatch.setitem(files.COUNTS, "whole", files.COUNTS["subset"])
+    monkeypatch.setitem(files.MD5, ("fashion_mnist", "whole"), files.MD5["fashion_mnist", "subset"])
     monkeypatch.setattr(data, "INSTALLED", put(tmp_path/"installed", {f"{file}.gz": gzip.compress(content, 1)
                                                                       for file, content in contents.items()}))
     dataset = load_dataset("fashion_mnist", cache=tmp_path/"cache", sources=("packages",), report=lines.append)

@@ -1,106 +1,46 @@
 """The rules of the house, held by every notebook and module. They are read from the sources, so a new notebook is under
-them at once."""
-import ast, importlib, inspect, io, json, re, subprocess, sys, tokenize
+them at once, and a rule that finds nothing to check fails."""
+import ast, importlib, inspect, io, re, subprocess, sys, tokenize
 from configparser import ConfigParser
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache, cached_property
+from dataclasses import fields, is_dataclass
+from functools import cache
 from importlib.metadata import packages_distributions
-from pathlib import Path
+from itertools import groupby
 
-import pytest, yaml
+import pytest
 from fastcore.docments import docments
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import curriculum_gen
+from notebooks import (MODULES, NAMES, NOTEBOOKS, ONLY_IN_A_CLONE, ORDER, PACKAGE, PAGES, REPORTS, ROOT, each,
+                       from_the_package, imports, none, within)
 from tools import readme
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = "curriculum_gen"
-CELLS, EXPORTED_LINES, LINES_IN_A_CELL, POSITIONAL = 60, 400, 25, 2
+CELLS, EXPORTED_LINES, LINES_IN_A_CELL, POSITIONAL, WORDS = 60, 400, 25, 2, 110
 # columns; share of exported lines that may be wider; columns of pages for readers
 WIDTH, WIDE_SHARE, PAGE_WIDTH = 120, 0.01, 88
-WITHOUT_TORCH = {"records", "findings", "curriculum", "statistics", "comparison", "regime_comparison", "sequential",
-                 "verdicts", "study", "execution", "sweeps", "plots", "cards", "preregistration"}
-ONLY_CALLER = {"papermill": {"execution"}}          # imported package -> the modules that may import it
-# module -> modules it must not know: an instrument must not know how the thing it measures was made
-STRANGERS = {name: {"training"} for name in ("realism", "student", "evaluation", "gate")}
+# imported package -> the wings or modules that may import it
+ONLY_CALLER = {"papermill": ["reporting.jobs"]}
+# wing or module -> what it must not know: an instrument must not know how the thing it measures was made
+STRANGERS = {"evaluation": ["training"], "studies.gate": ["training"]}
+# what importing a wing or a module must not load, but for some of its modules, which do
+NOT_LOADED = {
+    "torch": (["core", "statistics", "curriculum", "figures", "diagnosis.findings", "studies", "reporting", "sweeps",
+               "commands", "bench.command", "site"], ["studies.gate"]),
+    f"{PACKAGE}.training": (["evaluation", "studies.gate"], []),
+}
+# the bench's programs stand for somebody else's code
+NOT_OURS = ["bench.programs"]
 # explained once in index.ipynb, or by themselves
 VOCABULARY = {"images", "labels", "latents", "logits", "step", "seed"} | {"name", "path", "device"}
-# the last notebook to be written; what only a finished project can hold is asked from then on
-FINISHED = (ROOT/"nbs"/"53_commands.ipynb").exists()
-
-
-# ---- what a notebook is made of
-
-@dataclass(frozen=True)
-class Notebook:
-    "A notebook as the rules see it"
-    path: Path
-
-    @cached_property
-    def cells(self) -> list[dict]:
-        raw = json.loads(self.path.read_text())
-        return [{"kind": cell["cell_type"], "source": "".join(cell["source"]), "tags": cell["metadata"].get("tags", [])}
-                for cell in raw["cells"]]
-
-    @cached_property
-    def kernel(self) -> str: return json.loads(self.path.read_text())["metadata"].get("kernelspec", {}).get("name")
-
-    def code(self, exported=False) -> list[str]:
-        "Sources of the code cells, or of the exported ones, without magics"
-        sources = [cell["source"] for cell in self.cells if cell["kind"] == "code"
-                   and (not exported or re.search(r"^#\|\s*exporti?\b", cell["source"], re.M))]
-        return [re.sub(r"^\s*[%!].*$", "", source, flags=re.M) for source in sources]
-
-    @property
-    def number(self) -> int: return int(self.path.name[:2])
-
-    @property
-    def module(self) -> str:
-        named = re.search(r"^#\|\s*default_exp:?\s+(\S+)", "\n".join(self.code()), re.M)
-        return named[1] if named else self.path.stem
-
-
-MODULES = [Notebook(path) for path in sorted((ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))]
-PAGES = [Notebook(path) for pattern in ("index.ipynb", "tutorial.ipynb", "howto/*.ipynb", "concepts/*.ipynb",
-                                        "explorations/*.ipynb", "results/*.ipynb")
-         for path in sorted((ROOT/"nbs").glob(pattern))]
-REPORTS = [Notebook(path) for path in sorted((ROOT/"nbs"/"reports").glob("*.ipynb"))]
-NOTEBOOKS = [Notebook(path) for path in sorted((ROOT/"nbs").rglob("*.ipynb"))
-             if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts)]
-NUMBERS = {notebook.module: notebook.number for notebook in MODULES}
+RULES = []   # of many notebooks or modules at once
 PYTHON_FILES = sorted(path for folder in (PACKAGE, "tests", "tools") for path in (ROOT/folder).rglob("*.py"))
 
 
-def none(found, remedy=""):
-    "Fails with every breach on a line of its own"
-    lines = [f"{name}: {what}" for name, what in found.items()] if isinstance(found,
-                                                                              dict) else [str(one) for one in found]
-    if lines: pytest.fail("\n".join([*lines, remedy]).rstrip(), pytrace=False)
-
-
-def each(notebooks): return pytest.mark.parametrize("notebook", notebooks, ids=lambda notebook: notebook.path.stem)
-
-
-def imports(source: str) -> set[str]:
-    "Full names that a source imports anywhere, functions included; names of this package as `curriculum_gen.x`"
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import): found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, [PACKAGE if node.level else "", node.module]))
-            found |= {f"{PACKAGE}.{alias.name}" for alias in node.names} if module == PACKAGE else {module}
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr",
-                                                    getattr(node.func, "id", "")) in ("import_module", "__import__"):
-            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-    return found
-
-
-def from_the_package(source: str) -> set[str]:
-    "Modules of this package that a source imports"
-    return {name.split(".")[1] for name in imports(source)
-            if name.startswith(f"{PACKAGE}.")} & (NUMBERS.keys() | {"commands"})
+def rule(test):
+    RULES.append(test)
+    return test
 
 
 def code_lines(source: str) -> int:
@@ -153,28 +93,111 @@ def test_the_measures_of_lines():
     assert begun_within_a_line("a; b\ndef f(): c\n@d\ndef g():\n    e\nelse_ = lambda: 0\n") == ["b", "c"]
 
 
+def paragraphs(source: str) -> list[str]:
+    """Prose of a markdown cell: neither headings, lists, tables, code and formulas on lines of their own, nor tags. A
+    formula within a line is a word"""
+    source = re.sub(r"^(```|:::).*?^\1.*?$|\$\$.*?\$\$|<svg.*?</svg>|<!--.*?-->", "\n\n", source, flags=re.M | re.S)
+    source = re.sub(r"\$[^$\n]+\$", "formula", source)
+    found = []
+    for block in re.split(r"\n\s*\n", source):
+        lines = []
+        for line in block.strip().splitlines():
+            if re.match(r"\s*([-*+]|\d+\.)\s", line): break   # a list goes on to the end of its block
+            if not re.match(r"#|\||\s*<", line): lines.append(line.removeprefix("> "))
+        found.append(" ".join(lines).strip())
+    return [text for text in found if text]
+
+
+def test_the_measure_of_paragraphs():
+    source = ("# title\n\nOne two\nthree $a + b = c$.\n\n- a list\n  goes on\n\n| a | table |\n|---|---|\n\n"
+              "```sh\ncode is\n\nnot prose\n```\n\n$$x = \\\\\n y$$\n\n> said\n> before\n- a list\n\n    1. another")
+    assert paragraphs(source) == ["One two three formula.", "said before"]
+
+
+# ---- the order of notebooks
+
+@rule
+def test_the_side_bar_lists_every_notebook_once():
+    listed, existing = sorted(ORDER), sorted(notebook.page for notebook in NOTEBOOKS)
+    none(sorted(set(existing) - set(listed)), among=existing, remedy="add it to _quarto.yml, then `make readme`")
+    none(sorted(set(listed) - set(existing)), among=listed, remedy="_quarto.yml lists what is no notebook")
+    assert len(listed) == len(set(listed))
+
+
+@rule
+def test_the_side_bar_keeps_a_wing_together_and_its_numbers_in_order():
+    wings = [wing for wing, _ in groupby(notebook.wing for notebook in MODULES)]
+    none([wing for wing in set(wings) if wings.count(wing) > 1], among=wings, remedy="its notebooks are apart")
+    folders = {}
+    for notebook in MODULES: folders.setdefault(notebook.path.parent, []).append(notebook.number)
+    none({folder.name: numbers for folder, numbers in folders.items() if numbers != sorted(set(numbers))},
+         among=folders, remedy="numbers rise within a folder, and each is given once")
+
+
+def test_what_an_import_names():
+    assert imports("def f():\n    from a.b import c as d\n    import e.f\n    import_module('g')") == {"a.b.c", "e.f", "g"}
+    assert from_the_package(f"from {PACKAGE}.core.errors import InputError\nfrom {PACKAGE}.core import records\n"
+                            f"from {PACKAGE} import watch, __version__\nimport torch, {PACKAGE}\n"
+                            f"PROGRAM = '{PACKAGE}.models.layers'\nfrom {PACKAGE}.gone import old"
+                            ) == {"core.errors", "core.records", "diagnosis.watching.watch", "models.layers", "gone.old"}
+
+
+@each(NOTEBOOKS)
+def test_a_notebook_imports_only_what_there_is(notebook):
+    none({name: source for source in notebook.code() for name in from_the_package(source) - {*NAMES}}, among=NAMES)
+
+
+@each(MODULES)
+def test_a_notebook_imports_only_earlier_ones(notebook):
+    earlier = set(NAMES[:NAMES.index(notebook.module)])
+    none({name: source for source in notebook.code() for name in from_the_package(source) & {*NAMES} - earlier},
+         among=NAMES, remedy=f"{notebook.module} comes before it in _quarto.yml")
+
+
+@rule
+def test_there_are_imports_to_look_at():
+    inside = {name for notebook in MODULES for source in notebook.code(exported=True)
+              for name in from_the_package(source)}
+    assert len(inside) > len(NAMES)/2, inside
+
+
+# ---- who may know whom
+
+@rule
+def test_a_module_knows_only_whom_it_may_know():
+    code = {notebook.module: "\n".join(notebook.code(exported=True)) for notebook in MODULES}
+    known = [(name, other) for wing, strangers in STRANGERS.items() for name in within(wing, NAMES)
+             for other in from_the_package(code[name]) if any(other in within(wing, NAMES) for wing in strangers)]
+    callers = {package: {name for name in NAMES if package in {full.split(".")[0] for full in imports(code[name])}}
+               for package in ONLY_CALLER}
+    none([f"{name} imports {other}" for name, other in known], among=STRANGERS)
+    none([f"{name} imports {package}" for package, names in callers.items()
+          for name in names - {one for wing in ONLY_CALLER[package] for one in within(wing, NAMES)}], among=callers)
+    assert all(callers.values()), f"nobody imports one of {[*callers]}: take it out of the rule"
+
+
+def loaded(modules: list[str], package: str) -> list[str]:
+    "What an interpreter that has imported these modules has of a package"
+    assert modules, "there is nothing to check"
+    program = (f"import sys, {', '.join(f'{PACKAGE}.{name}' for name in modules)}\n"
+               f"print(*(name for name in sys.modules if f'{{name}}.'.startswith({package + '.'!r})))")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@rule
+@each(NOT_LOADED, "package")
+def test_a_wing_does_without(package):
+    wings, but = NOT_LOADED[package]
+    modules = [name for wing in wings for name in within(wing, NAMES)]
+    assert set(but) <= set(modules), f"{set(but) - set(modules)} are no exceptions from {wings}"
+    found = loaded([name for name in modules if name not in but], package)
+    assert not found, f"{wings} load {found[:3]}; find out who with python -X importtime"
+    for name in but: assert loaded([name], package), f"{name} does without {package}, too: it is no exception any more"
+
+
 # ---- notebooks
-
-@each(MODULES)
-def test_a_notebook_imports_only_lower_numbers(notebook):
-    for source in notebook.code():
-        higher = {name for name in from_the_package(source) if NUMBERS.get(name, 99) >= notebook.number}
-        assert not higher, f"{notebook.path.name} imports {higher}:\n{source}"
-
-
-@each(MODULES)
-def test_a_module_knows_only_whom_it_may_know(notebook):
-    code = "\n".join(notebook.code(exported=True))
-    strangers = from_the_package(code) & STRANGERS.get(notebook.module, set())
-    packages = {name.split(".")[0] for name in imports(code)}
-    reserved = {package for package in packages & ONLY_CALLER.keys() if notebook.module not in ONLY_CALLER[package]}
-    assert not strangers | reserved, f"{notebook.module} imports {strangers | reserved}"
-
-
-def test_every_number_and_module_name_is_given_once():
-    assert len(NUMBERS) == len({notebook.number for notebook in MODULES}) == len(MODULES)
-    for notebook in MODULES: assert notebook.path.stem == f"{notebook.number:02}_{notebook.module}"
-
 
 @each(NOTEBOOKS)
 def test_a_notebook_is_small(notebook):
@@ -183,39 +206,55 @@ def test_a_notebook_is_small(notebook):
     sizes = [(code_lines(source), source) for source in notebook.code(exported=True)]
     lines = sum(size for size, _ in sizes)
     assert lines <= EXPORTED_LINES, "it is two nouns"
-    for size, source in sizes: assert size <= LINES_IN_A_CELL, f"{size} lines of code in one cell:\n{source}"
+    for size, source in sizes:
+        assert size <= LINES_IN_A_CELL, f"{size} lines of code in one cell:\n{source}"
 
 
+@each(NOTEBOOKS)
+def test_paragraphs_are_short(notebook):
+    "What is longer is a list, a formula, or two paragraphs"
+    found = [text for source in notebook.prose() for text in paragraphs(source)]
+    none([f"{len(text.split())} words: {text}" for text in found if len(text.split()) > WORDS], among=found,
+         remedy=f"a paragraph has at most {WORDS} words")
+
+
+@rule
 def test_exported_code_fits_a_screen():
     "What is wider than a screen is not read"
-    sources = {notebook.path.name: notebook.code(exported=True) for notebook in MODULES}
+    sources = {notebook.page: notebook.code(exported=True) for notebook in MODULES}
     lines = sum(bool(line.strip()) for cells in sources.values() for source in cells for line in source.splitlines())
     found = [(name, *wide_lines(source, WIDTH)) for name, cells in sources.items() for source in cells]
     assert len(sources) > 50 and lines > 5000, "there is nothing to measure"
     wide = sum(len(plain) + len(literal) for _, plain, literal in found)
     assert wide < WIDE_SHARE*lines, f"{wide} of {lines} lines are wider than {WIDTH} columns"
-    none([f"{name}: {line}" for name, plain, _ in found for line in plain], "break them; only literals may be wider")
+    none([f"{name}: {line}" for name, plain, _ in found for line in plain], among=found,
+         remedy="break them; only literals may be wider")
 
 
+@rule
 def test_every_other_cell_and_file_fits_a_screen():
-    cells = {f"{n.path.name} cell {i}": source for n in NOTEBOOKS for i, source in enumerate(n.code())}
-    files = {path.name: path.read_text() for path in [*PYTHON_FILES, ROOT/"setup.py"] if path.parent.name != PACKAGE}
-    assert len(cells) > 1000 and {"test_house_rules.py", "check.py", "setup.py"} <= files.keys()
-    none([f"{name}: {line}" for name, source in (cells | files).items() for line in wide_lines(source, WIDTH)[0]])
+    cells = {f"{n.page} cell {i}": source for n in NOTEBOOKS for i, source in enumerate(n.code())}
+    files = {str(path.relative_to(ROOT)): path.read_text() for path in [
+        *PYTHON_FILES, ROOT/"setup.py"] if path.parent == ROOT or not path.is_relative_to(ROOT/PACKAGE)}
+    files[f"{PACKAGE}/__init__.py"] = (ROOT/PACKAGE/"__init__.py").read_text()   # the only one that people write
+    assert len(cells) > 1000 and {"tests/test_house_rules.py", "tools/check.py", "setup.py"} <= files.keys()
+    none([f"{name}: {line}" for name, source in (cells | files).items() for line in wide_lines(source, WIDTH)[0]],
+         among=files)
 
 
 @each(PAGES)
 def test_a_page_for_readers_is_narrow_and_has_one_statement_a_line(notebook):
     sources = notebook.code()
-    assert sources, "there is nothing to measure"
     wide = [line for source in sources for kind in wide_lines(source, PAGE_WIDTH) for line in kind]
-    within = [statement for source in sources for statement in begun_within_a_line(source)]
+    inside = [statement for source in sources for statement in begun_within_a_line(source)]
     none([f"wider than {PAGE_WIDTH} columns: {line}" for line in wide]
-         + [f"not on a line of its own: {statement}" for statement in within])
+         + [f"not on a line of its own: {statement}" for statement in inside], among=sources)
 
 
+@rule
 def test_the_pages_for_readers_are_found():
     assert {"index", "tutorial", "my_regime", "chance", "step_10000", "verdicts"} <= {page.path.stem for page in PAGES}
+    assert not {"reports", *(notebook.wing for notebook in MODULES)} & {page.wing for page in PAGES}
 
 
 @each(NOTEBOOKS)
@@ -224,7 +263,7 @@ def test_a_notebook_opens_with_its_title_and_what_it_is_for(notebook):
     assert first["kind"] == "markdown" and re.fullmatch(
         r"# \S.*\n+> \S.*", first["source"].strip()), "the first cell is `# title` and a `> subtitle`, nothing else"
     paragraph = notebook.cells[1]
-    assert paragraph["kind"] == "markdown" and not paragraph["source"].startswith(
+    assert paragraph["kind"] == "markdown" and paragraphs(paragraph["source"]) and not paragraph["source"].startswith(
         "#"), "the second cell says why it exists, what it takes and what it gives"
 
 
@@ -242,32 +281,39 @@ def test_a_module_opens_with_its_name_and_its_imports(notebook):
 @each(NOTEBOOKS)
 def test_no_cell_mixes_imports_with_other_code(notebook):
     "The site executes every cell that does, to find what it imports"
-    for source in notebook.code():
+    sources = notebook.code()
+    assert sources, "there is nothing to check"
+    for source in sources:
         mixed = any(isinstance(node, (ast.Import, ast.ImportFrom))
                     for node in ast.parse(source).body) and not only_imports(source)
         assert not mixed, f"imports go into a cell of their own:\n{source}"
 
 
+@rule
 def test_no_star_imports():
-    sources = {str(path): path.read_text() for path in PYTHON_FILES} | {f"{n.path} cell {i}": source for n in NOTEBOOKS
-                                                                        for i, source in enumerate(n.code())}
+    files = {str(path.relative_to(ROOT)): path.read_text() for path in PYTHON_FILES}
+    cells = {f"{n.page} cell {i}": source for n in NOTEBOOKS for i, source in enumerate(n.code())}
+    assert files and cells, "there is nothing to check"
+    sources = files | cells
     stars = [where for where, source in sources.items() for node in ast.walk(ast.parse(source))
              if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)]
-    none(stars)
+    none(stars, among=sources)
 
 
 def test_exported_code_and_notebooks_are_in_sync_and_clean(project_copy, command):
-    for path in (project_copy/PACKAGE).glob("*.py"):
-        if path.name != "__init__.py": path.unlink()   # a module whose notebook is gone is then missed
+    front_door = project_copy/PACKAGE/"__init__.py"
+    for path in (project_copy/PACKAGE).rglob("*.py"):
+        if path != front_door: path.unlink()   # a module whose notebook is gone is then missed
     for name in ("nbdev-export", "nbdev-clean"):
         done = command(name, folder=project_copy)
         assert done.returncode == 0, done.stderr
     def content(top):
         return {str(path.relative_to(top)): path.read_text() for path in [
-            *(top/PACKAGE).glob("*.py"), *(n.path if top == ROOT else top/n.path.relative_to(ROOT) for n in NOTEBOOKS)]}
+            *(top/PACKAGE).rglob("*.py"), *(top/n.path.relative_to(ROOT) for n in NOTEBOOKS)]}
     committed, made = content(ROOT), content(project_copy)
     none(sorted(name for name in committed.keys() | made.keys() if committed.get(name) != made.get(name)),
-         "run nbdev-export and nbdev-clean, then commit")
+         among=NAMES, remedy="run nbdev-export and nbdev-clean, then commit")
+    assert {f"{PACKAGE}/{name.replace('.', '/')}.py" for name in NAMES} <= made.keys()
 
 
 # ---- reports
@@ -280,29 +326,22 @@ def test_a_report_has_one_parameters_cell_and_a_kernel(notebook):
 
 @each(REPORTS)
 def test_a_report_defines_nothing(notebook):
-    for source in notebook.code():
+    sources = notebook.code()
+    assert sources, "there is nothing to check"
+    for source in sources:
         assert not any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
                        for node in ast.walk(ast.parse(source))), f"this belongs into a module:\n{source}"
 
 
 # ---- copies
 
+@rule
 def test_copies_are_in_sync():
     "README.md of index.ipynb, nbs/_quarto.yml of _quarto.yml"
-    none([name for name, content in readme.copies(ROOT).items() if not (ROOT/name).exists()
-          or (ROOT/name).read_bytes() != content], "run `make readme` and commit")
-
-
-def test_the_navigation_lists_every_notebook_in_order():
-    def pages(entries):
-        return [page for entry in entries for page in ([entry] if isinstance(entry, str) else [entry["href"]]
-                                                       if "href" in entry else pages(entry["contents"]))]
-    listed = pages(yaml.safe_load((ROOT/"_quarto.yml").read_text())["website"]["sidebar"]["contents"])
-    existing = [str(n.path.relative_to(ROOT/"nbs")) for n in NOTEBOOKS]
-    assert set(existing) <= set(listed), "add it to _quarto.yml, then `make readme`"
-    numbered = [page for page in listed if page[0].isdigit()]
-    assert numbered == sorted(numbered)
-    if FINISHED: assert set(listed) == set(existing)
+    copies = readme.copies(ROOT)
+    assert {"README.md", "nbs/_quarto.yml"} <= copies.keys()
+    none([name for name, content in copies.items() if not (ROOT/name).exists()
+          or (ROOT/name).read_bytes() != content], among=copies, remedy="run `make readme` and commit")
 
 
 # ---- what is exported
@@ -334,22 +373,26 @@ def parameters(function) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
 
 
+@rule
 def test_everything_public_has_a_docstring():
-    none(name for name, value in exported().items() if not vars(value).get("__doc__", value.__doc__))
+    none([name for name, value in exported().items() if not vars(value).get("__doc__", value.__doc__)], among=exported())
 
 
+@rule
 def test_no_more_than_two_positional_arguments():
     def positional(function):
         return [p.name for p in parameters(function) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    # the bench's programs stand for somebody else's
-    found = {name: positional(value) for name, value in functions().items()
-             if not name.split(".")[0].endswith("_program")}
+    theirs = [name for wing in NOT_OURS for name in within(wing, NAMES)]
+    found = {name: positional(value) for name, value in functions().items() if value.__module__.removeprefix(
+        f"{PACKAGE}.") not in theirs}
+    assert found and dataclasses(), "there is nothing to check"
     found |= {name: [field.name for field in fields(value) if field.init and not field.kw_only]
               for name, value in dataclasses().items()}
-    none({name: names for name, names in found.items() if len(names) > POSITIONAL},
-         "make the rest keyword-only with *, or kw_only=True")
+    none({name: names for name, names in found.items() if len(names) > POSITIONAL}, among=found,
+         remedy="make the rest keyword-only with *, or kw_only=True")
 
 
+@rule
 def test_parameters_are_documented():
     """A comment says what the name and the type do not. None is needed for words of the vocabulary,
     types of this package, and one or two parameters on one line"""
@@ -365,20 +408,13 @@ def test_parameters_are_documented():
     for name, value in dataclasses().items():
         found[name] = bare(value, {field: annotation for field, annotation in vars(value).get("__annotations__", {})
                                    .items() if not field.startswith("_")})
-    none({name: names for name, names in found.items() if names},
-         "add what it means: unit, shape, range, what happens at the edge")
+    none({name: names for name, names in found.items() if names}, among=found,
+         remedy="add what it means: unit, shape, range, what happens at the edge")
 
 
+@rule
 def test_dataclasses_are_frozen():
-    none(name for name, value in dataclasses().items() if not value.__dataclass_params__.frozen)
-
-
-def test_torch_stays_out_of_what_only_reads_records():
-    modules = [f"{PACKAGE}.{name}" for name in sorted(WITHOUT_TORCH & NUMBERS.keys())]
-    program = (f"import sys, {', '.join(modules)}; print([name for name in ('torch', "
-               "'torchvision') if name in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    none([name for name, value in dataclasses().items() if not value.__dataclass_params__.frozen], among=dataclasses())
 
 
 def settings() -> dict[str, list[str]]:
@@ -387,18 +423,24 @@ def settings() -> dict[str, list[str]]:
     return {name: value.split("\n")[1:] for name, value in parser["DEFAULT"].items()}
 
 
+@rule
 def test_every_package_that_is_imported_is_required():
-    top = {name.split(".")[0] for notebook in MODULES for source in notebook.code(exported=True)
-           for name in imports(source)} - {PACKAGE} - sys.stdlib_module_names
-    required = {canonicalize_name(Requirement(line).name)
-                for line in settings()["requirements"] + settings()["cluster_requirements"]}
+    "What is only in a clone may ask for an extra"
     homes = packages_distributions()
-    none((name for name in top if not {canonicalize_name(home) for home in homes.get(name, [])} & required),
-         "add it to settings.ini and constraints.txt")
+    def found(wings, extras):
+        required = {canonicalize_name(Requirement(line).name) for name in ["requirements", *extras]
+                    for line in settings()[name]}
+        top = {name.split(".")[0] for notebook in MODULES if notebook.module in wings
+               for source in notebook.code(exported=True) for name in imports(source)}
+        assert top, "there is nothing to check"
+        return [name for name in top - {PACKAGE} - sys.stdlib_module_names
+                if not {canonicalize_name(home) for home in homes.get(name, [])} & required]
+    clone = [name for wing in ONLY_IN_A_CLONE for name in within(wing, NAMES)]
+    none([*found(set(NAMES) - {*clone}, ["cluster_requirements"]), *found({*clone}, ["docs_requirements"])],
+         among=NAMES, remedy="add it to settings.ini and constraints.txt")
 
 
-@pytest.mark.skipif(not FINISHED, reason="nbs/53_commands.ipynb is not written yet")
-@pytest.mark.parametrize("line", settings()["console_scripts"], ids=lambda line: line.split(" ")[0])
+@each(settings()["console_scripts"], "line")
 def test_a_command_tells_the_version(line):
     name, value = line.split(" = ")
     program = (f"import sys; from importlib.metadata import EntryPoint; sys.argv[0] = {name!r}; "
@@ -416,9 +458,25 @@ def test_no_file_names_a_place_on_one_machine(root):
                             capture_output=True, text=True, check=True).stdout.split("\0")
     place = re.compile(
         r"(?<![\w.:/~-])/(?:home|Users|root|work|tmp|farm|opt|private|var/folders)/\w[^\s\"']*|\.\./shared\b")
-    found = {}
-    for name in filter(None, listed):
+    found, listed = {}, [*filter(None, listed)]
+    for name in listed:
         if not (root/name).is_file() or (root/name).suffix in (".gz", ".xz", ".npz", ".png", ".pt"): continue
         hits = place.findall((root/name).read_bytes().decode(errors="replace"))
         if hits: found[name] = hits[:3]
-    none(found)
+    none(found, among=listed)
+
+
+# ---- the rules themselves
+
+def test_a_rule_for_each_notebook_needs_a_notebook():
+    with pytest.raises(AssertionError, match="nothing to check"): each([])
+
+
+@each(RULES, "rule")
+def test_a_rule_that_finds_nothing_fails(rule, monkeypatch):
+    for name in ("MODULES", "NAMES", "NOTEBOOKS", "ORDER", "PAGES", "REPORTS", "PYTHON_FILES"):
+        monkeypatch.setattr(sys.modules[__name__], name, [])
+    monkeypatch.setattr(sys.modules[__name__], "exported", dict)
+    monkeypatch.setattr(readme, "copies", lambda root: {})
+    given = {"package": "torch"} if "package" in inspect.signature(rule).parameters else {}
+    with pytest.raises((AssertionError, pytest.fail.Exception)): rule(**given)

@@ -7,21 +7,20 @@ import json, os, subprocess, sys
 
 import pytest
 
-from curriculum_gen.judges import certificates as judge
-from curriculum_gen.curriculum.config import run_config
-from curriculum_gen.data.sources import load_dataset
 from curriculum_gen.core.errors import InputError
+from curriculum_gen.data.sources import load_dataset
+from curriculum_gen.judges import certificates as judge
+from curriculum_gen.judges.recipes import judge_recipe
 
-RECIPE = judge.judge_recipe("neighbours", run_config("tiny", regime="phase1_only", seed=0))
+RECIPE = judge_recipe("neighbours", dataset="mnist", training="brief")
 KIND = "mnist", "subset", "brief", "any"
 PROGRAM = """
-from curriculum_gen.curriculum.config import run_config
 from curriculum_gen.data.sources import load_dataset
 from curriculum_gen.judges.recipes import judge_recipe, train_judge
 from curriculum_gen.models.weights import weights_sha256
-config = run_config("tiny", regime="phase1_only", seed=0)
 dataset = load_dataset("mnist", sources=["embedded"], report=lambda line: None)
-print([weights_sha256(train_judge(judge_recipe(name, config), dataset)) for name in ("neighbours", "hog_svm")])
+recipes = [judge_recipe(name, dataset="mnist", training="brief") for name in ("neighbours", "hog_svm")]
+print([weights_sha256(train_judge(recipe, dataset)) for recipe in recipes])
 """
 
 

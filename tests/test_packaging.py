@@ -1,4 +1,5 @@
-"""What is installed: the wheel's content and metadata, and the environment that `make` builds around it"""
+"""What is installed: the wheel's content and metadata, how it works without a clone, and the environment that `make` builds
+around one"""
 import os, subprocess, sys, time, zipfile
 from collections import namedtuple
 from configparser import ConfigParser
@@ -6,12 +7,16 @@ from email import message_from_bytes
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-import nbformat, pytest
+import fastcore, nbformat, pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import curriculum_gen
+from conftest import copied
+from curriculum_gen.core.records import read_json
+from notebooks import ONLY_IN_A_CLONE
 from tools import environment, readme
+
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +26,31 @@ def settings(root):
     return {name: value.split("\n")[1:] for name, value in parser["DEFAULT"].items()}
 
 
-@pytest.fixture
-def wheel(project_copy) -> zipfile.ZipFile:
+@pytest.fixture(scope="module")
+def wheel_file(root, tmp_path_factory) -> Path:
     "The wheel, built in a copy of the project and without a network"
-    folder = project_copy
+    folder = copied(root, tmp_path_factory.mktemp("project"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w",
                folder/"dist", folder]
     built = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
-    return zipfile.ZipFile(next((folder/"dist").glob("*.whl")))
+    return next((folder/"dist").glob("*.whl"))
+
+
+@pytest.fixture
+def wheel(wheel_file) -> zipfile.ZipFile: return zipfile.ZipFile(wheel_file)
 
 
 def test_the_wheel_holds_the_package_its_data_its_reports_and_nothing_else(root, wheel):
+    package = root/"curriculum_gen"
     content = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {f"curriculum_gen/{path.name}" for path in (root/"curriculum_gen").glob("*.py")}
-    expected |= {f"curriculum_gen/embedded/{path.name}" for path in (root/"curriculum_gen"/"embedded").glob("*")}
-    expected |= {"curriculum_gen/preregistration.json"}
-    expected |= {f"curriculum_gen/notebooks/{path.name}" for path in (root/"nbs"/"reports").glob("*.ipynb")}
-    assert content == expected
-    if (root/"nbs"/"reports").exists(): assert "curriculum_gen/notebooks/regime.ipynb" in content
+    modules = {path.relative_to(root).as_posix() for path in package.rglob("*.py")}
+    theirs = {name for name in modules if name.split("/")[1] in ONLY_IN_A_CLONE}
+    reports = {f"curriculum_gen/notebooks/{path.name}" for path in (root/"nbs"/"reports").glob("*.ipynb")}
+    data = {f"curriculum_gen/embedded/{path.name}" for path in (package/"embedded").glob("*")}
+    assert {name.split("/")[1] for name in theirs} == {*ONLY_IN_A_CLONE} and len(reports) > 3 and len(data) == 3
+    assert {"curriculum_gen/__init__.py", "curriculum_gen/diagnosis/checks/labels.py"} <= modules - theirs
+    assert content == modules - theirs | reports | data | {"curriculum_gen/preregistration.json"}
 
 
 def test_the_wheel_says_what_settings_ini_says(wheel, settings):
@@ -60,6 +71,59 @@ def normal(requirement):
     "Name and bounds, without regard to their order and spelling"
     parsed = Requirement(requirement)
     return canonicalize_name(parsed.name), str(parsed.specifier)
+
+
+# without a clone
+
+@pytest.fixture(scope="module")
+def installed(wheel_file, tmp_path_factory) -> Path:
+    """An environment with the wheel and nothing of the clone: the packages it needs lie elsewhere, as `make environment`
+    has it"""
+    folder = tmp_path_factory.mktemp("elsewhere")/"environment"
+    made = subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    (folder/environment.SITE_PACKAGES/"shared.pth").write_text(f"{Path(fastcore.__file__).parent.parent}\n")
+    done = subprocess.run([sys.executable, "-m", "pip", "--python", folder/"bin"/"python", "install", "--quiet", "--no-deps",
+                           "--no-index", "--disable-pip-version-check", wheel_file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def elsewhere(installed, tmp_path):
+    "Starts a command of that environment in an empty folder"
+    def run(name, *arguments):
+        return subprocess.run([installed/"bin"/name, *arguments], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=300, env={**os.environ, "PYTHONPATH": "", "MPLBACKEND": "Agg"})
+    return run
+
+
+def test_without_a_clone_the_front_door_opens(elsewhere, installed):
+    done = elsewhere("python", "-c", "from curriculum_gen import watch; import curriculum_gen; print(curriculum_gen.__file__)")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(installed)
+
+
+def test_without_a_clone_every_command_tells_the_version(elsewhere, settings):
+    for line in settings["console_scripts"]:
+        done = elsewhere(line.split(" = ")[0], "--version")
+        assert done.returncode == 0 and curriculum_gen.__version__ in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["cgen-bench faults", "cgen-bench controls --brief", "cgen-site", "cgen-site --out site"])
+def test_without_a_clone_the_workshop_says_that_it_needs_one(elsewhere, tmp_path, command):
+    done = elsewhere(*command.split(" "))
+    assert done.returncode == 2 and done.stdout == "", done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "clone" in done.stderr and not [*tmp_path.iterdir()], done.stderr
+
+
+def test_without_a_clone_a_tiny_study_runs_from_its_command_to_its_pages(elsewhere, tmp_path):
+    done = elsewhere("cgen-batch", "--profile", "tiny", "--seeds", "0", "--regimes", "phase1_only", "--out", "study")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path/"study"/"phase1_only"/"seed-0"
+    assert read_json(run/"run.json")["status"] == "ok"
+    for page in (run/"report.html", tmp_path/"study"/"seed_table.html", tmp_path/"study"/"index.html"):
+        assert page.stat().st_size > 10_000, page.name
 
 
 def test_every_command_is_installed_beside_the_interpreter(settings):

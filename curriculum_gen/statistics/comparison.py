@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MARGIN', 'MEASUREMENT_ALPHA', 'RUN_ALPHA', 'SEEDS_NEEDED', 'AGREEMENT', 'BATCH_STATISTICS', 'GATES',
            'paired_upper_bound', 'PairedDifference', 'paired_difference', 'sign_flip_p', 'max_t_test',
-           'run_lower_bound', 'MeterState', 'RegressionVerdict', 'regression_verdict']
+           'run_lower_bound', 'MeterState', 'RegressionVerdict', 'in_steps', 'regression_verdict']
 
 # %% ../../nbs/statistics/04_comparison.ipynb #faf1df49
-import math
+import math, re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -227,6 +227,17 @@ def _words(found: RegressionVerdict) -> str:
             Verdict.INCONCLUSIVE: f"Neither a fall nor its absence is shown: {size} over {runs}, "
             f"stopped at {found.stopped_by} ({GATES.get(found.stopped_by)})."}
     return " ".join(filter(None, [told[found.verdict], found.note]))
+
+def in_steps(
+    words: str,     # of a `RegressionVerdict`
+    *,
+    before: int,    # step of A
+    after: int,     # step of B
+) -> str:
+    "The words of a comparison with the steps in the place of A and B"
+    steps = {"A": f"step {before:,}", "B": f"step {after:,}"}
+    told = re.sub(r"\b[AB]\b", lambda found: steps[found[0]], words)
+    return told[:1].upper() + told[1:]
 
 def _decided(held: Sequence[bool], n_seeds: int, lower: float) -> Verdict:
     if not held[0]: return Verdict.INVALID
