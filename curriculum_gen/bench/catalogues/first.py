@@ -391,8 +391,8 @@ _REGIME_FAULTS += (
     _fault("D1", "the phase is that of the step before",
            "schedule shifted", "phase_at(config.phases, state.step)", "phase_at(config.phases, max(0, state.step - 1))"),
     _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume",
-           '        state.step = snapshot["step"]\n', ""),
-    _fault("E3", "the optimisers begin anew", "optimiser state not restored", '        for name in _PARTS: '
+           '    state.step = snapshot["step"]\n', ""),
+    _fault("E3", "the optimisers begin anew", "optimiser state not restored", '    for name in _PARTS: '
            '_load_optimiser(getattr(state, f"{name}_optimiser"), snapshot["optimisers"], name)\n', ""),
     _fault("F1", "the judge is put into train mode with the others", "judge in train mode",
            "    generated, predicted_values =", "    for network in (state.generator, state.witness, state.judge): "
@@ -400,7 +400,7 @@ _REGIME_FAULTS += (
     _fault("F2", "the judge is given images in [0, 1]", "judge input differs", "return state.judge(images)",
            "return state.judge((images + 1)/2)"),
     _fault("F3", "the sampler does not leave train mode", "sampling depends on the batch",
-           "        state.generator.eval()\n", ""))
+           "    state.generator.eval()\n", ""))
 
 # %% ../../../nbs/bench/catalogues/00_first.ipynb #e3894538
 _REGIME_VARIANTS = (
