@@ -207,7 +207,7 @@ def test_a_notebook_is_small(notebook):
     lines = sum(size for size, _ in sizes)
     assert lines <= EXPORTED_LINES, "it is two nouns"
     for size, source in sizes:
-        assert size <= LINES_IN_A_CELL, f"{size} lines of code in one cell:\n{source}"
+        assert size <= LINES_IN_A_CELL or only_imports(source), f"{size} lines of code in one cell:\n{source}"
 
 
 @each(NOTEBOOKS)
@@ -265,6 +265,15 @@ def test_a_notebook_opens_with_its_title_and_what_it_is_for(notebook):
     paragraph = notebook.cells[1]
     assert paragraph["kind"] == "markdown" and paragraphs(paragraph["source"]) and not paragraph["source"].startswith(
         "#"), "the second cell says why it exists, what it takes and what it gives"
+
+
+@each(NOTEBOOKS)
+def test_headings_skip_no_level(notebook):
+    "Sphinx would stop at one that does"
+    prose = re.sub(r"^```.*?^```", "", "\n".join(notebook.prose()), flags=re.M | re.S)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+    assert levels and levels[0] == 1 and levels.count(1) == 1, "one title, and it comes first"
+    none([f"{'#'*high} under {'#'*low}" for low, high in zip(levels, levels[1:]) if high > low + 1], among=levels)
 
 
 def only_imports(source): return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)

@@ -87,7 +87,8 @@ def test_the_settings_are_what_quarto_knows(root):
     assert found.keys() == {"project", "website", "format",
                             "metadata-files"} and found["project"] == {"type": "website"}
     assert found["website"].keys() <= {"title", "sidebar",
-                                       "description"} and found["website"]["sidebar"].keys() <= {"style", "contents"}
+                                       "description"} and found["website"]["sidebar"].keys() <= {"style", "collapse-level",
+                                                                                             "contents"}
     assert found["format"].keys() == {"html"} and found["format"]["html"].keys() <= {"theme", "toc"}
     for section in found["website"]["sidebar"]["contents"]:
         assert section.keys() in ({"text", "href"}, {"section", "contents"})
@@ -136,13 +137,17 @@ def test_workflows_to_copy_are_what_github_reads(root, tmp_path, checked):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_workflows_start_is_there(root):
+def test_what_workflows_start_is_there(root, capsys):
     "Every command of the environment and every target of make that a workflow names"
     ours = re.findall(r"^ +(cgen-\w+) =", (root/"settings.ini").read_text(), re.M)
     targets = set(re.findall(r"^([a-z]+):", (root/"Makefile").read_text(), re.M))
     text = "\n".join(file.read_text() for pattern in BUILT_IN.values() for file in root.glob(pattern))
-    assert set(re.findall(r"\.venv/bin/([\w-]+)", text)) <= {*ours, "nbdev-test", "pytest"}
-    assert set(re.findall(r"\bmake (\w+)", text)) <= targets
+    started = set(re.findall(r"\.venv/bin/([\w-]+)", text))
+    assert {"cgen-data", "cgen-bench", "nbdev-test"} <= started <= {*ours, "nbdev-test", "pytest"}
+    assert {"environment", "reproduce", "test"} <= set(re.findall(r"\bmake (\w+)", text)) <= targets
+    benches = yaml.safe_load((root/".github"/"workflows"/"nightly.yml").read_text())["jobs"]["benches"]["strategy"]
+    with pytest.raises(SystemExit): commands.bench(["--help"])
+    assert set(benches["matrix"]["bench"]) <= set(re.findall(r"\w+", capsys.readouterr().out))
 
 
 # ---- what is kept of a study
@@ -284,12 +289,25 @@ def test_every_picture_of_a_report_says_what_it_shows(visits):
 
 def test_the_side_bar_leads_to_every_section(browser, address, visits):
     browser.visit(address + "index.html")
-    browser.value("[...document.querySelectorAll('.sidebar-tree a')].find(a => a.textContent == 'diagnosis').click()")
-    assert browser.wait_for("location.pathname == '/diagnosis.html' && document.readyState == 'complete' "
+    browser.value("[...document.querySelectorAll('.sidebar-tree a')].find(a => a.href.endsWith('/findings.html')).click()")
+    assert browser.wait_for("location.pathname == '/diagnosis/findings.html' && document.readyState == 'complete' "
                             "&& document.title")
     box = browser.wait_for("(r => r.top > 0 && r.bottom < innerHeight && [r.top, "
                            "r.bottom])(document.querySelector('.sidebar-tree .current-page').getBoundingClientRect())")
     assert box, "the page one is on is in sight in the side bar"
+
+
+def test_the_side_bar_folds_all_sections_but_the_one_with_this_page(browser, address, visits):
+    opened = "[...document.querySelectorAll('.sidebar-tree details[open] summary')].map(s => s.textContent)"
+    height = "document.querySelector('.sidebar-tree').scrollHeight"
+    browser.visit(address + "index.html")
+    assert browser.value(opened) == ["How to", "Concepts", "Results"]
+    browser.visit(address + "statistics/chance.html")
+    assert browser.value(opened) == ["What numbers can tell"] and browser.value(height) < 2000
+    browser.value("[...document.querySelectorAll('.sidebar-tree summary')].find(s => s.textContent == 'Judges').click()")
+    assert browser.value(opened) == ["What numbers can tell", "Judges"]
+    assert browser.value("[...document.querySelectorAll('.sidebar-tree a')].every(a => a.closest('details') || "
+                         "a.closest('ul').parentElement.className == 'sidebar-tree')")
 
 
 def test_the_side_bar_opens_on_a_telephone(browser, address):
@@ -305,14 +323,14 @@ def test_the_side_bar_opens_on_a_telephone(browser, address):
 @pytest.mark.parametrize("opened", ["served", "as a file"])
 def test_search_finds_pages(browser, site, address, opened):
     visit = browser.visit((address if opened == "served" else site.as_uri() + "/") + "search.html?q=wilson")
-    assert "statistics.html" in browser.wait_for("[...document.querySelectorAll('#search-results li a')].map(a => "
+    assert "statistics/intervals.html" in browser.wait_for("[...document.querySelectorAll('#search-results li a')].map(a => "
                                                  "a.href).join(' ')")
     browser.wait_for("/found \\d+ page/.test(document.querySelector('#search-results').textContent)")
     assert not visit.errors + visit.failed
 
 
 def test_the_theme_can_be_switched(browser, address):
-    browser.visit(address + "statistics.html")
+    browser.visit(address + "statistics/chance.html")
     seen = set()
     for _ in range(3):
         seen.add((browser.value("document.body.dataset.theme"),
@@ -321,14 +339,22 @@ def test_the_theme_can_be_switched(browser, address):
     themes, backgrounds = map(set, zip(*seen))
     assert {"light", "dark"} <= themes and len(backgrounds) == 2
     chosen = browser.value("document.body.dataset.theme")
-    browser.visit(address + "records.html")
+    browser.visit(address + "core/records.html")
     assert browser.value("document.body.dataset.theme") == chosen, "the choice holds on the next page"
+
+
+def test_no_formula_is_left_as_text(site):
+    marked = re.compile(r"<(pre|code|script|style|td|title)\b.*?</\1>|<(span|div) class=\"math[^>]*>.*?</\2>", re.S)
+    pages = {page.relative_to(site).as_posix(): page.read_text() for page in site.rglob("*.html")}
+    assert sum("class=\"math" in text for text in pages.values()) > 5
+    none({page: found for page, text in pages.items()
+          if (found := re.findall(r".{0,30}(?:\\[a-z]{2,}|\$\$).{0,30}", marked.sub("", text)))})
 
 
 def test_formulas_are_drawn(browser, built, address):
     _, said = built
     if said: pytest.skip(said[0])
-    browser.visit(address + "statistics.html")
+    browser.visit(address + "statistics/chance.html")
     formulas = browser.value("document.querySelectorAll('.math').length")
     browser.wait_for(f"document.querySelectorAll('.math mjx-container svg').length >= {formulas}")
     assert formulas > 3 and not browser.value("document.querySelectorAll('[data-mjx-error]').length")
@@ -337,7 +363,7 @@ def test_formulas_are_drawn(browser, built, address):
 def test_a_slider_moves_what_it_is_beside(browser, address, visits):
     "Whatever page has one: the window looks different after it was moved"
     pages = [page for page, (visit, _) in visits.items() if visit.sliders]
-    assert {"executed/phase1_only/seed-3/report.html", "plots.html"} <= set(pages)
+    assert {"executed/phase1_only/seed-3/report.html", "figures/plots.html"} <= set(pages)
     for page in pages:
         browser.visit(address + page)
         browser.value("document.querySelector('input[type=range]').scrollIntoView({block: 'center', "

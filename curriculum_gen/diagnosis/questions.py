@@ -18,7 +18,7 @@ from ..core.errors import InputError
 from ..core.records import Record, read_json
 from ..statistics.comparison import MARGIN, paired_difference
 from ..curriculum.regimes import REGIMES
-from ..figures.style import BLUE, VERMILLION, _printed, _say
+from ..figures.style import BLUE, VERMILLION, printed, annotate
 from ..models.weights import read_checkpoint
 from ..training.program import program_of, take_steps
 from ..evaluation.instruments import confusion_counts
@@ -69,7 +69,7 @@ class Diagnosis(Record):
         return f"<p>{self.subject}</p><ol>{steps}</ol>{table}"
 
 # %% ../../nbs/diagnosis/03_questions.ipynb #8e0100fe
-@_printed
+@printed
 def plot_rungs(
     rungs: Sequence[dict],   # of a diagnosis as JSON values: question, answer
 ) -> Figure:
@@ -82,7 +82,7 @@ def plot_rungs(
         ax.text(k - 0.08, k, rung["question"], ha="right", va="center")
         ax.text(k, k + 0.12, rung["answer"], va="bottom", fontweight="bold")
     ax.set(xlim=(-1.5, 4.6), ylim=(-0.4, 3.8)); ax.axis("off")
-    _say(figure, title="Four questions, from the bottom up",
+    annotate(figure, title="Four questions, from the bottom up",
          shows="; ".join(f"{rung['question']} {rung['answer']}" for rung in rungs),
          caption="Dashed: not asked, because the answer below leaves nothing to ask.")
     return figure

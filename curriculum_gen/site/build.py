@@ -75,7 +75,7 @@ def contents(sections: list[Section]) -> str:
 # %% ../../nbs/site/00_build.ipynb #07b59227
 # <function f at 0x7f>, <Verdict.LEARNED: 'LEARNED'>, <lambda>
 _REPRESENTED = re.compile(r"<(?:function |class ')?([\w.]+)(?: at 0x\w+|: [^<>]*|')?>")
-_MODULES = re.compile(r"\b(?:__main__|builtins|collections\.abc|pathlib(?:\._local)?|curriculum_gen\.\w+)\.")
+_MODULES = re.compile(r"\b(?:__main__|builtins|collections\.abc|pathlib(?:\._local)?|curriculum_gen(?:\.[a-z_]\w*)+)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:

@@ -3,6 +3,7 @@ extensions = ["myst_nb", "sphinx_copybutton"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_block"]
 nb_code_prompt_show, nb_code_prompt_hide = "Code", "Hide the code"
+myst_dmath_double_inline = True   # $$ may stand within a paragraph
 myst_heading_anchors = 4
 myst_heading_slug_func = "curriculum_gen.site.build.anchor"
 mathjax_path = "mathjax.js"
