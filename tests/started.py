@@ -53,7 +53,7 @@ def notebooks(tmp_path_factory) -> Path:
 
 def stand_in(notebooks):
     "Other notebooks in the place of the reports, for runs that have their judges"
-    reports.report_notebook = lambda name: notebooks/f"{name}.ipynb"
+    for module in (reports, index, batches): module.report_notebook = lambda name: notebooks/f"{name}.ipynb"
     batches.prepare_judges = lambda *arguments, **options: None
 
 

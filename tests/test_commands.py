@@ -34,11 +34,9 @@ def no_network():
 
 
 def start(command, *arguments, folder, **options) -> subprocess.Popen:
-    "The command as installed: its entry point in a process of its own"
-    program = (f"import sys; from curriculum_gen.commands import {command.removeprefix('cgen-')} as main; "
-               f"sys.argv[0] = {command!r}; sys.exit(main())")
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **options)
+    "The command as it is installed"
+    return subprocess.Popen([Path(sys.executable).parent/command, *map(str, arguments)], cwd=folder,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def call(command, arguments) -> int:

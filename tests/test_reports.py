@@ -5,7 +5,7 @@ The study is made once, with the real reports, and is interrupted in the middle 
 What only concerns the batch is tried with stand-ins for the report notebooks, which cost
 a kernel's start each.
 """
-import html, io, re, shutil, signal, subprocess, sys
+import html, io, json, re, shutil, signal, subprocess, sys
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +17,13 @@ from PIL import Image
 
 from browser import browser
 import commands
-from curriculum_gen.reporting import jobs as execution, reports
+from curriculum_gen.reporting import index, jobs as execution, reports
 from curriculum_gen.sweeps import run_study as batches
 from curriculum_gen.diagnosis.questions import diagnose_run
-from curriculum_gen.studies.preregistration import preregistration_sha256
+from curriculum_gen.studies.step_10000 import preregistration_sha256
+from curriculum_gen.curriculum.config import run_config
+from curriculum_gen.studies.study import remember_study, study_named, study_of
+from curriculum_gen.studies.table import pooled_rows
 from curriculum_gen.core.records import read_json, sha256, write_json
 from curriculum_gen.core.run_folder import RunFolder, read_history
 from curriculum_gen.reporting.pages import outside_references
@@ -54,9 +57,8 @@ def study(tmp_path_factory) -> SimpleNamespace:
                                                                 times(second.path))
     interrupted.checkpoint = {name: time for name, time in times(first.path).items()
                               if name.startswith("checkpoints/step-000000")}
-    done = subprocess.run([sys.executable, "-c",
-                           "import sys; from curriculum_gen.commands.batch import batch; sys.exit(batch())", "--out", out,
-                           *STUDY], cwd=out.parent, capture_output=True, text=True, timeout=3*PATIENCE)
+    done = subprocess.run([Path(sys.executable).parent/"cgen-batch", "--out", out, *STUDY], cwd=out.parent,
+                          capture_output=True, text=True, timeout=3*PATIENCE)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(out=out, runs=[first, second], interrupted=interrupted, output=done.stdout)
 
@@ -149,6 +151,11 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
     "A page of every report there is"
     found, folder = ({"regime": study.runs[1].page, "seed_table": study.out/"seed_table.html"},
                      tmp_path_factory.mktemp("reports"))
+    other = shutil.copytree(study.out, folder/"comparison", ignore=shutil.ignore_patterns("checkpoints", "*.lock", "*.html"))
+    remember_study(other, "regimes")
+    [outcome] = index.report_study(other)
+    assert outcome["status"] == "ok", outcome["error"]
+    found["comparison"] = other/"comparison.html"
     evaluation = read_json(study.runs[1].evaluation)
     contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"],
                                                   "data_source": evaluation["data"]["source"]},
@@ -187,7 +194,7 @@ def test_every_picture_says_what_it_shows(all_reports, name):
              for picture in pictures]
     assert texts and all(len(text) > 60 and not re.match(r"<|No description|Figure", text) for text in texts), texts
     # there the sliders of equal regimes
-    assert len(set(texts)) == len(texts) or name == "seed_table", "two pictures with one text"
+    assert len(set(texts)) == len(texts) or name in ("seed_table", "comparison"), "two pictures with one text"
 
 
 @REPORTS
@@ -196,7 +203,7 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     after_title = after_title.split("</blockquote>", 1)[1]   # the line under the title
     answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
-            "verdict_table": "are decided with yes", "card": "the first judge assigns",
+            "comparison": "too few seeds (6 are needed)", "verdict_table": "are decided with yes", "card": "the first judge assigns",
             "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
             and len(answer.split("</p>")) == 2), words_of(answer)
@@ -208,9 +215,47 @@ def test_a_page_ends_with_what_it_was_made_from(all_reports, name):
     end = all_reports[name].read_text().split("Parameters and provenance")
     assert len(end) == 2 and "<h2" not in end[1]
     commit = read_json(all_reports[name].with_name("run.json"))["commit"] or "an installed package"
-    named = ["parameter ", "version of curriculum_gen", "version of torch", preregistration_sha256(), commit,
-             *(["fingerprint"] if name != "diagnosis" else [])]
+    named = ["parameter ", "version of curriculum_gen", "version of torch", commit,
+             *(["fingerprint"] if name != "diagnosis" else []),
+             *([preregistration_sha256()] if name in ("seed_table", "verdict_table") else [])]
     assert [what for what in named if what not in words_of(end[1])] == []
+
+
+def test_a_study_of_any_regimes_asks_its_own_question_and_says_nothing_of_the_report(all_reports):
+    page, study = all_reports["comparison"], study_named("regimes")
+    index_page, table = page.with_name("index.html").read_text(), read_json(page.with_name("seed_table.json"))
+    for text in (page.read_text(), index_page):
+        assert f"<title>{study.question}</title>" in text and words_of(text).count(study.question) >= 1
+    assert f"{REGIMES[1]} against {REGIMES[0]}: " in table["answer"] and "they are one training" in table["answer"]
+    assert f"<h1>{study.question}</h1>" in index_page and 'href="comparison.html"' in index_page
+    strange = re.compile(r"10,000|Phase-1-only model|the report'?s|registered|14\.3|lab report", re.I)
+    assert [text for text in (table["answer"], words_of(index_page), words_of(page.read_text())) if strange.search(text)] == []
+
+
+def test_the_first_study_keeps_its_question_and_its_table(study, root):
+    "And what its functions say of the committed rows is what stands in the committed table"
+    assert read_json(study.out/"study.json") == {"study": "step_10000", "question": study_named("step_10000").question}
+    assert "<h1>Is it the regime, is it the stopping, is there a regression?</h1>" in (study.out/"index.html").read_text()
+    text = (root/"results"/"quick.json").read_text()
+    table, ours = json.loads(text), read_json(study.out/"seed_table.json")
+    assert list(ours) == list(table) and list(ours["rows"][0]) == list(table["rows"][0])
+    assert list(ours["pooled"][0]) == list(table["pooled"][0])
+    assert list(ours["comparisons"][0]) == list(table["comparisons"][0])
+    again = table | {"pooled": pooled_rows(table["rows"])}
+    again |= {"answer": study_named("step_10000").answer(again)}
+    assert write_json(study.out.parent/"again.json", again).read_text() == text
+    asked = study_named("step_10000").pairs
+    configs = [run_config("quick", regime=name, seed=0) for name in table["phases"]]
+    planned = [(c.regime, *pair) for c in configs for pair in [*asked(c), (c.reference_step, c.total_steps)]]
+    assert [(c["regime"], c["before"], c["after"]) for c in table["comparisons"]] == planned
+
+
+def test_a_folder_without_a_note_is_the_study_that_its_regimes_are_of(study, tmp_path):
+    out = shutil.copytree(study.out, tmp_path/"old", ignore=shutil.ignore_patterns("checkpoints", "study.json"))
+    assert study_of(out).name == "step_10000"
+    for config in out.glob(f"{REGIMES[0]}/*/config.json"):
+        write_json(config, read_json(config) | {"regime": "mine:regime"})
+    assert study_of(out).name == "regimes"
 
 
 # ---- in a browser
@@ -320,7 +365,8 @@ def evaluated(study, tmp_path) -> Path:
 @pytest.fixture
 def batch(notebooks, monkeypatch):
     "The command in this process"
-    for module, name in ((reports, "report_notebook"), (batches, "prepare_judges")):
+    for module, name in (*((module, "report_notebook") for module in (reports, index, batches)),
+                         (batches, "prepare_judges")):
         monkeypatch.setattr(module, name, getattr(module, name))   # so that they come back
     stand_in(notebooks)
     return lambda out, *arguments: commands.batch(["--out", str(out), *arguments])

@@ -4,7 +4,7 @@ or says in one line why it does not
 Every kill here is a real SIGKILL of a real process. The processes are forked from a server that has imported torch
 already, so a start costs a second.
 """
-import multiprocessing, os, random, resource, shutil, signal, subprocess, sys, time
+import json, multiprocessing, os, random, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -186,7 +186,7 @@ def test_another_seed_is_another_history(unbroken, tmp_path):
     config = run_config("tiny", regime="full_curriculum", seed=6, total_steps=STEPS, checkpoint_interval=STEPS)
     other = training.train(config, tmp_path/"run")
     ours, theirs = (read_history(run.history) for run in (unbroken, other))
-    assert not {record.alignment for record in ours} & {record.alignment for record in theirs}
+    assert not {record.losses["alignment"] for record in ours} & {record.losses["alignment"] for record in theirs}
     for file in ("generator.safetensors", "witness.safetensors"):
         assert sha256(unbroken.checkpoint(0)/file) != sha256(other.checkpoint(0)/file)
 
@@ -261,6 +261,22 @@ def test_what_a_finished_run_has_lost_is_made_again(unbroken, tmp_path, damage):
     damage(run)
     assert commands.train([str(run.path), *RUN]) == 0
     assert content(run.path) == content(unbroken.path)
+
+
+def test_a_run_folder_of_the_first_format_goes_on_to_the_same_bits(unbroken, half_way):
+    "Before there were landmarks in config.json, and when each loss was a field of its own in the history"
+    config = read_json(half_way.config)
+    del config["landmarks"]
+    half_way.config.write_text(json.dumps(config))
+    names = {"generator": "generator_loss", "on_generated": "witness_on_generated", "on_real": "witness_on_real"}
+    def first_format(record):
+        losses = {names.get(name, name): loss for name, loss in record.losses.items()}
+        return {"step": record.step, "phase": record.phase, "grounding_weight": record.weights["grounding"], **losses,
+                "judge_accuracy": record.judge_accuracy, "images": record.images}
+    half_way.history.write_text("".join(json.dumps(first_format(r)) + "\n" for r in read_history(half_way.history)))
+    assert commands.train([str(half_way.path), *RUN]) == 0
+    differing = {name for name, digest in content(half_way.path).items() if content(unbroken.path)[name] != digest}
+    assert differing <= {"config.json"}, differing
 
 
 # ---- no space

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil, pytest
 
 import commands
-from curriculum_gen.reporting import jobs as execution, reports
+from curriculum_gen.reporting import index, jobs as execution, reports
 from curriculum_gen.sweeps import run_study as batches
 from curriculum_gen.curriculum.config import run_config
 from curriculum_gen.core.records import read_json, write_json
@@ -39,7 +39,8 @@ def out(tmp_path) -> Path: return tmp_path/"runs"
 @pytest.fixture
 def batch(notebooks, monkeypatch):
     "The command in this process"
-    for module, name in ((reports, "report_notebook"), (batches, "prepare_judges")):
+    for module, name in (*((module, "report_notebook") for module in (reports, index, batches)),
+                         (batches, "prepare_judges")):
         monkeypatch.setattr(module, name, getattr(module, name))   # so that they come back
     stand_in(notebooks)
     return lambda out, *arguments: commands.batch(["--out", str(out), *map(str, arguments)])

@@ -6,44 +6,49 @@
 __all__ = ['batch']
 
 # %% ../../nbs/commands/03_batch.ipynb #3a9413ad
-import sys
+import argparse, sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.records import read_json
 from ..curriculum.regimes import REGIMES
+from ..studies.study import STUDIES, study_named, study_of
 from curriculum_gen.commands.manners import (
-    Parser, _add_config_options, _add_images_option, _changes, device_named, run_command, seed_list
+    Parser, _add_config_options, _add_images_option, _changes, check_named, device_named, run_command, seed_list
 )
 
 # %% ../../nbs/commands/03_batch.ipynb #282a9f2f
 def batch(args: Sequence[str] | None = None) -> int:
-    "`cgen-batch`: train, evaluate and report every regime and seed"
+    "`cgen-batch`: train, evaluate and report every regime and seed, and answer the study"
     def work() -> int:
         given = _batch_parser().parse_args(args)
-        for name, value in (("jobs", given.jobs), ("images per class", given.images_per_class)):
-            if value is not None and value < 1: raise InputError(f"{name} is {value}: it must be at least 1")
-        if not given.timeout > 0: raise InputError(f"timeout is {given.timeout:g} minutes: it must be above 0")
-        if given.scheduler and given.jobs:
-            raise InputError("--jobs goes without --scheduler: a cluster executes as many runs as its "
-                             "workers have threads")
+        _check(given)
         from curriculum_gen.sweeps.run_study import run_study
         seeds = list(dict.fromkeys(seed for text in given.seeds for seed in seed_list(text))) if given.seeds else None
-        outcomes = run_study(given.out, profile=given.profile, regimes=list(dict.fromkeys(given.regimes)), seeds=seeds,
+        regimes = list(dict.fromkeys(given.regimes)) if given.regimes else None
+        outcomes = run_study(given.out, study=given.study, profile=given.profile, regimes=regimes, seeds=seeds,
                              jobs=given.jobs, scheduler=given.scheduler, images_per_class=given.images_per_class,
                              timeout_seconds=60*given.timeout, retry_failed=given.retry_failed, dry_run=given.dry_run,
                              data_folder=given.data, progress=True, device=device_named(given.device),
                              **_changes(given))
-        if (given.out/"seed_table.json").exists() and not given.dry_run:
-            print(f"\n{read_json(given.out/'seed_table.json')['answer']}\n\nreports: {given.out/'index.html'}")
+        if (given.out/"seed_table.json").exists() and not given.dry_run: print(_told(given.out))
         failed = [outcome for outcome in outcomes if outcome["status"] != "ok"]
-        for outcome in failed:
-            print(f"cgen-batch: {outcome['job']} {outcome['status']}: {outcome['error']}; {_remedy(outcome)}",
-                  file=sys.stderr)
+        for outcome in failed: print(f"cgen-batch: {_remedy(outcome)}", file=sys.stderr)
         return 1 if failed else 0
     return run_command("cgen-batch", work)
 
+# %% ../../nbs/commands/03_batch.ipynb #6443fd68
+def _check(given: argparse.Namespace) -> None:
+    "`InputError` for what cannot be meant, before anything heavy is imported"
+    for name, value in (("jobs", given.jobs), ("images per class", given.images_per_class)):
+        if value is not None and value < 1: raise InputError(f"{name} is {value}: it must be at least 1")
+    if not given.timeout > 0: raise InputError(f"timeout is {given.timeout:g} minutes: it must be above 0")
+    if given.scheduler and given.jobs:
+        raise InputError("--jobs goes without --scheduler: a cluster executes as many runs as its "
+                         "workers have threads")
+    check_named(given.regimes or [], given.dataset)
+    if given.study: study_named(given.study)
 
 # %% ../../nbs/commands/03_batch.ipynb #6d0e92bf
 def _batch_parser() -> Parser:
@@ -52,8 +57,10 @@ def _batch_parser() -> Parser:
                     example="cgen-batch --out runs --profile tiny --regimes phase1_only full_curriculum --seeds 0:2")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER",
                         help="the study's folder (default: runs)")
-    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), metavar="NAME",
-                        help=f"default: all of {', '.join(REGIMES)}")
+    parser.add_argument("--study", metavar="NAME|MODULE:OBJECT", help=f"what is asked: {', '.join(STUDIES)}, or one's "
+                        "own (default: the folder's, else the first of these that the regimes are of)")
+    parser.add_argument("--regimes", nargs="+", metavar="NAME|MODULE:OBJECT",
+                        help=f"of {', '.join(REGIMES)}, or one's own (default: those of the study)")
     parser.add_argument("--seeds", nargs="+", metavar="N",
                         help="such as 0:3 or 0,4,7 or 0 4 7 (default: the profile's)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: cores divided by threads)")
@@ -67,7 +74,14 @@ def _batch_parser() -> Parser:
     _add_config_options(parser); _add_images_option(parser)
     return parser
 
+# %% ../../nbs/commands/03_batch.ipynb #9f4ab506
 def _remedy(outcome: dict) -> str:
-    return ("--retry-failed tries it again" if outcome["status"] == "failed" and not outcome["killed"]
-            else "the same command goes on with it")
+    "What became of a job, and what to do"
+    again = outcome["status"] == "failed" and not outcome["killed"]
+    return (f"{outcome['job']} {outcome['status']}: {outcome['error']}; "
+            f"{'--retry-failed tries it again' if again else 'the same command goes on with it'}")
 
+def _told(out: Path) -> str:
+    "Question, answer, and where to read on"
+    answer = read_json(out/"seed_table.json")["answer"]
+    return f"\n{study_of(out).question}\n{answer}\n\nreports: {out/'index.html'}"

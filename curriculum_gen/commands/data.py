@@ -8,8 +8,8 @@ __all__ = ['data']
 # %% ../../nbs/commands/01_data.ipynb #6e4deb9c
 from collections.abc import Sequence
 
-from ..core.errors import unknown_name
-from .manners import Parser, _add_data_option, run_command
+from ..core.task import TASKS
+from .manners import Parser, _add_data_option, check_named, run_command
 
 # %% ../../nbs/commands/01_data.ipynb #d0517051
 def data(args: Sequence[str] | None = None) -> int:
@@ -17,14 +17,14 @@ def data(args: Sequence[str] | None = None) -> int:
     def work() -> int:
         parser = Parser("cgen-data", "Fetch and check the data sets, from the first source that answers.",
                         example="cgen-data --dataset fashion_mnist")
-        parser.add_argument("--dataset", default="both", metavar="NAME",
-                            help="mnist, fashion_mnist or both (default: both)")
+        parser.add_argument("--dataset", metavar="NAME|MODULE:OBJECT",
+                            help=f"{', '.join(TASKS)}, or a task of one's own (default: all that have names)")
         _add_data_option(parser)
         given = parser.parse_args(args)
-        if given.dataset not in ("mnist", "fashion_mnist", "both"):
-            raise unknown_name("data set", given.dataset, among=("mnist", "fashion_mnist", "both"))
+        check_named([], given.dataset)
+        from curriculum_gen.data.files import FOLDERS
         from curriculum_gen.data.sources import load_dataset
-        for name in ("mnist", "fashion_mnist") if given.dataset == "both" else (given.dataset,):
-            load_dataset(name, folder=given.data, report=print)
+        for name in [given.dataset] if given.dataset else TASKS:
+            load_dataset(name, folder=given.data if given.dataset or name in FOLDERS else None, report=print)
         return 0
     return run_command("cgen-data", work)

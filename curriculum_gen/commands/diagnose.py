@@ -13,8 +13,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
-from .manners import Parser, run_command
-from .runs import callable_named
+from .manners import Parser, function_named, run_command
 
 # %% ../../nbs/commands/05_diagnose.ipynb #5bc5fede
 def diagnose(args: Sequence[str] | None = None) -> int:
@@ -43,7 +42,7 @@ def diagnose(args: Sequence[str] | None = None) -> int:
 
 # %% ../../nbs/commands/05_diagnose.ipynb #3d7dd074
 def _diagnosed_loop(what: str):
-    function = callable_named(what, what="loop")
+    function = function_named(what, what="loop")
     from curriculum_gen.diagnosis.questions import diagnose_loop
     return diagnose_loop(function(), subject=what)
 

@@ -7,8 +7,10 @@ __all__ = ['draw_curriculum']
 
 # %% ../../nbs/figures/03_curricula.ipynb #ec2c7ef0
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from ..curriculum.regimes import Regime
+from .style import BLUE, GREEN, PURPLE, VERMILLION
 
 # %% ../../nbs/figures/03_curricula.ipynb #9e262f1e
 def draw_curriculum(
@@ -17,16 +19,38 @@ def draw_curriculum(
     *,
     ax: Axes,           # drawn into; its x axis becomes steps
 ) -> Axes:
-    "The phases of a regime as bars whose height is the grounding weight; hatched where the term carries no gradient"
-    for phase in regime.phases(total_steps):
-        ax.bar(phase.start_step, phase.grounding_weight, width=phase.end_step - phase.start_step, align="edge",
-               edgecolor="white", linewidth=1.5, color="#0072B2" if regime.grounding_attached else "#c8c8c8",
-               hatch=None if regime.grounding_attached else "///")
-        ax.text((phase.start_step + phase.end_step)/2, phase.grounding_weight + 0.04,
-                f"{phase.name}, {phase.grounding_weight:g}", ha="center")
-    ax.set(title=f"{regime.name}: grounding {'attached' if regime.grounding_attached else 'detached'}, "
-           f"aims at the {regime.grounding_target} class",
-           xlabel="completed optimiser steps", ylabel="grounding weight", xlim=(0, total_steps), ylim=(0, 1.25))
+    "The phases of a regime: a bar a phase and weighted loss term, hatched where the term carries no gradient"
+    phases = regime.phases(total_steps)
+    terms = list(dict.fromkeys(term for phase in phases for term in phase.weights))
+    top = max((weight for phase in phases for weight in phase.weights.values()), default=1) or 1
+    for phase in phases:
+        width = (phase.end_step - phase.start_step)/max(1, len(terms))
+        for k, (term, weight) in enumerate((term, phase.weights.get(term)) for term in terms):
+            if weight is None: continue   # its program's own weight holds
+            left = phase.start_step + k*width
+            ax.bar(left, weight, width=width, align="edge", **_look(k, detached=term in phase.detached))
+            ax.text(left + width/2, weight + 0.03*top, f"{weight:g}", ha="center")
+        if phase.start_step: ax.axvline(phase.start_step, color="0.55", linewidth=0.6, zorder=0)
+        ax.text((phase.start_step + phase.end_step)/2, 1.24*top, phase.name, ha="center", color="0.3")
+    ax.set(xlabel="completed optimiser steps", ylabel="weight", xlim=(0, total_steps), ylim=(0, 1.4*top))
+    ax.set_title(regime.title, loc="left")
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.spines[["top", "right"]].set_visible(False)
+    _term_key(ax, [(k, term, detached) for k, term in enumerate(terms) for detached in (False, True)
+                   if any(term in phase.weights and (term in phase.detached) == detached for phase in phases)])
     return ax
+
+# %% ../../nbs/figures/03_curricula.ipynb #d0aaefc9
+_COLOURS = BLUE, GREEN, PURPLE, VERMILLION
+
+def _look(place: int, *, detached: bool) -> dict:
+    "How the bars of a term are drawn"
+    color = _COLOURS[place % len(_COLOURS)]
+    if detached: return {"facecolor": "0.92", "edgecolor": color, "hatch": "///"}
+    return {"facecolor": color, "edgecolor": "white"}
+
+def _term_key(ax: Axes, bars: list[tuple[int, str, bool]]) -> None:
+    "Beside the panel: what the bars of each look are"
+    patches = [Patch(label=f"{term}, detached" if detached else term, **_look(k, detached=detached))
+               for k, term, detached in bars]
+    ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

@@ -34,6 +34,7 @@ class Job:
     report: Path       # executed copy; page and `run.json` lie beside it
     parameters: dict   # by parameter name: JSON values, and paths, which are no part of the key
     threads: int       # of numerical libraries in its kernel
+    title: str = ""    # in the place of the notebook's own; empty: that stays
 
     @property
     def page(self) -> Path: return self.report.with_suffix(".html")
@@ -44,7 +45,8 @@ class Job:
     @property
     def key(self) -> str:
         what = {name: value for name, value in self.parameters.items() if not isinstance(value, Path)}
-        return sha256(json.dumps([sha256(self.notebook), what, __version__], sort_keys=True))[:16]
+        made_from = [sha256(self.notebook), what, __version__, *([self.title] if self.title else [])]
+        return sha256(json.dumps(made_from, sort_keys=True))[:16]
 
     def json_parameters(self) -> dict:
         "The parameters as a notebook gets them, paths as texts"
@@ -110,8 +112,8 @@ def _execute(job: Job, *, timeout_seconds: float, cancelled: threading.Event | N
     killed = status == "killed" or status == "failed" and "Kernel died" in log.read_text(errors="replace")
     error = "" if status == "ok" else _last_error(log) if status == "failed" else status
     if status == "ok":
-        _shrink(partial)
-        write_page(partial, job.page, title=job.name)
+        _finish(partial, title=job.title)
+        write_page(partial, job.page, title=job.title or job.name)
         os.replace(partial, job.report)
         log.unlink(missing_ok=True)
     return record_outcome(job, "failed" if killed else status, error=error, seconds=monotonic() - started,
@@ -194,11 +196,12 @@ def _last_error(log: Path) -> str:
     return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)),
                 lines[-1] if lines else "no output")
 
-def _shrink(notebook: Path) -> None:
-    "Have the pictures of an executed notebook in few colours"
+def _finish(notebook: Path, *, title: str) -> None:
+    "Have the pictures of an executed notebook in few colours, and its title as it is to be"
     cells = nbformat.read(notebook, as_version=4)
     for data in (output.data for cell in cells.cells for output in cell.get("outputs", [])
                  if "image/png" in output.get("data", {})):
         data["image/png"] = base64.b64encode(in_few_colours(base64.b64decode(data["image/png"]))).decode()
+    headings = (cell for cell in cells.cells if cell.cell_type == "markdown" and cell.source.startswith("# "))
+    if title and (first := next(headings, None)): first.source = re.sub(r"^# .*", lambda _: f"# {title}", first.source)
     nbformat.write(cells, notebook)
-

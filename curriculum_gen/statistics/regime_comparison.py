@@ -94,7 +94,7 @@ def compare_regimes(
     rows = {name: _row(*_paired(first, second), rng=rng) for name, (first, second) in planned.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("comparison")
     table["p_holm"] = holm(table.p)
-    table["answer"] = ["different" if row.p_holm <= RUN_ALPHA else "too few seeds"
+    table["answer"] = ["shown" if row.p_holm <= RUN_ALPHA else "too few seeds"
                        if row.seeds < seeds_needed(len(table)) else "not shown" for row in table.itertuples()]
     return table
 

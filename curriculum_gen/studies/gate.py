@@ -15,7 +15,7 @@ from ..core.errors import InputError, unknown_name
 from ..core.records import read_json
 from ..core.run_folder import RunFolder
 from ..statistics.words import Verdict
-from ..curriculum.config import RunConfig
+from ..evaluation.recorded_run import RecordedRun
 from ..judges.panel import load_panel
 from .table import comparisons_of
 
@@ -60,13 +60,14 @@ def gate(
     "Which runs may pass, and why the others may not"
     objection(Verdict.LEARNED, require=require)   # refuses a wrong word before anything is read
     folders = gated_folders(paths)
-    rows = [_run_row(RunFolder(folder), require=require, strict=strict) for folder in folders]
-    return pd.DataFrame(rows + _regime_rows(folders, strict=strict))
+    runs = [RecordedRun(folder) for folder in folders]
+    rows = [_run_row(run, require=require, strict=strict) for run in runs]
+    return pd.DataFrame(rows + _regime_rows(runs, strict=strict))
 
 # %% ../../nbs/studies/03_gate.ipynb #82f3db81
-def _run_row(run: RunFolder, *, require: str, strict: bool) -> dict:
-    found = read_json(run.evaluation)
-    last, config = found["rows"][-1], RunConfig.from_dict(found["config"])
+def _run_row(run: RecordedRun, *, require: str, strict: bool) -> dict:
+    found, config = read_json(run.folder.evaluation), run.config
+    last = found["rows"][-1]
     if last["step"] != config.total_steps:
         raise InputError(f"{run.path}: evaluated up to step {last['step']} of {config.total_steps}; "
                          "train and evaluate it to its end first")
@@ -75,23 +76,20 @@ def _run_row(run: RunFolder, *, require: str, strict: bool) -> dict:
     against = objection(verdict, require=require, strict=strict)
     if not against and strict and any(reason.startswith(Verdict.MEASURED_DROP) for reason in reasons):
         against = f"{Verdict.MEASURED_DROP} stops it"
-    return {"regime": config.regime, "seed": str(config.seed), "step": last["step"], "verdict": verdict,
+    return {"regime": config.recipe.name, "seed": str(config.seed), "step": last["step"], "verdict": verdict,
             "passes": not against, "why": "; ".join(filter(None, [against, *reasons]))}
 
 # %% ../../nbs/studies/03_gate.ipynb #77d641fd
-def _exchanged_judge(run: RunFolder, found: dict) -> str:
+def _exchanged_judge(run: RecordedRun, found: dict) -> str:
     "What is wrong with the judges in a run folder beside those its results name; empty when nothing is"
-    try: judges = load_panel(run.judges)
+    try: judges = load_panel(run.folder.judges, task=run.task)
     except InputError as error: return str(error)
     other = [name for name, judge in judges.items() if judge.sha256 != found["judges"][name]["weights_sha256"]]
-    return f"the {' and '.join(other)} judge in {run.judges} is not the one that scored" if other else ""
+    return f"the {' and '.join(other)} judge in {run.folder.judges} is not the one that scored" if other else ""
 
-def _regime_rows(folders: list[Path], *, strict: bool) -> list[dict]:
+def _regime_rows(runs: list[RecordedRun], *, strict: bool) -> list[dict]:
     "The last checkpoint beside the reference, over all seeds of a regime"
-    configs = {RunConfig.from_dict(read_json(RunFolder(f).config))
-               .regime: RunConfig.from_dict(read_json(RunFolder(f).config)) for f in folders}
-    compared = [c for c in comparisons_of(folders) if c["seeds"] > 1
-                and c["before"] == configs[c["regime"]].reference_step]
+    compared = [c for c in comparisons_of(run.path for run in runs) if c["seeds"] > 1]
     stopped = {Verdict.REGRESSED, *([Verdict.MEASURED_DROP] if strict else [])}
     return [{"regime": c["regime"], "seed": f"all {c['seeds']}", "step": c["after"], "verdict": c["verdict"],
              "passes": c["verdict"] not in stopped, "why": f"beside step {c['before']}: {c['words']}"}

@@ -25,13 +25,13 @@ def measured_estimate(
 ) -> Estimate:
     "From a few steps taken now, with untrained networks and grey images"
     import torch
-    from curriculum_gen.data.dataset import Split
     from curriculum_gen.judges.networks import Judge
-    from curriculum_gen.training.grounding import Learner, take_steps
-    split = Split(images=torch.full((config.batch_size, 1, 28, 28), 128, dtype=torch.uint8),
-                  labels=torch.arange(config.batch_size) % 10)
-    times = [monotonic() for _ in take_steps(Learner(config), config, split=split,
-                                             judge=Judge(config.widths).to(config.device).eval(), stop_step=steps)]
+    from curriculum_gen.training.program import program_of, take_steps
+    program, (channels, height, width) = program_of(config), config.task.image_shape
+    images = torch.full((config.batch_size, channels, height, width), 128, dtype=torch.uint8)
+    state = program.start(config.seed, images=images, labels=torch.arange(config.batch_size) % len(config.task.classes),
+                          judge=Judge(config.widths, task=config.task).to(config.device).eval())
+    times = [monotonic() for _ in take_steps(program, state, stop_step=steps)]
     return Estimate(seconds_per_step=(times[-1] - times[0])/(steps - 1), other_seconds=None, source=f"{steps - 1} "
                     "steps measured now, on this machine as busy as it is; scoring and reports come on top")
 

@@ -6,9 +6,10 @@
 __all__ = ['prepare_judges']
 
 # %% ../../nbs/sweeps/02_judges.ipynb #bac801af
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,19 +17,21 @@ from ..core.errors import InputError
 from ..curriculum.config import RunConfig
 
 # %% ../../nbs/sweeps/02_judges.ipynb #7cd04aa8
+_LONGEST_FIRST = "first", "noise", "second", "hog_svm", "neighbours"
+
 def prepare_judges(
     config: RunConfig,
     *,
     progress: bool = False,   # a bar with time left
 ) -> None:
     "Have the panel of a configuration in the cache, trained side by side where it is not"
-    from curriculum_gen.data.sources import load_dataset# these import torch
+    from curriculum_gen.data.sources import load_dataset   # these import torch
     from curriculum_gen.judges.recipes import judge_recipe
     from curriculum_gen.judges.certificates import judge_folder
-    dataset, longest_first = (load_dataset(config.dataset, report=lambda line: None),
-                              ("first", "noise", "second", "hog_svm", "neighbours"))
-    missing = [name for name in longest_first
-               if not (judge_folder(judge_recipe(name, config), dataset)/f"{name}.json").exists()]
+    dataset = load_dataset(config.dataset, report=lambda line: None)
+    def folder_of(name: str) -> Path:
+        return judge_folder(judge_recipe(name, dataset=dataset.task.name, **config.judging), dataset)
+    missing = [name for name in _LONGEST_FIRST if not (folder_of(name)/f"{name}.json").exists()]
     if not missing: return
     totals: dict[str, int] = {}
     running: list[subprocess.Popen] = []
@@ -56,13 +59,14 @@ def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], N
         for line in process.stdout: show(name, int(line.split()[1]))   # "step total"
         told = process.stderr.read().strip().splitlines()
     if process.returncode:
-        raise InputError(f"the {name} judge could not be trained: "
-                         f"{told[-1] if told else f'exit code {process.returncode}'}")
+        why = re.sub(r"^[\w.]*InputError: ", "", told[-1]) if told else f"exit code {process.returncode}"
+        raise InputError(f"the {name} judge could not be trained: {why}")
 
 def _train_judge(config: dict, name: str) -> None:
     from curriculum_gen.data.sources import load_dataset
     from curriculum_gen.judges.recipes import judge_recipe
     from curriculum_gen.judges.certificates import certified_judge
     config = RunConfig.from_dict(config)
-    certified_judge(judge_recipe(name, config), load_dataset(config.dataset, report=lambda line: None),
-                    device=config.device, progress=lambda step, total: print(step, total, flush=True))
+    dataset = load_dataset(config.dataset, report=lambda line: None)
+    certified_judge(judge_recipe(name, dataset=dataset.task.name, **config.judging), dataset, device=config.device,
+                    progress=lambda step, total: print(step, total, flush=True))
