@@ -419,6 +419,8 @@ def test_parameters_are_documented():
     for name, value in dataclasses().items():
         found[name] = bare(value, {field: annotation for field, annotation in vars(value).get("__annotations__", {})
                                    .items() if not field.startswith("_")})
+    used = {p.name for value in functions().values() for p in parameters(value)}
+    assert VOCABULARY <= used, f"nothing is called {VOCABULARY - used}: take it out of the vocabulary"
     none({name: names for name, names in found.items() if names}, among=found,
          remedy="add what it means: unit, shape, range, what happens at the edge")
 

@@ -67,6 +67,15 @@ def test_the_wheel_says_what_settings_ini_says(wheel, settings):
     for line in [*settings["console_scripts"], "curriculum_gen = curriculum_gen._modidx:d"]: assert line in points
 
 
+def test_what_the_source_distribution_lists_is_there(root):
+    "Of a pattern, at least one file"
+    lines = [line.split() for line in (root/"MANIFEST.in").read_text().splitlines()]
+    found = {" ".join(line): [*root.glob(line[1])] if line[0] == "include" else
+             [path for pattern in line[2:] for path in (root/line[1]).rglob(pattern)] for line in lines}
+    assert {line[0] for line in lines} == {"include", "recursive-include"} and all(found.values()), found
+    assert all((root/name).exists() for line in lines if line[0] == "include" for name in line[1:])
+
+
 def normal(requirement):
     "Name and bounds, without regard to their order and spelling"
     parsed = Requirement(requirement)
