@@ -253,7 +253,7 @@ def test_every_kept_result_says_how_it_is_made():
 STALE = {
     "paths": ["a cell of `nbs/32_controls.ipynb`", "of `nbs/47_peers`", "as nbs/03_data.ipynb says", "see 48_fault_bench",
               "`tools/kept.py`", "in `nothing_writes_this.json`", ".github/workflows/gone.yml"],
-    "links": ["[data](03_data.ipynb)", "[data](nbs/03_data.ipynb)", "[meters](nbs/diagnosis/checks/00_scoring.ipynb)"],
+    "links": ["[data](03_data.ipynb)", "[data](nbs/03_data.ipynb)", "[meters](nbs/diagnosis/checks/01_scoring.ipynb)"],
     "names": [f"{PACKAGE}.meters", f"`{PACKAGE}.statistics.chance.holmes`", "`fault_catalogue.planted`",
               "`chance.holmes(p)`", "`compare_pears(progress=True)`"],
     "commands": ["cgen-walk", "`make fame`", "```sh\nmake fame\n```", "`cgen-batch --sedes 0:3`", "`.venv/bin/nothing`"],

@@ -368,6 +368,7 @@ def _judged_run(run: RecordedRun) -> dict:
             "sample": _painted(generator), "latents": latents[:64], "classes": len(task.classes),
             "untrained": _painted(run.generator_at(0)) if 0 in run.steps else None}
 
+# %% ../../nbs/diagnosis/01_examination.ipynb #7656873e
 def _of_run(run: RecordedRun, given: Mapping) -> Material:
     watched = _boundaries(run)
     records = [record for _, some in watched for record in some]
