@@ -2,17 +2,19 @@
 result has to hold"""
 import pytest, torch
 
-from curriculum_gen.bench.faults import REGIME, UNSEEN, WAVES, entries, examine, overhead, run_entry, run_wave, stage_of
-from curriculum_gen.bench.catalogues.first import CONTROLS, FAULTS, behaviour, verify_injection
+from curriculum_gen.bench.faults import (
+    REGIME, UNSEEN, WAVES, checks_fingerprint, entries, examined, overhead, run_entry, run_wave, setting_of
+)
+from curriculum_gen.bench.catalogues.first import FAULTS, VARIANTS, behaviour, verify_injection
 from curriculum_gen.diagnosis.findings import alarms
 from curriculum_gen.core.records import read_json
 
 SEED = 100   # the bench's are 0 to 14
 FIRST = {(entry.program, entry.name): entry for entry in entries("first")}
-SHORT = [("mlp_program", name) for name in ("A1", "A6", "B1", "B4", "C1", "D1", "E1", "E3", "F1", "F2",
-                                            "F7")] + [("convolutional_program", "A4"), ("regime_program", "B9")]
-SHORT_CONTROLS = [("mlp_program", name) for name in ("accumulation", "clipping", "straight_through", "adaptive_weight",
-                                                     "skipped_step", "zero_head", "batch_statistics")]
+SHORT = [*(("mlp", name) for name in "A1 A6 B1 B4 C1 D1 E1 E3 F1 F2 F7".split()),
+         ("convolutional", "A4"), ("regime", "B9")]
+SHORT_VARIANTS = [("mlp", name) for name in ("accumulation", "clipping", "straight_through", "adaptive_weight",
+                                             "skipped_step", "zero_head", "batch_statistics")]
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +31,18 @@ def test_a_planted_fault_is_named(key):
     assert found["named"] == FIRST[key].expected, found
 
 
-@pytest.mark.parametrize("key", SHORT_CONTROLS, ids=" ".join)
+@pytest.mark.parametrize("key", SHORT_VARIANTS, ids=" ".join)
 def test_a_healthy_oddity_is_not_accused(key): assert run_entry(FIRST[key], SEED)["named"] == ""
 
 
 @pytest.mark.parametrize("program", dict.fromkeys(entry.program for wave in WAVES[1:] for entry in entries(wave)))
 def test_a_program_of_a_later_wave_as_it_is_gives_no_alarm(program):
-    assert alarms(examine(stage_of(program), (), seed=SEED)) == []
+    assert alarms(examined(setting_of(program), (), seed=SEED).findings) == []
 
 
 def test_the_bench_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     from curriculum_gen.bench import faults as fault_bench
-    wanted = {("mlp_program", "A1"), ("mlp_program", "other_seed")}
+    wanted = {("mlp", "A1"), ("mlp", "other_seed")}
     def run(seeds):
         return run_wave("first", rows_file=tmp_path/"rows.jsonl", seeds=seeds,
                         only=lambda entry: (entry.program, entry.name) in wanted)
@@ -55,11 +57,15 @@ def test_the_bench_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 def result(root): return read_json(root/"results"/"faults.json")
 
 
+def test_the_result_was_made_by_the_checks_that_ship(result):
+    assert result["checks_fingerprint"] == checks_fingerprint(), "run cgen-bench faults --out results/faults.json"
+
+
 def test_the_result_covers_the_whole_catalogue(result):
     for wave in WAVES:
         assert {(row["program"], row["name"]) for row in result["waves"][wave]["rows"]} == {(entry.program, entry.name)
                                                                                             for entry in entries(wave)}
-    mlp = [row for row in result["waves"]["first"]["rows"] if row["program"] == "mlp_program"]
+    mlp = [row for row in result["waves"]["first"]["rows"] if row["program"] == "mlp"]
     assert (len([row for row in mlp if row["kind"] == "fault"]) == 240
             and len([row for row in mlp if row["kind"] == "control"]) >= 360)
 
@@ -68,7 +74,7 @@ def test_the_result_meets_the_bars(result):
     first = result["waves"]["first"]
     assert (first["detected"]["share"] >= 0.95 and first["cause_first"]["share"] >= 0.85
             and first["false_alarms"]["share"] <= 0.01)
-    assert first["programs"]["mlp_program"]["faults_named"]["k"] >= 22
+    assert first["programs"]["mlp"]["faults_named"]["k"] >= 22
     for cost in result["overhead"]:
         assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.05 and cost["ratio"]["probes"] <= 1.15
 
@@ -94,16 +100,16 @@ def test_unseen_programs_cost_hardly_anything(result):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_entry_is_injected_and_silent(name):
-    stage = stage_of(name)
-    run = {"images": stage.images, "labels": stage.labels, "judge": stage.judge,
-           **{"mlp_program": {"steps": 45, "further": 15}, "convolutional_program": {"steps": 31, "further": 14},
-              "regime_program": {"steps": 7, "further": 5}}[name]}
-    healthy = behaviour(stage.program, **run)
-    for entry in (*FAULTS[name], *CONTROLS[name]): assert verify_injection(stage.program, entry, healthy=healthy, **run)
+    setting = setting_of(name)
+    run = {"images": setting.images, "labels": setting.labels, "judge": setting.judge,
+           **{"mlp": {"steps": 45, "further": 15}, "convolutional": {"steps": 31, "further": 14},
+              "regime": {"steps": 7, "further": 5}}[name]}
+    healthy = behaviour(setting.program, **run)
+    for entry in (*FAULTS[name], *VARIANTS[name]): assert verify_injection(setting.program, entry, healthy=healthy, **run)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp_program", REGIME])
+@pytest.mark.parametrize("name", ["mlp", REGIME])
 def test_watching_costs_little(name):
     ratio = overhead(name, steps=1000)["ratio"]
     assert ratio["default"] <= 1.05 and ratio["probes"] <= 1.15

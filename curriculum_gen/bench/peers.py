@@ -23,8 +23,8 @@ from tqdm import tqdm
 from ..core.errors import InputError
 from ..models.weights import torch_threads
 from ..diagnosis.findings import CAUSES
-from .catalogues.first import CONTROLS, Edits, FAULTS, planted
-from .faults import Stage, stage_of
+from .catalogues.first import VARIANTS, Edits, FAULTS, planted
+from .faults import Setting, setting_of
 
 # %% ../../nbs/bench/02_peers.ipynb #4e09a9ab
 _TURNS = {"generator": ("    fake, predicted = ", "loss", "state, latents, requested, images, labels, applied"),
@@ -32,7 +32,7 @@ _TURNS = {"generator": ("    fake, predicted = ", "loss", "state, latents, reque
           "witness": ('    "The witness\'s turn"', "on_generated + on_real", "state, fake, images, labels")}
 
 def loss_function(
-    program: ModuleType,   # planted from `mlp_program`
+    program: ModuleType,   # planted from `mlp`
     turn: str,             # "generator" or "witness"
 ) -> Callable[..., Tensor]:   # of state and batch, by name
     "The program's own lines from the forward pass to the loss of one turn, as a function"
@@ -59,13 +59,13 @@ class Turn:
 class Trial:
     "One planted program with the data it runs on"
     program: ModuleType   # planted
-    stage: Stage          # of the healthy program
+    setting: Setting          # of the healthy program
     seed: int             # of the run
 
     def start(self) -> object:   # the state before the first step; its judge is a copy
         "A new run"
-        return self.program.start(self.seed, images=self.stage.images, labels=self.stage.labels,
-                                  judge=copy.deepcopy(self.stage.judge))
+        return self.program.start(self.seed, images=self.setting.images, labels=self.setting.labels,
+                                  judge=copy.deepcopy(self.setting.judge))
 
     def turns(
         self,
@@ -79,7 +79,7 @@ class Trial:
         first, second = (loss_function(self.program, name) for name in ("generator", "witness"))
         def generator_loss(latents, requested): return first(state, latents, requested, images, labels, applied)
         def witness_loss(images): return second(state, fake, images, labels)
-        frozen = tuple(name.removeprefix("generator.") for name in self.program.FROZEN if name.startswith("generator."))
+        frozen = tuple(name.removeprefix("generator.") for name in self.program.frozen if name.startswith("generator."))
         return (Turn(name="generator", model=state.generator, optimiser=state.generator_optimiser,
                      inputs=(latents, requested), loss=generator_loss, frozen=frozen),
                 Turn(name="witness", model=state.witness.train(), optimiser=state.witness_optimiser, inputs=(images,),
@@ -91,8 +91,8 @@ def trial(
     seed: int,      # of the run
 ) -> Trial:
     "Plant a fault or control for the tools to look at"
-    stage = stage_of("mlp_program")
-    return Trial(program=planted(stage.program, edits), stage=stage, seed=seed)
+    setting = setting_of("mlp")
+    return Trial(program=planted(setting.program, edits), setting=setting, seed=seed)
 
 # %% ../../nbs/bench/02_peers.ipynb #671b7c90
 def _torchtest2(tool: ModuleType, one: Trial) -> list[str]:
@@ -177,7 +177,7 @@ def script_of(
                             "        self.generator, self.witness = generator, witness\n")
     source = re.sub(r"        self\.generator = Generator\(\).*\n",
                     "        generator = Generator()\n        self.generator = generator\n", source)
-    torch.save({"images": one.stage.images, "labels": one.stage.labels, "judge": one.stage.judge.state_dict()},
+    torch.save({"images": one.setting.images, "labels": one.setting.labels, "judge": one.setting.judge.state_dict()},
                folder/"data.pt")
     path = folder/"program.py"
     path.write_text(_HEAD + source + _MAIN.format(data=folder/"data.pt", seed=one.seed))
@@ -326,8 +326,8 @@ def compare_peers(
     peers: tuple[Peer, ...] = PEERS,
 ) -> dict:            # JSON values: versions, words on the healthy program, a row a tool and program, summary
     "Every installed tool on the faults and controls of the small program, one seed"
-    known = [("fault", f.id, f.edits, f.cause) for f in FAULTS["mlp_program"]] + [("control", c.name, c.edits, "")
-                                                                                  for c in CONTROLS["mlp_program"]]
+    known = [("fault", f.id, f.edits, f.cause) for f in FAULTS["mlp"]] + [("control", c.name, c.edits, "")
+                                                                                  for c in VARIANTS["mlp"]]
     known, rows, healthy = [entry for entry in known if only(entry[1])], [], {}
     for peer in (peer for peer in peers if peer.version()):
         sound = look(peer, (), seed=0)

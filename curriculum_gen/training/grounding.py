@@ -149,9 +149,10 @@ class Grounding:
 # %% ../../nbs/training/01_grounding.ipynb #91f1cdf6
 @patch
 def save(self: Grounding, state: Learner) -> dict:
-    "The step, and the tensors of each file"
-    networks = {name: getattr(state, name).state_dict() for name in _PARTS}
-    return {"step": state.step, **networks, "optimisers": _optimiser_tensors(state)}
+    "The step, and copies of the tensors of each file: training on changes none of them"
+    files = {name: getattr(state, name).state_dict() for name in _PARTS} | {"optimisers": _optimiser_tensors(state)}
+    return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()}
+                                   for file, tensors in files.items()}
 
 @patch
 def load(

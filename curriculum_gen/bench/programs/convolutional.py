@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOTAL_STEPS', 'BATCH', 'LATENT', 'CLASSES', 'LEARNING_RATE', 'AVERAGED', 'LATENTS_SEED', 'FIRST_STEP', 'NAMING',
-           'TERMS', 'ROLES', 'DECLARED', 'FROZEN', 'phase_of', 'weights', 'learning_rate', 'Generator', 'Witness',
+           'terms', 'roles', 'declared', 'frozen', 'phase_of', 'weights', 'learning_rate', 'Generator', 'Witness',
            'for_judge', 'make_judge', 'Run', 'start', 'next_batch', 'judge_logits', 'train_step', 'update_witness',
            'sample', 'evaluate', 'save', 'load']
 
@@ -22,10 +22,10 @@ TOTAL_STEPS, BATCH, LATENT, CLASSES = 45, 32, 24, 10
 LEARNING_RATE, AVERAGED, LATENTS_SEED = 1e-2, 0.7, 7
 FIRST_STEP = {"opening": 0, "middle": 15, "end": 30}   # completed steps before a phase's first step
 NAMING = {"opening": 1.0, "middle": 2.0, "end": 0.5}
-TERMS = {"matching": ("generator",), "naming": ("generator",), "naming_real": ("witness",), "naming_fake": ("witness",)}
-ROLES = {"generator": "generator", "witness": "witness", "judge": "judge", "average": "ema"}
-DECLARED = ()
-FROZEN = ("judge",)
+terms = {"matching": ("generator",), "naming": ("generator",), "naming_real": ("witness",), "naming_fake": ("witness",)}
+roles = {"generator": "generator", "witness": "witness", "judge": "judge", "average": "ema"}
+declared = ()
+frozen = ("judge",)
 
 def phase_of(step: int) -> str:
     "The phase of the step with so many completed steps before it"

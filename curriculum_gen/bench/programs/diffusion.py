@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PIXELS', 'LATENT', 'BATCH', 'EPOCH', 'TIMESTEPS', 'SAMPLING_STEPS', 'EMA_DECAY', 'TOTAL_STEPS', 'PHASES',
-           'TERMS', 'ROLES', 'DECLARED', 'FROZEN', 'SIGNAL', 'NOISE', 'phase_of', 'weights', 'with_noise', 'Denoiser',
+           'terms', 'roles', 'declared', 'frozen', 'SIGNAL', 'NOISE', 'phase_of', 'weights', 'with_noise', 'Denoiser',
            'make_judge', 'State', 'start', 'next_batch', 'update_ema', 'train_step', 'save', 'load', 'sample',
            'judge_logits', 'evaluate']
 
@@ -21,10 +21,10 @@ CLASSES, PIXELS, LATENT, BATCH, EPOCH = 10, 64, 64, 128, 14
 TIMESTEPS, SAMPLING_STEPS, EMA_DECAY = 50, 10, 0.9
 TOTAL_STEPS = 120
 PHASES = {"noise": 0, "noise and image": 12}   # completed steps before the first step of each
-TERMS = {"noise_error": ("generator",), "image_error": ("generator",)}
-ROLES = {"generator": "generator", "ema": "ema", "judge": "judge"}
-DECLARED = ()
-FROZEN = ("judge",)
+terms = {"noise_error": ("generator",), "image_error": ("generator",)}
+roles = {"generator": "generator", "ema": "ema", "judge": "judge"}
+declared = ()
+frozen = ("judge",)
 
 def phase_of(step: int) -> str:
     "The phase of the step that has `step` completed steps before it"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PIXELS', 'LATENT', 'WIDTH', 'BATCH', 'TOTAL_STEPS', 'TURN_FROM', 'PEAK_RATE', 'RISE', 'AVERAGE_KEEPS',
-           'NO_LABEL', 'LEFT_OUT', 'LEAN', 'WALK', 'TERMS', 'ROLES', 'DECLARED', 'FROZEN', 'STATEFUL', 'phase_of',
+           'NO_LABEL', 'LEFT_OUT', 'LEAN', 'WALK', 'terms', 'roles', 'declared', 'frozen', 'STATEFUL', 'phase_of',
            'weights', 'learning_rate', 'on_the_line', 'Block', 'Condition', 'Field', 'centred', 'make_judge', 'Run',
            'start', 'next_batch', 'some_left_out', 'matching', 'train_step', 'save', 'load', 'leaning', 'sample',
            'judge_logits', 'evaluate']
@@ -25,10 +25,10 @@ BATCH, TOTAL_STEPS, TURN_FROM = 96, 80, 15
 PEAK_RATE, RISE, AVERAGE_KEEPS = 1e-2, 8, 0.9
 # stands for no label; share of labels left out; 1 is no lean; steps of a walk
 NO_LABEL, LEFT_OUT, LEAN, WALK = CLASSES, 0.1, 1.5, 8
-TERMS = {"velocity": ("generator",), "turn": ("generator",)}
-ROLES = {"generator": "generator", "average": "ema", "judge": "judge"}
-DECLARED = ()
-FROZEN = ("judge",)
+terms = {"velocity": ("generator",), "turn": ("generator",)}
+roles = {"generator": "generator", "average": "ema", "judge": "judge"}
+declared = ()
+frozen = ("judge",)
 
 def phase_of(step: int) -> str:
     "The phase of the step that has `step` completed steps before it"

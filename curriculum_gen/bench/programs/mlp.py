@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOTAL_STEPS', 'EPOCH', 'BATCH', 'LATENTS', 'CLASSES', 'HIDDEN', 'VALUES', 'LEARNING_RATE', 'DECAY', 'EVALUATION_SEED',
-           'PHASES', 'TERMS', 'ROLES', 'DECLARED', 'FROZEN', 'SAVED', 'phase_at', 'weights', 'learning_rate',
+           'PHASES', 'terms', 'roles', 'declared', 'frozen', 'SAVED', 'phase_at', 'weights', 'learning_rate',
            'Generator', 'Witness', 'normalised', 'make_judge', 'State', 'shuffled', 'start', 'next_batch',
            'judge_logits', 'update_witness', 'update_average', 'train_step', 'sample', 'evaluate', 'save', 'load']
 
@@ -21,11 +21,11 @@ LATENTS, CLASSES, HIDDEN, VALUES = 16, 10, 64, 8
 LEARNING_RATE, DECAY, EVALUATION_SEED = 4e-3, 0.8, 1
 # name, first step, one past the last, grounding weight
 PHASES = (("scaffolding", 0, 20, 1.0), ("relationship", 20, 40, 0.5), ("drift", 40, 60, 0.1))
-TERMS = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",),
+terms = {"alignment": ("generator",), "grounding": ("generator",), "on_generated": ("witness",),
          "on_real": ("witness",)}
-ROLES = {"generator": "generator", "witness": "witness", "judge": "judge", "ema": "ema"}
-DECLARED = ()
-FROZEN = ("judge",)
+roles = {"generator": "generator", "witness": "witness", "judge": "judge", "ema": "ema"}
+declared = ()
+frozen = ("judge",)
 
 def phase_at(step: int) -> tuple[str, float]:
     """Name and grounding weight of the phase that a step with so many completed steps before it belongs to;

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PIXELS', 'LATENT', 'HIDDEN', 'BATCH', 'BATCHES_A_STEP', 'TOTAL_STEPS', 'RATE', 'LARGEST_NORM',
-           'WARM_UP_FROM', 'WARM_UP_UNTIL', 'DIVERGENCE', 'TERMS', 'ROLES', 'DECLARED', 'FROZEN', 'Gaussian', 'weights',
+           'WARM_UP_FROM', 'WARM_UP_UNTIL', 'DIVERGENCE', 'terms', 'roles', 'declared', 'frozen', 'Gaussian', 'weights',
            'phase_of', 'learning_rate', 'drawn_from', 'divergence_by_latent', 'Encoder', 'ClassPrior', 'Generator',
            'brightness', 'make_judge', 'Run', 'start', 'next_batch', 'losses_of', 'train_step', 'save', 'load',
            'sample', 'judge_logits', 'evaluate']
@@ -22,10 +22,10 @@ CLASSES, PIXELS, LATENT, HIDDEN = 10, 64, 6, 96
 BATCH, BATCHES_A_STEP = 48, 2
 TOTAL_STEPS, RATE, LARGEST_NORM = 100, 8e-3, 1.0
 WARM_UP_FROM, WARM_UP_UNTIL, DIVERGENCE = 10, 30, (0.1, 1.0)   # completed steps; weight before and after
-TERMS = {"likelihood": ("encoder", "generator"), "divergence": ("encoder", "generator"), "centres": ("generator",)}
-ROLES = {"encoder": "encoder", "generator": "generator", "judge": "judge"}
-DECLARED = ("accumulation", "clipping")
-FROZEN = ("judge",)
+terms = {"likelihood": ("encoder", "generator"), "divergence": ("encoder", "generator"), "centres": ("generator",)}
+roles = {"encoder": "encoder", "generator": "generator", "judge": "judge"}
+declared = ("accumulation", "clipping")
+frozen = ("judge",)
 
 def weights(step: int) -> dict[str, float]:
     "The intended weight of each term in the step that has `step` completed steps before it"
@@ -154,13 +154,13 @@ def losses_of(state: Run, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def train_step(state: Run) -> dict:
     "One step of training and its log line"
     applied, rate = weights(state.step), state.scheduler.get_last_lr()[0]
-    means = dict.fromkeys(TERMS, 0.0)
+    means = dict.fromkeys(terms, 0.0)
     state.optimiser.zero_grad()
     for _ in range(BATCHES_A_STEP):
-        terms = losses_of(state, *next_batch(state))
-        loss = sum(applied[name] * terms[name] for name in TERMS)
+        costs = losses_of(state, *next_batch(state))
+        loss = sum(applied[name] * costs[name] for name in terms)
         (loss / BATCHES_A_STEP).backward()
-        means = {name: means[name] + terms[name].item() / BATCHES_A_STEP for name in TERMS}
+        means = {name: means[name] + costs[name].item() / BATCHES_A_STEP for name in terms}
     nn.utils.clip_grad_norm_([*state.encoder.parameters(), *state.generator.parameters()], LARGEST_NORM)
     state.optimiser.step()
     state.scheduler.step()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...statistics.intervals import exact_interval
 from ..findings import Finding, Outcome
-from .judge_card import tensor_sha256
+from .judge_identity import tensor_sha256
 
 # %% ../../../nbs/diagnosis/checks/04_batches.ipynb #f9244c83
 def batches_repeat(
@@ -25,7 +25,7 @@ def batches_repeat(
     epoch: int | None = None,                            # images in a pass through the data; None skips what needs it
     data: tuple[Tensor, Tensor] | None = None,           # all images and labels, to look batches up in
     judge_logits: Callable | None = None,                # the scoring call, for batches that are not found in the data
-    card: tuple[int, int] | None = None,              # real images the judge had right, of how many, at its certificate
+    certified: tuple[int, int] | None = None,            # real images the judge had right when certified, of how many
 ) -> Outcome:                                            # of the check BATCH
     "Do batches or draws repeat, and do labels belong to their images?"
     found, told = [], [f"{len(before)} batches, {len(after)} after a resume"]
@@ -48,7 +48,7 @@ def batches_repeat(
     rows = [row for batch in shown for row in batch]
     if rows:
         told.append(f"{len(set(rows))} distinct images among {len(rows)}{f', a pass has {epoch}' if epoch else ''}")
-    kept, words = _labels_kept([*before, *after], data=data, judge_logits=judge_logits, card=card)
+    kept, words = _labels_kept([*before, *after], data=data, judge_logits=judge_logits, certified=certified)
     if not kept: tell("batch labels do not match images", "labels", words)
     elif words: told.append(words)
     return Outcome(check="BATCH", findings=tuple(found), compared="; ".join(told + _class_balance(before, data)))
@@ -98,7 +98,7 @@ def _resumed_run(before: list[tuple[str, ...]], after: list[tuple[str, ...]],
 
 # %% ../../../nbs/diagnosis/checks/04_batches.ipynb #5c3fadd3
 def _labels_kept(batches: Sequence[Mapping[str, Tensor]], *, data: tuple[Tensor, Tensor] | None,
-                 judge_logits: Callable | None, card: tuple[int, int] | None) -> tuple[bool, str]:
+                 judge_logits: Callable | None, certified: tuple[int, int] | None) -> tuple[bool, str]:
     "Whether labels are those of the images, and what was compared; no words where nothing could be"
     batches = [batch for batch in batches if {"images", "labels"} <= batch.keys()]
     true = {}
@@ -108,12 +108,12 @@ def _labels_kept(batches: Sequence[Mapping[str, Tensor]], *, data: tuple[Tensor,
     if known:
         wrong = sum(label not in labels for labels, label in known)
         return not wrong, f"{wrong} of {len(known)} images carry another label than in the data"
-    if judge_logits is None or card is None or not batches: return True, ""
+    if judge_logits is None or certified is None or not batches: return True, ""
     with torch.no_grad():
         right = [judge_logits(batch["images"]).argmax(1).cpu() == batch["labels"].cpu() for batch in batches]
     k, n = int(torch.cat(right).sum()), len(torch.cat(right))
-    return (exact_interval(k, n).high >= 0.5*card[0]/card[1],
-            f"the judge sees the label in {k} of {n} real images, the card says {card[0]} of {card[1]}")
+    return (exact_interval(k, n).high >= 0.5*certified[0]/certified[1],
+            f"the judge sees the label in {k} of {n} real images, certified with {certified[0]} of {certified[1]}")
 
 # %% ../../../nbs/diagnosis/checks/04_batches.ipynb #036fb4ca
 def _class_balance(batches: Sequence[Mapping[str, Tensor]], data: tuple[Tensor, Tensor] | None) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...core.records import Record, sha256
 from ...models.weights import weights_sha256
 from ..findings import Finding, Outcome
-from .judge_card import tensor_sha256
+from .judge_identity import tensor_sha256
 
 # %% ../../../nbs/diagnosis/checks/05_checkpoints.ipynb #30d77029
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ...core.records import sha256
 from ...models.weights import weights_sha256
 from ..findings import Finding, Outcome
-from .judge_card import tensor_sha256
+from .judge_identity import tensor_sha256
 
 # %% ../../../nbs/diagnosis/checks/06_resuming.ipynb #9680c96c
 def resumes_exactly(

@@ -18,7 +18,7 @@ from ...core.errors import InputError
 from ...statistics.intervals import ALPHA, fewer_p
 from ...statistics.chance import CHANCE_ALPHA
 from ..findings import Finding, Outcome
-from .judge_card import tensor_sha256
+from .judge_identity import tensor_sha256
 
 # %% ../../../nbs/diagnosis/checks/00_scoring.ipynb #28c319b7
 def _judged(judge_logits: Callable, images: Tensor) -> Tensor:   # [N] int64 on the CPU
@@ -26,7 +26,7 @@ def _judged(judge_logits: Callable, images: Tensor) -> Tensor:   # [N] int64 on 
 
 def oracle(
     judge_logits: Callable,   # `logits = judge_logits(images)`, the user's scoring call: [N, ...] -> [N, K]
-    images: Tensor,           # [N, ...] real images as a generator would give them, best those of the card
+    images: Tensor,           # [N, ...] real images as a generator would give them, best those of its certificate
     *,
     labels: Tensor,           # [N] int64 in 0..K-1, their true classes
     correct: int,             # real images that the judge had right when it was certified
@@ -39,7 +39,7 @@ def oracle(
                        for judged in (_judged(judge_logits, images[source]), seen[source]))
     grey = _judged(judge_logits, torch.full_like(images, float(images.mean())))
     compared = (f"{right} of {n} real images judged as labelled, "
-                f"the card says {correct} of {total}; {lucky} with deranged labels, {expected} expected; "
+                f"certified with {correct} of {total}; {lucky} with deranged labels, {expected} expected; "
                 f"a constant image is judged to be {len(grey.unique())} class{'es' if len(grey.unique()) > 1 else ''}")
     found = []
     def tell(cause, confidence="statistical"):

@@ -263,8 +263,6 @@ def _see_masking(self: Tracer, inputs: list[Tensor]) -> None:
     bad = sum(int((~tensor.isfinite()).sum()) for tensor in inputs)
     if bad: self.bad.append((user_line(), bad))
 
-
-
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f8686a03
 @patch
 @entry
@@ -292,8 +290,6 @@ def _leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, outp
 
 def _through(origin: Origin, call: int) -> Origin:
     return Origin(**{**vars(origin), "labels": frozenset(), "calls": origin.calls | {call}})
-
-
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9f27c8c5
 @patch
@@ -326,5 +322,3 @@ def attach(
 def next_step(self: Tracer) -> None:
     "An optimiser step has ended"
     self._loose = None
-
-
