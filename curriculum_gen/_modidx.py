@@ -95,6 +95,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'curriculum_gen/bench/faults.py'),
                                              'curriculum_gen.bench.faults._plain': ( 'bench/faults.html#_plain',
                                                                                      'curriculum_gen/bench/faults.py'),
+                                             'curriculum_gen.bench.faults._sources': ( 'bench/faults.html#_sources',
+                                                                                       'curriculum_gen/bench/faults.py'),
                                              'curriculum_gen.bench.faults.bench_faults': ( 'bench/faults.html#bench_faults',
                                                                                            'curriculum_gen/bench/faults.py'),
                                              'curriculum_gen.bench.faults.causes_named_table': ( 'bench/faults.html#causes_named_table',

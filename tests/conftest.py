@@ -19,7 +19,7 @@ def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
 
 
-LONGEST = ["test_reports", "test_site", "test_resume", "test_commands", "test_sweeps"]
+LONGEST = ["test_reports", "test_site", "test_resume", "test_commands", "test_sweeps", "test_packaging"]
 
 
 def pytest_collection_modifyitems(config, items):

@@ -13,7 +13,9 @@ import pytest, torch
 import curriculum_gen
 import commands
 from curriculum_gen.sweeps import run_study as batches
+from curriculum_gen.core.task import TASKS
 from curriculum_gen.curriculum.regimes import REGIMES
+from curriculum_gen.studies.study import STUDIES
 from curriculum_gen.curriculum.config import PROFILES, run_config
 from curriculum_gen.core.records import read_json, write_json
 from curriculum_gen.core.run_folder import RunFolder
@@ -87,7 +89,8 @@ def test_help_explains_every_option_and_shows_one_example(helps, command):
 
 @pytest.mark.parametrize("command", ["cgen-train", "cgen-batch"])
 def test_help_names_what_can_be_chosen(helps, command):
-    for name in (*REGIMES, *PROFILES): assert name in helps[command]
+    for name in (*REGIMES, *PROFILES, *TASKS, *(STUDIES if command == "cgen-batch" else ())):
+        assert name in helps[command]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -266,6 +269,20 @@ MISTAKES = {   # command line -> what the line must say
     f"cgen-batch --out {FRESH} --profile tiny --interval 5": "does not divide 12",
     f"cgen-batch --out {MINE}/config.json --profile tiny": "config.json",
     "cgen-batch --out /proc/curriculum --profile tiny": "/proc/curriculum",
+    f"cgen-batch --out {FRESH} --study step_1000": "did you mean 'step_10000'",
+    f"cgen-batch --out {FRESH} --study nowhere:study": "study 'nowhere:study': No module named 'nowhere'",
+    f"cgen-batch --out {FRESH} --study curriculum_gen.core.task:MNIST": "a Task is no study",
+    f"cgen-batch --out {FRESH} --study regimes": "no regimes were given",
+    f"cgen-batch --out {FRESH} --regimes nowhere:regime": "regime 'nowhere:regime': No module named 'nowhere'",
+    f"cgen-batch --out {FRESH} --regimes curriculum_gen.core.task:MNIST": "a Regime is needed, and this is a Task",
+    f"cgen-batch --out {FRESH} --regimes curriculum_gen.core.task:MINST": "did you mean 'MNIST'",
+    f"cgen-batch --out {FRESH} --dataset nowhere:task": "data set 'nowhere:task': No module named 'nowhere'",
+    f"cgen-batch --out {FRESH} --dataset curriculum_gen.studies.regimes:COMPARISON": "a Task is needed",
+    f"cgen-train {FRESH} --regime nowhere:regime": "No module named 'nowhere'",
+    f"cgen-train {FRESH} {TRAIN} --dataset nowhere:task": "No module named 'nowhere'",
+    "cgen-evaluate --generator os.path:join --dataset nowhere:task": "No module named 'nowhere'",
+    "cgen-data --dataset nowhere:task": "No module named 'nowhere'",
+    "cgen-data --dataset digits --data no-such-folder": "it comes from its own function",
     "cgen-data --dataset minst": "did you mean 'mnist'",
     "cgen-data --data no-such-folder": "no-such-folder",
     f"cgen-data --dataset mnist --data {MINE}": "mnist",

@@ -144,7 +144,9 @@ def test_what_an_import_names():
 
 @each(NOTEBOOKS)
 def test_a_notebook_imports_only_what_there_is(notebook):
-    none({name: source for source in notebook.code() for name in from_the_package(source) - {*NAMES}}, among=NAMES)
+    folders = {name.rpartition(".")[0] for name in NAMES}
+    none({name: source for source in notebook.code() for name in from_the_package(source) - {*NAMES} - folders},
+         among=NAMES)
 
 
 @each(MODULES)
@@ -417,6 +419,8 @@ def test_parameters_are_documented():
     for name, value in dataclasses().items():
         found[name] = bare(value, {field: annotation for field, annotation in vars(value).get("__annotations__", {})
                                    .items() if not field.startswith("_")})
+    used = {p.name for value in functions().values() for p in parameters(value)}
+    assert VOCABULARY <= used, f"nothing is called {VOCABULARY - used}: take it out of the vocabulary"
     none({name: names for name, names in found.items() if names}, among=found,
          remedy="add what it means: unit, shape, range, what happens at the edge")
 

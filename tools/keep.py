@@ -10,14 +10,14 @@ from pathlib import Path
 
 import nbformat
 
-from curriculum_gen.core.records import write_atomic
+from curriculum_gen.core.records import read_json, write_atomic
 
 
 def kept(study):
     "The reports worth keeping: of the whole, and of the first seed of each regime"
     firsts = {path.parent.parent.name: path for path in sorted(
         study.glob("*/seed-*/report.ipynb"), key=lambda path: -int(path.parent.name.removeprefix("seed-")))}
-    return [study/"seed_table.ipynb", *firsts.values()]
+    return [study/read_json(study/"run.json")["notebook"], *firsts.values()]
 
 
 def without_places(text, study):

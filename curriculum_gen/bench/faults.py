@@ -168,10 +168,14 @@ def _plain(part: object) -> object:
                                    if value is not None and value != [])]
 
 # %% ../../nbs/bench/01_faults.ipynb #87a54a7d
+@cache
+def _sources(program: str) -> str:
+    "Fingerprint of what an entry of a program runs through, beside its edits"
+    parts = [inspect.getsource(module) for module in (examination, importlib.import_module(PROGRAMS[program]))]
+    return sha256(checks_fingerprint() + definitions_fingerprint(*parts))
+
 def _key(entry: Entry, seed: int) -> str:
-    parts = [inspect.getsource(module) for module in (examination, importlib.import_module(PROGRAMS[entry.program]))]
-    return sha256(json.dumps([checks_fingerprint(), definitions_fingerprint(*parts), entry.wave, entry.kind, entry.name,
-                              entry.edits, seed]))[:16]
+    return sha256(json.dumps([_sources(entry.program), entry.wave, entry.kind, entry.name, entry.edits, seed]))[:16]
 
 def run_wave(
     wave: str,                   # a name in `WAVES`
@@ -195,7 +199,8 @@ def run_wave(
         for key, row in tqdm(done, total=len(wanted), initial=len(wanted) - len(missing), desc=f"{wave} wave",
                              unit=" runs", disable=not progress):
             known[key] = row
-            file.write(json.dumps({"key": key, **row}) + "\n"); file.flush()
+            file.write(json.dumps({"key": key, **row}) + "\n")
+            file.flush()
     return [known[key] for key, _, _ in wanted]
 
 # %% ../../nbs/bench/01_faults.ipynb #3b1c7944

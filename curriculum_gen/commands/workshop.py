@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from ..core.errors import InputError
 from ..core.registry import object_named
-from .manners import run_command
+from .manners import Parser, run_command
 
 # %% ../../nbs/commands/06_workshop.ipynb #8641ba0e
 def _in_a_clone(command: str, part: str, args: Sequence[str] | None) -> int:
@@ -19,6 +19,8 @@ def _in_a_clone(command: str, part: str, args: Sequence[str] | None) -> int:
     package = f"curriculum_gen.{part}"
     if find_spec(package) is not None: return object_named(f"{package}.command:{part}", what="command")(args)
     def refuse() -> int:
+        parser = Parser(command, "Needs a clone of the repository.", example=f".venv/bin/{command}")
+        parser.parse_known_args(args)   # the version and this help are there all the same
         raise InputError(f"{package} is not part of the installed package: clone the repository, run make environment "
                          f"there, and start .venv/bin/{command}")
     return run_command(command, refuse)

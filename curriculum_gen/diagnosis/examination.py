@@ -45,7 +45,7 @@ from .checks.resuming import resumes_exactly
 from .checks.schedules import finite, schedule_kept
 
 # %% ../../nbs/diagnosis/01_examination.ipynb #2ee4d89d
-MATERIAL: Mapping[str, str] = MappingProxyType({   # name -> what it is, and from where
+_OF_SCORING = {
     "seen": "watches round its training, from `watch`",
     "score": "the scoring call: logits of the judge from images",
     "judge": "the judge's network, as it stands in the program",
@@ -59,7 +59,10 @@ MATERIAL: Mapping[str, str] = MappingProxyType({   # name -> what it is, and fro
     "classes": "how many there are",
     "evaluation": "images [classes, n, ...], judged [classes, n], latents [n, ...] and the count of independent ones",
     "confusions": "step -> counts, rows asked for, columns judged",
-    "drawn": "generated images, and the labels they were made for",
+    "drawn": "generated images, and the labels they were made for"}
+
+# %% ../../nbs/diagnosis/01_examination.ipynb #0f5c0a11
+_OF_TRAINING = {
     "batches": "what training read: a mapping of images, labels, latents a batch",
     "data": "all images and labels that training reads from",
     "canaries": "two lists of records from `canary`: when checkpoints were saved, and when they were loaded",
@@ -72,7 +75,9 @@ MATERIAL: Mapping[str, str] = MappingProxyType({   # name -> what it is, and fro
     "resuming": "start, train_step, save, load and steps, as `resumes_exactly` takes them",
     "replayed": "what came of recorded steps that were run again, in words",
     "declared": "what is done on purpose: names in `DECLARATIONS`",
-    "seed": "of all draws of the examination, and of a program's run", "steps": "of a program's run"})
+    "seed": "of all draws of the examination, and of a program's run", "steps": "of a program's run"}
+
+MATERIAL: Mapping[str, str] = MappingProxyType(_OF_SCORING | _OF_TRAINING)   # name -> what it is, and from where
 
 # %% ../../nbs/diagnosis/01_examination.ipynb #3a321ea0
 class Material:
@@ -368,6 +373,7 @@ def _judged_run(run: RecordedRun) -> dict:
             "sample": _painted(generator), "latents": latents[:64], "classes": len(task.classes),
             "untrained": _painted(run.generator_at(0)) if 0 in run.steps else None}
 
+# %% ../../nbs/diagnosis/01_examination.ipynb #7656873e
 def _of_run(run: RecordedRun, given: Mapping) -> Material:
     watched = _boundaries(run)
     records = [record for _, some in watched for record in some]

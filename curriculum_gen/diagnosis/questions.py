@@ -18,7 +18,7 @@ from ..core.errors import InputError
 from ..core.records import Record, read_json
 from ..statistics.comparison import MARGIN, paired_difference
 from ..curriculum.regimes import REGIMES
-from ..figures.style import BLUE, VERMILLION, printed, annotate
+from ..figures.style import BLUE, VERMILLION, annotate, printed
 from ..models.weights import read_checkpoint
 from ..training.program import program_of, take_steps
 from ..evaluation.instruments import confusion_counts

@@ -234,10 +234,10 @@ def in_steps(
     before: int,    # step of A
     after: int,     # step of B
 ) -> str:
-    "The words of a comparison with the steps in the place of A and B"
+    "The words of a comparison with the steps in the place of A and B, or before words that name neither"
     steps = {"A": f"step {before:,}", "B": f"step {after:,}"}
-    told = re.sub(r"\b[AB]\b", lambda found: steps[found[0]], words)
-    return told[:1].upper() + told[1:]
+    told, named = re.subn(r"\b[AB]\b", lambda found: steps[found[0]], words)
+    return told[:1].upper() + told[1:] if named else f"Step {after:,} beside step {before:,}: {words}"
 
 def _decided(held: Sequence[bool], n_seeds: int, lower: float) -> Verdict:
     if not held[0]: return Verdict.INVALID

@@ -14,6 +14,7 @@ import pandas as pd
 from ..core.errors import InputError, unknown_name
 from ..core.records import read_json
 from ..core.run_folder import RunFolder
+from ..statistics.comparison import in_steps
 from ..statistics.words import Verdict
 from ..evaluation.recorded_run import RecordedRun
 from ..judges.panel import load_panel
@@ -92,5 +93,5 @@ def _regime_rows(runs: list[RecordedRun], *, strict: bool) -> list[dict]:
     compared = [c for c in comparisons_of(run.path for run in runs) if c["seeds"] > 1]
     stopped = {Verdict.REGRESSED, *([Verdict.MEASURED_DROP] if strict else [])}
     return [{"regime": c["regime"], "seed": f"all {c['seeds']}", "step": c["after"], "verdict": c["verdict"],
-             "passes": c["verdict"] not in stopped, "why": f"beside step {c['before']}: {c['words']}"}
-            for c in compared]
+             "passes": c["verdict"] not in stopped,
+             "why": in_steps(c["words"], before=c["before"], after=c["after"])} for c in compared]

@@ -17,7 +17,7 @@ import numpy as np
 import curriculum_gen
 from ..core.records import Record, sha256
 from ..statistics.chance import one_class_per_row_null
-from ..statistics.comparison import SEEDS_NEEDED, sign_flip_p
+from ..statistics.comparison import SEEDS_NEEDED, in_steps, sign_flip_p
 from ..statistics.words import Verdict
 from ..curriculum.config import RunConfig
 from .preregistration import Decision, Statement, decisions, registered
@@ -214,7 +214,8 @@ def _h4(table: dict) -> tuple[bool, str]:
 def _h5(table: dict) -> tuple[bool, str] | str:
     found = _reported_comparison(table)
     if not found: return "the comparison is not in the table"
-    return found["verdict"] == Verdict.REGRESSED, f"{found['verdict']}: {found['words']}"
+    words = in_steps(found["words"], before=found["before"], after=found["after"])
+    return found["verdict"] == Verdict.REGRESSED, f"{found['verdict']}: {words}"
 
 def _h6(table: dict) -> tuple[bool, str] | str:
     last = pooled_at(table, regime=PHASE1, step=table["total_steps"])

@@ -151,8 +151,8 @@ class Grounding:
 def save(self: Grounding, state: Learner) -> dict:
     "The step, and copies of the tensors of each file: training on changes none of them"
     files = {name: getattr(state, name).state_dict() for name in _PARTS} | {"optimisers": _optimiser_tensors(state)}
-    copies = {file: {name: tensor.clone() for name, tensor in tensors.items()} for file, tensors in files.items()}
-    return {"step": state.step} | copies
+    return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()}
+                                   for file, tensors in files.items()}
 
 @patch
 def load(

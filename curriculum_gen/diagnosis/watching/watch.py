@@ -360,6 +360,7 @@ def checked(self: Watch) -> tuple[Outcome, ...]:
     return (*(Outcome(check=check, findings=tuple(found[check]), compared="" if check in why else told,
                       not_possible=why.get(check, "")) for check in dict.fromkeys([*_WATCHED, *found])), *self.outcomes)
 
+# %% ../../../nbs/diagnosis/watching/05_watch.ipynb #ae44b736
 @patch
 def not_possible(self: Watch) -> dict[str, str]:   # code of a check -> why
     "The checks that were not made"
