@@ -21,7 +21,8 @@ THEIRS = ("plt.plot([1, 2, 3]);",
 def outputs_of(*sources, folder):
     "Outputs of cells run one after the other in a fresh ipykernel"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=120, kernel_name="python3",
+                   resources={"metadata": {"path": str(folder)}}).execute()
     return [cell.outputs for cell in notebook.cells]
 
 
@@ -87,8 +88,9 @@ PAGES = [path for path in NOTEBOOKS if path.parent.name in ("nbs", "howto", "con
 
 
 def test_what_counts_as_making_a_figure():
-    assert all(map(makes_a_figure, ("plots.plot_null(rows)", "figure, ax = plt.subplots()", "plt.plot([1]);",
-                                    "for r in runs:\n    display(plot_card(r))", "%matplotlib inline\nHTML(checkpoint_viewer(s))")))
+    assert all(map(makes_a_figure,
+                   ("plots.plot_null(rows)", "figure, ax = plt.subplots()", "plt.plot([1]);",
+                    "for r in runs:\n    display(plot_card(r))", "%matplotlib inline\nHTML(checkpoint_viewer(s))")))
     assert not any(map(makes_a_figure, ("def plot_it():\n    plt.subplots()", "plt.rcParams['lines.linewidth']",
                                         "#| slow\nplt.plot([1])", "plot_null", "ax.set(title='plot_')")))
 
