@@ -236,8 +236,8 @@ def test_a_study_of_any_regimes_asks_its_own_question_and_says_nothing_of_the_re
 def test_the_first_study_keeps_its_question_and_its_table(study, root):
     "And what its functions say of the committed rows is what stands in the committed table"
     assert read_json(study.out/"study.json") == {"study": "step_10000", "question": study_named("step_10000").question}
-    assert ("<h1>Is it the regime, is it the stopping, "
-            "is there a regression?</h1>" in (study.out/"index.html").read_text())
+    page = (study.out/"index.html").read_text()
+    assert "<h1>Is it the regime, is it the stopping, is there a regression?</h1>" in page
     text = (root/"results"/"quick.json").read_text()
     table, ours = json.loads(text), read_json(study.out/"seed_table.json")
     assert list(ours) == list(table) and list(ours["rows"][0]) == list(table["rows"][0])
