@@ -23,86 +23,88 @@ from tqdm import tqdm
 from ..core.errors import unknown_name
 from ..core.records import stream_seed, write_atomic, write_json
 from ..statistics.words import Verdict
-from ..curriculum.config import run_config
 from ..data.dataset import Split, normalise
 from ..data.sources import load_dataset
-from ..models.networks import CLASSES, Generator, LATENT_SIZE
+from ..models.networks import Generator
 from ..models.weights import torch_threads
 from ..judges.panel import certified_panel
 from curriculum_gen.evaluation.instruments import (
-    InstrumentSet, evaluation_latents, generate, instrument_set, judged_rows, score_images
+    Instruments, evaluation_latents, generate, judged_cards, prepare_instruments, score_images
 )
+from ..statistics.card import Card
 
 # %% ../../nbs/bench/00_controls.ipynb #3bd87a06
 def _drawn(split: Split, n: int, rng: torch.Generator) -> Tensor:
-    "n different real images of each class [10, n, 1, 28, 28] in [-1, 1]"
-    rows = [torch.nonzero(split.labels == c)[:, 0] for c in range(CLASSES)]
+    "n different real images of each class [classes, n, channels, height, width] in [-1, 1]"
+    rows = [torch.nonzero(split.labels == c)[:, 0] for c in split.labels.unique()]
     return torch.stack([normalise(split.images[r[torch.randperm(len(r), generator=rng)[:n]]]) for r in rows])
 
 def real_test_images(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Real images of the first half of the test set"
     test = instruments.dataset.test
     return _drawn(Split(images=test.images[:len(test)//2], labels=test.labels[:len(test)//2]), n, rng)
 
 def honest_sampler(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Training images under small random rotations (10 degrees), shifts (2 pixels) and scalings (10 %)"
     images = _drawn(instruments.dataset.half_a, n, rng).flatten(0, 1)
     angle, right, down, scale = torch.rand(4, len(images), generator=rng)*2 - 1
     moved = [transforms.affine(image, angle=10*a.item(), translate=[round(2*x.item()), round(2*y.item())],
                                scale=1 + 0.1*s.item(), shear=[0.0], interpolation=transforms.InterpolationMode.BILINEAR,
                                fill=[-1.0]) for image, a, x, y, s in zip(images, angle, right, down, scale)]
-    return torch.stack(moved).unflatten(0, (CLASSES, n))
+    return torch.stack(moved).unflatten(0, (-1, n))
 
 def one_memorised_image(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "One training image for each class, over and over"
-    return _drawn(instruments.dataset.half_a, 1, rng).expand(CLASSES, n, 1, 28, 28).contiguous()
+    return _drawn(instruments.dataset.half_a, 1, rng).expand(-1, n, -1, -1, -1).contiguous()
 
 def constant_class(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Different training images of one class, the same whatever is asked"
-    chosen = int(torch.randint(CLASSES, (1,), generator=rng))
-    return _drawn(instruments.dataset.half_a, n, rng)[chosen:chosen + 1].expand(CLASSES, n, 1, 28, 28).contiguous()
+    classes = len(instruments.task.classes)
+    chosen = int(torch.randint(classes, (1,), generator=rng))
+    drawn = _drawn(instruments.dataset.half_a, n, rng)[chosen:chosen + 1]
+    return drawn.expand(classes, -1, -1, -1, -1).contiguous()
 
 def permuted_labels(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Real training images, their labels shuffled"
     images = _drawn(instruments.dataset.half_a, n, rng).flatten(0, 1)
-    return images[torch.randperm(len(images), generator=rng)].unflatten(0, (CLASSES, n))
+    return images[torch.randperm(len(images), generator=rng)].unflatten(0, (-1, n))
 
 # %% ../../nbs/bench/00_controls.ipynb #a1b37b23
 def optimised_noise(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Uniform noise, changed pixel by pixel until the first judge sees the class asked for"
     judge, made = instruments.judges["first"].network, []
-    for c in range(CLASSES):
-        images = torch.rand(n, 1, 28, 28, generator=rng)*2 - 1
+    for c in range(len(instruments.task.classes)):
+        images = torch.rand(n, *instruments.task.image_shape, generator=rng)*2 - 1
         for _ in range(20):
             images.requires_grad_(True)
             gradient, = torch.autograd.grad(F.cross_entropy(judge(images), torch.full((n,), c)), images)
@@ -111,27 +113,30 @@ def optimised_noise(
     return torch.stack(made)
 
 def trained_through_first_judge(
-    instruments: InstrumentSet,
+    instruments: Instruments,
     n: int,                  # images a class, at least 1
     *,
     rng: torch.Generator,    # of every draw
-) -> Tensor:                 # [10, n, 1, 28, 28] float32 in [-1, 1]
+) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Images of a generator whose only loss is the first judge's cross-entropy, after 150 steps"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
-        generator = Generator("small").train()
+        generator = Generator("small", task=instruments.task).train()
     optimiser = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     for _ in range(150):
-        latents, labels = torch.randn(64, LATENT_SIZE, generator=rng), torch.randint(CLASSES, (64,), generator=rng)
+        latents = torch.randn(64, *generator.latent_shape, generator=rng)
+        labels = torch.randint(len(instruments.task.classes), (64,), generator=rng)
         loss = F.cross_entropy(instruments.judges["first"].network(generator(latents, labels)[0]), labels)
-        optimiser.zero_grad(); loss.backward(); optimiser.step()
-    return generate(generator.eval(), evaluation_latents(n))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return generate(generator.eval(), evaluation_latents(n), task=instruments.task)
 
 # %% ../../nbs/bench/00_controls.ipynb #53cd1180
 @dataclass(frozen=True, kw_only=True)
 class Control:
     "A source of images and what is true of it"
-    images: Callable[..., Tensor]     # (instruments, n, rng=) -> [10, n, 1, 28, 28]
+    images: Callable[..., Tensor]     # (instruments, n, rng=) -> [classes, n, channels, height, width]
     expected: tuple[str, ...]         # verdicts, or TRUSTED
     student_images: int               # a class
     second_half: bool = False         # the student is tested on the second half of the test images only
@@ -151,7 +156,7 @@ def run_control(
     name: str,                    # in `CONTROLS`
     seed: int,                    # at least 0; other seeds for pilots than for studies
     *,
-    instruments: InstrumentSet,
+    instruments: Instruments,
 ) -> dict:                        # control, seed, verdict, trusted, reasons, and the numbers behind them
     "One control through the scoring that every checkpoint goes through"
     if name not in CONTROLS: raise unknown_name("control", name, among=CONTROLS)
@@ -161,16 +166,15 @@ def run_control(
         images = control.images(chosen, max(chosen.images_per_class, control.student_images), rng=rng)
     card, _ = score_images(images, chosen,
                            test_rows=slice(len(chosen.dataset.test)//2 if control.second_half else 0, None))
-    row = judged_rows([card], {judge: j.certificate for judge, j in instruments.judges.items()})[0]
-    return {"control": name, "seed": seed, "verdict": row["verdict"],
-            "trusted": row["trusted"], "reasons": row["reasons"], "n_per_class": row["n_per_class"],
-            "accuracies": {judge: entry["accuracy"] for judge, entry in row["panel"].items()},
-            "student": row["student"], **_shares(row["realism"])}
+    card = judged_cards([card], instruments.certificates)[0]
+    return {"control": name, "seed": seed, "verdict": card.verdict, "trusted": card.trusted,
+            "reasons": list(card.reasons), "n_per_class": card.n_per_class,
+            "accuracies": {judge: entry["accuracy"] for judge, entry in card.panel.items()},
+            "student": card.student, **_shares(card)}
 
-def _shares(realism: dict) -> dict:
-    return {f"{side}_{name}": sum(realism[side][key])/(CLASSES*realism[side]["images_per_class"])
-            for side in ("generated", "real")
-            for name, key in (("precision", "precise"), ("coverage", "covered"), ("memorised", "near_training"))}
+def _shares(card: Card) -> dict:
+    return {f"{side}_{name}": card.share(name, side=side) for side in ("generated", "real")
+            for name in ("precision", "coverage", "memorised")}
 
 # %% ../../nbs/bench/00_controls.ipynb #218bbe3d
 def said(
@@ -193,10 +197,10 @@ def bench_controls(
 ) -> dict:                               # rows: control, expected, runs, right, got (verdict -> count); and every run
     "Run the controls and count how often their verdict is the true one"
     out, lines = Path(out), Path(out).with_suffix(".partial.jsonl")
-    config = run_config("quick", regime="phase1_only", seed=0, judge_training=judge_training)
     dataset = load_dataset("mnist", report=lambda line: None)
     with tqdm(desc="training the judges", unit=" steps", disable=not progress, leave=False) as bar:
-        certified_panel(config, dataset, progress=lambda *_: bar.update())   # before the processes ask for them
+        # before the processes ask for them
+        certified_panel(dataset, training=judge_training, progress=lambda *_: bar.update())
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     todo = [(name, seed) for seed in range(first_seed, first_seed + runs) for name in controls
             if (name, seed) not in {(r["control"], r["seed"]) for r in done}]
@@ -219,14 +223,13 @@ def _counted(name: str, runs: list[dict]) -> dict:
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
             "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
 
-_PREPARED: dict[tuple[str, int], InstrumentSet] = {}   # of this process: what every control is held against
+_PREPARED: dict[tuple[str, int], Instruments] = {}   # of this process: what every control is held against
 
 def _one(name: str, seed: int, judge_training: str, images_per_class: int) -> dict:
     "A run in a process of its own, which prepares its instruments once"
     key = judge_training, images_per_class
     if key not in _PREPARED:
         dataset = load_dataset("mnist", report=lambda line: None)
-        panel = certified_panel(run_config("quick", regime="phase1_only", seed=0, judge_training=judge_training),
-                                dataset)
-        _PREPARED[key] = instrument_set(panel, dataset, images_per_class=images_per_class, student_images=1000)
+        panel = certified_panel(dataset, training=judge_training)
+        _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])

@@ -98,28 +98,28 @@ def examined(
 # %% ../../nbs/bench/01_faults.ipynb #b19733d5
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    "One planted fault or healthy control with its seeds"
+    "One planted fault or healthy variant with its seeds"
     wave: str                # a name in `WAVES`
     program: str             # a name in `PROGRAMS`
-    kind: str                # "fault" or "control"
-    name: str                # id of the fault, name of the control
+    kind: str                # "fault", or "control" for a healthy variant
+    name: str                # id of the fault, name of the variant
     title: str               # what was done
-    expected: str            # the cause that has to come first; empty for a control
+    expected: str            # the cause that has to come first; empty for a healthy variant
     edits: Edits             # of the program's source
     seeds: tuple[int, ...]   # one run each
 
 def entries(
     wave: str,                           # a name in `WAVES`
     *,
-    seeds: tuple[int, int, int] = (10, 15, 3),   # runs of MLP faults, MLP controls, entries of the others
+    seeds: tuple[int, int, int] = (10, 15, 3),   # runs of MLP faults, MLP variants, entries of the others
 ) -> list[Entry]:
     "Everything that one wave of the bench runs"
     if wave == "first":
         listed = ([(program, "fault", e.id, e) for program in FAULTS for e in FAULTS[program]]
                   + [(program, "control", e.name, e) for program in VARIANTS for e in VARIANTS[program]])
     else:
-        faults, controls = {"second": (SECOND_FAULTS, SECOND_VARIANTS), "third": (THIRD_FAULTS, THIRD_VARIANTS)}[wave]
-        listed = [(e.program, "fault", e.id, e) for e in faults] + [(e.program, "control", e.name, e) for e in controls]
+        faults, variants = {"second": (SECOND_FAULTS, SECOND_VARIANTS), "third": (THIRD_FAULTS, THIRD_VARIANTS)}[wave]
+        listed = [(e.program, "fault", e.id, e) for e in faults] + [(e.program, "control", e.name, e) for e in variants]
     runs = {("mlp", "fault"): seeds[0], ("mlp", "control"): seeds[1]}
     return [Entry(wave=wave, program=program, kind=kind, name=name, title=e.title, expected=getattr(e, "cause", ""),
                   edits=e.edits, seeds=tuple(range(runs.get((program, kind), seeds[2]))))

@@ -90,7 +90,7 @@ def trial(
     *,
     seed: int,      # of the run
 ) -> Trial:
-    "Plant a fault or control for the tools to look at"
+    "Plant a fault, or a healthy variant, for the tools to look at"
     setting = setting_of("mlp")
     return Trial(program=planted(setting.program, edits), setting=setting, seed=seed)
 
@@ -322,10 +322,10 @@ def look(
 def compare_peers(
     *,
     progress: bool,                                      # show a bar for each tool
-    only: Callable[[str], bool] = lambda name: True,     # fault ids and names of controls to take
+    only: Callable[[str], bool] = lambda name: True,     # fault ids and names of variants to take
     peers: tuple[Peer, ...] = PEERS,
 ) -> dict:            # JSON values: versions, words on the healthy program, a row a tool and program, summary
-    "Every installed tool on the faults and controls of the small program, one seed"
+    "Every installed tool on the faults and healthy variants of the small program, one seed"
     known = [("fault", f.id, f.edits, f.cause) for f in FAULTS["mlp"]] + [("control", c.name, c.edits, "")
                                                                                   for c in VARIANTS["mlp"]]
     known, rows, healthy = [entry for entry in known if only(entry[1])], [], {}

@@ -25,21 +25,22 @@ from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from ..core.records import read_json, write_json
-from ..curriculum.regimes import regime_named
-from ..curriculum.config import FORMULATION, RunConfig, run_config
+from ..core.task import MNIST
+from ..curriculum.config import ARITHMETIC, RunConfig, run_config
 from ..figures.style import BLUE, ORANGE, SKY_BLUE, VERMILLION
 from ..data.dataset import Split
 from ..data.sources import load_dataset
-from ..models.networks import CLASSES, Generator, LATENT_SIZE, VALUE_SIZE, widths_named
+from ..models.networks import Generator, LATENT_SIZE, VALUE_SIZE, widths_named
 from ..models.weights import load_weights, save_weights, seeded, torch_threads
 from ..judges.networks import Judge
 from ..judges.certificates import CertifiedJudge
 from ..judges.panel import certified_panel
-from ..training.program import Batch, training_batch
-from ..training.grounding import Learner, take_steps
+from ..training.program import Batch, program_of, take_steps, training_batch
 from ..evaluation.instruments import confusion_counts, evaluation_latents, generate, judged_by
 
 # %% ../../nbs/bench/03_speed.ipynb #4fd6b98c
+_CLASSES = len(MNIST.classes)
+
 class PlainGenerator(nn.Module):
     "The generator with a separate upsampling, in PyTorch's usual memory format"
     def __init__(
@@ -51,7 +52,7 @@ class PlainGenerator(nn.Module):
         def block(channels: int, out: int):
             return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, out, 3, padding=1),
                                  nn.BatchNorm2d(out), nn.ReLU())
-        self.label_embedding, self.fc = nn.Embedding(CLASSES, LATENT_SIZE), nn.Linear(2*LATENT_SIZE, first*7*7)
+        self.label_embedding, self.fc = nn.Embedding(_CLASSES, LATENT_SIZE), nn.Linear(2*LATENT_SIZE, first*7*7)
         self.blocks = nn.Sequential(block(first, second), block(second, third))
         self.output = nn.Sequential(nn.Conv2d(third, 1, 3, padding=1), nn.Tanh())
         self.v_pred_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(third, 128), nn.ReLU(),
@@ -80,7 +81,7 @@ class PlainWitness(nn.Module):
                                  nn.LeakyReLU(0.2), nn.Dropout2d(0.3))
         self.encoder = nn.Sequential(block(1, first), block(first, second), block(second, third))
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Dropout(0.3),
-                                        nn.Linear(128, CLASSES))
+                                        nn.Linear(128, _CLASSES))
         self.v_seen_head = nn.Sequential(nn.Flatten(), nn.Linear(third*4*4, 128), nn.ReLU(), nn.Linear(128, VALUE_SIZE))
 
     def forward(
@@ -109,13 +110,15 @@ class PlainLearner:
         generated, predicted = self.generator(batch.latents, batch.labels)
         logits, seen = self.witness(generated)
         with torch.no_grad(): judged = self.judge(generated).argmax(1)
-        grounding = F.cross_entropy(logits, batch.labels if (regime := regime_named(self.config.regime))
-                                    .grounding_target == "requested" else judged)
-        loss = F.mse_loss(predicted, seen.detach()) + (grounding if regime.grounding_attached else grounding.detach())
-        self.generator_optimiser.zero_grad(); loss.backward(); self.generator_optimiser.step()
-        witness_loss = F.cross_entropy(self.witness(generated.detach())[0],
-                                       judged) + F.cross_entropy(self.witness(batch.real_images)[0], batch.real_labels)
-        self.witness_optimiser.zero_grad(); witness_loss.backward(); self.witness_optimiser.step()
+        loss = F.mse_loss(predicted, seen.detach()) + F.cross_entropy(logits, batch.labels)
+        self.generator_optimiser.zero_grad()
+        loss.backward()
+        self.generator_optimiser.step()
+        witness_loss = (F.cross_entropy(self.witness(generated.detach())[0], judged)
+                        + F.cross_entropy(self.witness(batch.real_images)[0], batch.real_labels))
+        self.witness_optimiser.zero_grad()
+        witness_loss.backward()
+        self.witness_optimiser.step()
         return [loss.item(), witness_loss.item()]
 
 # %% ../../nbs/bench/03_speed.ipynb #fd30f889
@@ -166,11 +169,10 @@ def _untrained_judge(widths: str) -> Judge: return seeded(lambda: Judge(widths),
 
 # %% ../../nbs/bench/03_speed.ipynb #cfcbb2eb
 def _our_steps(widths: str, threads: int = 1) -> Callable[[int], None]:
-    config, judge = _config(widths, threads), _untrained_judge(widths)
-    learner = Learner(config)
+    program = program_of(_config(widths, threads))
+    state = program.start(0, images=_images().images, labels=_images().labels, judge=_untrained_judge(widths))
     def steps(count: int) -> None:
-        for _ in take_steps(learner, config, split=_images(), judge=judge, stop_step=learner.completed_steps + count):
-            pass
+        for _ in take_steps(program, state, stop_step=state.step + count): pass
     return steps
 
 def _plain_steps(widths: str, threads: int = 1) -> Callable[[int], None]:
@@ -178,7 +180,8 @@ def _plain_steps(widths: str, threads: int = 1) -> Callable[[int], None]:
     learner = PlainLearner(config, judge=_untrained_judge(widths))
     def steps(count: int) -> None:
         with torch_threads(threads):
-            for _ in range(count): learner.step(training_batch(config, _images(), completed_steps=next(done)))
+            for _ in range(count):
+                learner.step(training_batch(config, _images(), completed_steps=next(done), latent_shape=(LATENT_SIZE,)))
     return steps
 
 # %% ../../nbs/bench/03_speed.ipynb #4c89a0a8
@@ -238,7 +241,7 @@ def _score_plainly(checkpoint: Path, panel: dict[str, CertifiedJudge], latents: 
     counts = []
     for judge in panel.values():
         generator = load_weights(PlainGenerator(), checkpoint).eval()
-        images = generate(generator, latents, batch_size=CLASSES*len(latents))
+        images = generate(generator, latents, batch_size=_CLASSES*len(latents))
         counts.append(confusion_counts(judged_by(judge, images)).tolist())
     return counts
 
@@ -253,9 +256,8 @@ def measured_scoring(
     images_per_class: int,    # of each checkpoint, at least 1
 ) -> dict:                    # seconds a checkpoint of either, and whether both found the same counts
     "A series of checkpoints under the whole panel, plain and ours in turn, on one thread"
-    panel, latents, generator = (certified_panel(_judges(), load_dataset("mnist", report=lambda line: None)),
-                                 evaluation_latents(images_per_class),
-                                 Generator().to(memory_format=torch.channels_last).eval())
+    panel, latents = _panel(), evaluation_latents(images_per_class)
+    generator = Generator().to(memory_format=torch.channels_last).eval()
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
         # one goes before the series, unmeasured
         paths, counts = ([save_weights(seeded(Generator, i), Path(folder)/f"{i}.safetensors")
@@ -267,7 +269,8 @@ def measured_scoring(
     return _compared(found, per=1) | {"images_per_class": images_per_class,
                                       "same_counts": counts["plain"] == counts["ours"]}
 
-def _judges() -> RunConfig: return run_config("tiny", regime="full_curriculum", seed=0)
+def _panel() -> dict[str, CertifiedJudge]:
+    return certified_panel(load_dataset("mnist", report=lambda line: None), training="brief")
 
 # %% ../../nbs/bench/03_speed.ipynb #e815b693
 _VERDICT = """
@@ -275,13 +278,13 @@ import sys
 from curriculum_gen.curriculum.config import run_config
 from curriculum_gen.evaluation.evaluate import evaluate_run
 from curriculum_gen.training.train import train
-rows = evaluate_run(train(run_config("tiny", regime="full_curriculum", seed=0), sys.argv[1]).path)
-assert rows[-1]["verdict"]
+cards = evaluate_run(train(run_config("tiny", regime="full_curriculum", seed=0), sys.argv[1]).path)
+assert cards[-1].verdict
 """
 
 def start_to_verdict() -> float:   # seconds
     "From starting Python to the verdict on the last checkpoint of a tiny run"
-    certified_panel(_judges(), load_dataset("mnist", report=lambda line: None))
+    _panel()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-c", _VERDICT, folder], check=True, capture_output=True)
@@ -300,14 +303,13 @@ def measured_growth(
 ) -> list[dict]:   # axis, count, and the seconds it took
     "Seconds along four axes, each count in turn"
     take, generator, judges = (_our_steps("small"), Generator().eval(),
-                               list(certified_panel(_judges(),
-                                                    load_dataset("mnist", report=lambda line: None)).values()))
+                               list(_panel().values()))
     with torch_threads(1), _pool() as pool:
         def seeds(count: int) -> None:
             for future in [pool.submit(_steps_here, "small", 1, scale) for _ in range(count)]: future.result()
         seeds(4)
         tasks = {("steps", n): lambda n=n: take(n) for n in (scale, 2*scale, 4*scale)}
-        tasks |= {("images a class", n): lambda n=n: _score_classes(generator, judges, n, CLASSES)
+        tasks |= {("images a class", n): lambda n=n: _score_classes(generator, judges, n, _CLASSES)
                   for n in (scale, 2*scale, 4*scale)}
         tasks |= {("classes", k): lambda k=k: _score_classes(generator, judges, 4*scale, k) for k in (2, 5, 10)}
         tasks |= {("seeds on two processes", n): lambda n=n: seeds(n) for n in (2, 4, 8)}
@@ -338,7 +340,7 @@ def bench_speed(
     progress: bool = False,    # show a bar
 ) -> dict:                     # what `speed.json` holds
     "Measure what is not measured yet, and draw it"
-    path, settings = Path(out), {"short": short, "formulation": FORMULATION, **_machine()}
+    path, settings = Path(out), {"short": short, "formulation": ARITHMETIC, **_machine()}
     found = read_json(path) if path.exists() else {}
     if found.get("settings") != settings: found = {"settings": settings, "parts": {}}
     for name, measure in tqdm(_parts(short).items(), desc="measuring", unit=" parts", disable=not progress):
