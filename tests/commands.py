@@ -1,4 +1,5 @@
-"""The commands by their names, as settings.ini installs them: `commands.batch([...])` is `cgen-batch ...` in this process"""
+"""The commands by their names, as settings.ini installs them: `commands.batch([...])` is `cgen-batch ...` in this
+process"""
 from configparser import ConfigParser
 from importlib.metadata import EntryPoint
 from pathlib import Path

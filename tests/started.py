@@ -16,7 +16,8 @@ REGIMES = ["phase1_only_reported", "full_curriculum_reported"]
 # seconds that anything gets, on a busy machine; only judges that are not in the cache need a fifth of it
 PATIENCE = 300
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["curriculum_gen.training.train", "curriculum_gen.commands.batch", "curriculum_gen.sweeps.run_study"])
+PROCESSES.set_forkserver_preload(["curriculum_gen.training.train", "curriculum_gen.commands.batch",
+                                  "curriculum_gen.sweeps.run_study"])
 
 # What a run does is told by its number of images a class, which is part of the command line
 SLEEPS, PAUSES, TRAINS, WAITS = 17, 18, 19, 16

@@ -1,11 +1,10 @@
 """Figures in a real kernel, and pages that show every figure they make"""
 import ast, json, re
-from pathlib import Path
 
-import nbformat, pytest
+import nbformat
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parent.parent
+from notebooks import NOTEBOOKS, PAGES, none
 
 
 # ---- a figure never costs the user theirs
@@ -21,7 +20,8 @@ THEIRS = ("plt.plot([1, 2, 3]);",
 def outputs_of(*sources, folder):
     "Outputs of cells run one after the other in a fresh ipykernel"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    where = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
     return [cell.outputs for cell in notebook.cells]
 
 
@@ -72,41 +72,35 @@ def shows_a_figure(cell):
                for made in data for kind in made)
 
 
-def figure_cells(path):
-    "Cells of a notebook that make a figure"
-    cells = json.loads(path.read_text())["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code" and makes_a_figure("".join(cell["source"]))]
-
-
-def has_outputs(path): return any(cell.get("outputs") for cell in json.loads(path.read_text())["cells"])
-
-
-NOTEBOOKS = sorted(path for path in (ROOT/"nbs").rglob("*.ipynb")
-                   if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))
-PAGES = [path for path in NOTEBOOKS if path.parent.name in ("nbs", "howto", "concepts", "explorations", "results")]
+def figure_cells(notebook):
+    "Cells of a notebook that make a figure; none where no outputs are stored"
+    cells = [cell for cell in json.loads(notebook.path.read_text())["cells"] if cell["cell_type"] == "code"]
+    if not any(cell["outputs"] for cell in cells): return []
+    return [cell for cell in cells if makes_a_figure("".join(cell["source"]))]
 
 
 def test_what_counts_as_making_a_figure():
     assert all(map(makes_a_figure, ("plots.plot_null(rows)", "figure, ax = plt.subplots()", "plt.plot([1]);",
-                                    "for r in runs:\n    display(plot_card(r))", "%matplotlib inline\nHTML(checkpoint_viewer(s))")))
+                                    "for r in runs:\n    display(plot_card(r))",
+                                    "%matplotlib inline\nHTML(checkpoint_viewer(s))")))
     assert not any(map(makes_a_figure, ("def plot_it():\n    plt.subplots()", "plt.rcParams['lines.linewidth']",
                                         "#| slow\nplt.plot([1])", "plot_null", "ax.set(title='plot_')")))
 
 
 def test_every_cell_that_makes_a_figure_shows_one():
-    made = {path: figure_cells(path) for path in NOTEBOOKS if has_outputs(path)}
-    on_pages = {path.stem for path in PAGES if made.get(path)}
+    made = {notebook.page: figure_cells(notebook) for notebook in NOTEBOOKS}
+    on_pages = {notebook.path.stem for notebook in PAGES if made[notebook.page]}
     assert {"index", "tutorial", "my_regime", "phases", "judges", "chance", "gaming", "step_10000"} <= on_pages
-    assert sum(map(len, made.values())) > 50, "there is nothing to check"
-    bare = [f"{path.relative_to(ROOT)}, cell {cell['id']}: {''.join(cell['source']).splitlines()[-1]}"
-            for path, cells in made.items() for cell in cells if not shows_a_figure(cell)]
-    assert not bare, "no picture is stored; run nbdev-test --save:\n" + "\n".join(bare)
+    none({f"{page}, cell {cell['id']}": "".join(cell["source"]).splitlines()[-1]
+          for page, cells in made.items() for cell in cells if not shows_a_figure(cell)},
+         among=[cell for cells in made.values() for cell in cells],
+         remedy="no picture is stored; run nbdev-test --save")
 
 
 def test_every_picture_of_a_page_is_described():
     "By a line `fig-alt`, or by the figure itself: its words are the text of the output"
     described = re.compile(r"^#\|\s*fig-alt: \S", re.M)
     def words(cell): return ["".join(output.get("data", {}).get("text/plain", "<")) for output in cell["outputs"]]
-    missing = [f"{path.relative_to(ROOT)}, cell {cell['id']}" for path in PAGES for cell in figure_cells(path)
-               if not described.search("".join(cell["source"])) and all(text.startswith("<") for text in words(cell))]
-    assert not missing, missing
+    cells = {f"{page.page}, cell {cell['id']}": cell for page in PAGES for cell in figure_cells(page)}
+    none([name for name, cell in cells.items() if not described.search("".join(cell["source"]))
+          and all(text.startswith("<") for text in words(cell))], among=cells)

@@ -70,8 +70,8 @@ def mine(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("mine")
     (folder/"mine.py").write_text(MINE)
     own_report(folder)
-    done = command("cgen-batch", "--profile", "tiny", "--study", "mine:study", "--regimes", "mine:regime", "phase1_only",
-                   "--dataset", "mine:task", "--seeds", "0", folder=folder)
+    done = command("cgen-batch", "--profile", "tiny", "--study", "mine:study", "--regimes", "mine:regime",
+                   "phase1_only", "--dataset", "mine:task", "--seeds", "0", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return SimpleNamespace(folder=folder, out=folder/"runs", said=done.stdout)
 

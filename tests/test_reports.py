@@ -151,7 +151,8 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
     "A page of every report there is"
     found, folder = ({"regime": study.runs[1].page, "seed_table": study.out/"seed_table.html"},
                      tmp_path_factory.mktemp("reports"))
-    other = shutil.copytree(study.out, folder/"comparison", ignore=shutil.ignore_patterns("checkpoints", "*.lock", "*.html"))
+    other = shutil.copytree(study.out, folder/"comparison",
+                            ignore=shutil.ignore_patterns("checkpoints", "*.lock", "*.html"))
     remember_study(other, "regimes")
     [outcome] = index.report_study(other)
     assert outcome["status"] == "ok", outcome["error"]
@@ -203,8 +204,8 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     after_title = after_title.split("</blockquote>", 1)[1]   # the line under the title
     answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
-            "comparison": "too few seeds (6 are needed)", "verdict_table": "are decided with yes", "card": "the first judge assigns",
-            "diagnosis": "First to act on: loss term without gradient"}
+            "comparison": "too few seeds (6 are needed)", "verdict_table": "are decided with yes",
+            "card": "the first judge assigns", "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
             and len(answer.split("</p>")) == 2), words_of(answer)
     assert words_of(rest[:rest.index("<img")]) == "", "something stands between the answer and its figure"
@@ -235,7 +236,8 @@ def test_a_study_of_any_regimes_asks_its_own_question_and_says_nothing_of_the_re
 def test_the_first_study_keeps_its_question_and_its_table(study, root):
     "And what its functions say of the committed rows is what stands in the committed table"
     assert read_json(study.out/"study.json") == {"study": "step_10000", "question": study_named("step_10000").question}
-    assert "<h1>Is it the regime, is it the stopping, is there a regression?</h1>" in (study.out/"index.html").read_text()
+    page = (study.out/"index.html").read_text()
+    assert "<h1>Is it the regime, is it the stopping, is there a regression?</h1>" in page
     text = (root/"results"/"quick.json").read_text()
     table, ours = json.loads(text), read_json(study.out/"seed_table.json")
     assert list(ours) == list(table) and list(ours["rows"][0]) == list(table["rows"][0])

@@ -45,6 +45,7 @@ def plot_null(
     rows: Sequence[dict],                            # of networks that ignore the class, a checkpoint each: step, seed,
                                                      # confusion, weights_sha256
     *,
+    # the question that the figure answers
     title: str = "Are these accuracies unusual when the class asked for plays no part?",
     called: str = "an accuracy in question",         # what one of `numbers` is called
     concentrations: Sequence[float] = (1.0, 5.0),    # of the Dirichlet models; smaller is wider

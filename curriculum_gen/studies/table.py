@@ -73,7 +73,7 @@ def judged_images(
     return len(table["rows"][0]["confusion"])*row["n_per_class"]*row.get("n_seeds", 1)
 
 def pooled_at(
-    table: dict,
+    table: dict,         # a seed table, or anything with "pooled"
     *,
     regime: str,         # its name
     step: int,
