@@ -140,11 +140,11 @@ def run_study(
         say(f"{out}: {len(configs)} runs of {configs[0].total_steps:,} steps, "
             f"{sum(state == 'done' for *_, state in states)} of them done already")
         outcomes = [job.last() for job, _, state in states if state == "failed" and state not in again]
+        if work: _prepare(work, data_folder, say, progress=progress)
+        remember_study(out, study)
         if work:
-            _prepare(work, data_folder, say, progress=progress)
             outcomes += execute_all(work, sweep=sweep, jobs=jobs, scheduler=scheduler, timeout_seconds=timeout_seconds,
                                     say=say, progress=progress, environment=_own_environment(configs))
-        remember_study(out, study)
         return outcomes + report_study(out, timeout_seconds=timeout_seconds)
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #c472ad0c
