@@ -76,10 +76,11 @@ def checkpoint_steps(
 
 def _divisors(number: int) -> list[int]: return [n for n in range(max(1, number // 20), number + 1) if number % n == 0]
 
-# %% ../../nbs/curriculum/02_config.ipynb #c6676c6a
+# %% ../../nbs/curriculum/02_config.ipynb #a41c7e20
 # of a training step: weights are equal bit by bit only within one
 ARITHMETIC = "nine products a pixel, channels last, fused Adam"
 
+# %% ../../nbs/curriculum/02_config.ipynb #c6676c6a
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Record):
     "Everything that determines one training run"
@@ -117,7 +118,8 @@ class RunConfig(Record):
     @property
     def checkpoint_steps(self) -> tuple[int, ...]:
         "Steps after which a checkpoint is saved, ascending"
-        return checkpoint_steps(self.total_steps, self.checkpoint_interval, landmarks=self.landmarks)
+        planned = checkpoint_steps(self.total_steps, self.checkpoint_interval, landmarks=self.landmarks)
+        return tuple(sorted({*planned, *(phase.start_step for phase in self.phases), self.reference_step}))
 
     @property
     def judging(self) -> dict:
