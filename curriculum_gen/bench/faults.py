@@ -302,7 +302,8 @@ def bench_faults(
                  for program in dict.fromkeys(row["program"] for row in rows)}
         result["waves"][wave] = {**(summary(rows) if rows else {}), "programs": parts,
                                  "confusion": causes_named_table(rows).to_dict("index") if rows else {}, "rows": rows}
-    if result["checks_fingerprint"] != checks_fingerprint(): raise RuntimeError("the checks changed while the bench ran")
+    if result["checks_fingerprint"] != checks_fingerprint():
+        raise RuntimeError("the checks changed while the bench ran")
     if all(result["waves"][wave]["rows"] for wave in ("first", UNSEEN)):
         result["drop_on_unseen"] = (result["waves"]["first"]["balanced_accuracy"]
                                     - result["waves"][UNSEEN]["balanced_accuracy"])

@@ -389,7 +389,8 @@ _REGIME_FAULTS += (
            'stream_seed(config.seed, f"latents and labels, step {completed_steps}")',
            'stream_seed(config.seed, "latents and labels")'),
     _fault("D1", "the phase is that of the step before",
-           "schedule shifted", "phase_at(config.phases, state.step)", "phase_at(config.phases, max(0, state.step - 1))"),
+           "schedule shifted", "phase_at(config.phases, state.step)",
+           "phase_at(config.phases, max(0, state.step - 1))"),
     _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume",
            '    state.step = snapshot["step"]\n', ""),
     _fault("E3", "the optimisers begin anew", "optimiser state not restored", '    for name in _PARTS: '

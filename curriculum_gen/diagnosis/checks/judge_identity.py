@@ -32,7 +32,7 @@ class JudgeIdentity(Record):
 def identify_judge(
     judge: nn.Module,                        # frozen, in eval mode
     *,
-    images: Tensor,                          # [N, ...] real images it was not trained on; the first are the probe images
+    images: Tensor,                          # [N, ...] real images it was not trained on; the first are the probes
     labels: Tensor,                          # [N] int64
     judge_logits: Callable | None = None,    # the scoring call; None scores with the judge itself
     probes: int = 16,                        # how many probe images
@@ -79,7 +79,8 @@ def check_judge(
         tell("judge input differs",
              f"weights and mode are as certified, the logits of its {len(first)} probe images differ by {off:.2g}")
     return Outcome(check="CARD", findings=tuple(found),
-                   compared=f"fingerprint {mark[:12]}, logits of {len(first)} probe images within {off:.2g} of the certified")
+                   compared=f"fingerprint {mark[:12]}, logits of {len(first)} probe images "
+                             f"within {off:.2g} of the certified")
 
 # %% ../../../nbs/diagnosis/checks/00_judge_identity.ipynb #b51dba03
 def _scored(judge: nn.Module, call: Callable, images: Tensor) -> tuple[Tensor, tuple, list[str]]:
