@@ -220,7 +220,8 @@ def test_a_name_server_that_hangs_costs_at_most_five_seconds_and_does_not_keep_t
                "print(time.monotonic() - start)")
     start = time.monotonic()
     result = subprocess.run([sys.executable, "-c", program],
-                            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(curriculum_gen.__file__).parents[1])},
+                            cwd=tmp_path,
+                            env={**os.environ, "PYTHONPATH": str(Path(curriculum_gen.__file__).parents[1])},
                             capture_output=True, text=True, timeout=60, check=True)
     first, *_, took = result.stdout.splitlines()
     # + 1: unpacking the embedded set

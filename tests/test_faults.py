@@ -105,7 +105,8 @@ def test_every_entry_is_injected_and_silent(name):
            **{"mlp": {"steps": 45, "further": 15}, "convolutional": {"steps": 31, "further": 14},
               "regime": {"steps": 7, "further": 5}}[name]}
     healthy = behaviour(setting.program, **run)
-    for entry in (*FAULTS[name], *VARIANTS[name]): assert verify_injection(setting.program, entry, healthy=healthy, **run)
+    for entry in (*FAULTS[name], *VARIANTS[name]):
+        assert verify_injection(setting.program, entry, healthy=healthy, **run)
 
 
 @pytest.mark.slow

@@ -93,8 +93,8 @@ def installed(wheel_file, tmp_path_factory) -> Path:
     assert made.returncode == 0, made.stderr
     (folder/environment.SITE_PACKAGES/"shared.pth").write_text(f"{Path(fastcore.__file__).parent.parent}\n")
     shutil.copytree(Path(sys.prefix)/"share"/"jupyter", folder/"share"/"jupyter")   # templates of nbconvert
-    done = subprocess.run([sys.executable, "-m", "pip", "--python", folder/"bin"/"python", "install", "--quiet", "--no-deps",
-                           "--no-index", "--disable-pip-version-check", wheel_file], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "--python", folder/"bin"/"python", "install", "--quiet",
+                           "--no-deps", "--no-index", "--disable-pip-version-check", wheel_file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -109,7 +109,7 @@ def elsewhere(installed, tmp_path):
 
 
 def test_without_a_clone_the_front_door_opens(elsewhere, installed):
-    done = elsewhere("python", "-c", "from curriculum_gen import watch; import curriculum_gen; print(curriculum_gen.__file__)")
+    done = elsewhere("python", "-c", "from curriculum_gen import watch; import curriculum_gen as c; print(c.__file__)")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed)
 
@@ -122,7 +122,8 @@ def test_without_a_clone_every_command_tells_the_version(elsewhere, settings):
         assert done.returncode == 0 and curriculum_gen.__version__ in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["cgen-bench faults", "cgen-bench controls --brief", "cgen-site", "cgen-site --out site"])
+@pytest.mark.parametrize("command", ["cgen-bench faults", "cgen-bench controls --brief", "cgen-site",
+                                     "cgen-site --out site"])
 def test_without_a_clone_the_workshop_says_that_it_needs_one(elsewhere, tmp_path, command):
     done = elsewhere(*command.split(" "))
     assert done.returncode == 2 and done.stdout == "", done.stdout

@@ -31,7 +31,8 @@ def test_a_regime_and_a_task_of_a_file_are_named_by_their_address(elsewhere):
     assert [phase.weights for phase in config.phases] == [{"grounding": 0.1}]
 
 
-WRONG = [("theirs:gentel", "did you mean 'gentle'"), ("thiers:gentle", "is it installed"), ("theirs:", "write it as module:")]
+WRONG = [("theirs:gentel", "did you mean 'gentle'"), ("thiers:gentle", "is it installed"),
+         ("theirs:", "write it as module:")]
 
 
 @pytest.mark.parametrize("wrong, told", WRONG)
