@@ -94,7 +94,8 @@ def installed(wheel_file, tmp_path_factory) -> Path:
     (folder/environment.SITE_PACKAGES/"shared.pth").write_text(f"{Path(fastcore.__file__).parent.parent}\n")
     shutil.copytree(Path(sys.prefix)/"share"/"jupyter", folder/"share"/"jupyter")   # templates of nbconvert
     done = subprocess.run([sys.executable, "-m", "pip", "--python", folder/"bin"/"python", "install", "--quiet",
-                           "--no-deps", "--no-index", "--disable-pip-version-check", wheel_file], capture_output=True, text=True)
+                           "--no-deps", "--no-index", "--disable-pip-version-check", wheel_file],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
