@@ -53,9 +53,9 @@ def __getattr__(name):
     if name.startswith("__"): raise AttributeError(name)   # asked for by Python itself
     import difflib
     near = difflib.get_close_matches(name, _FRONT, n=1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    raise AttributeError(f"{__name__} has no {name!r}: {meant}It has {', '.join(_FRONT)}; the rest is imported from "
-                         f"its modules, as help({__name__}) says", name=name)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise AttributeError(f"{__name__} has no {name!r}: {hint}It has {', '.join(_FRONT)}; "
+                         f"the rest is imported from its modules, as help({__name__}) says", name=name)
 
 
 def __dir__(): return [*_FRONT, "__version__"]

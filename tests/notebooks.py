@@ -97,7 +97,8 @@ def within(wing: str, names: list[str]) -> list[str]:
 
 
 def imports(source: str) -> set[str]:
-    """What a source imports anywhere, functions included: `a.b` of `import a.b` and of `from a import b`; a text that is
+    """What a source imports anywhere, functions included: `a.b` of `import a.b` and of `from a import b`;
+    a text that is
     the name of a module of this package counts, since import_module takes it"""
     found = set()
     for node in ast.walk(ast.parse(source)):

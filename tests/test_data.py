@@ -219,8 +219,7 @@ def test_a_name_server_that_hangs_costs_at_most_five_seconds_and_does_not_keep_t
                "load_dataset('mnist', cache='empty', sources=('mirrors', 'embedded'), report=print)\n"
                "print(time.monotonic() - start)")
     start = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", program],
-                            cwd=tmp_path,
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path,
                             env={**os.environ, "PYTHONPATH": str(Path(curriculum_gen.__file__).parents[1])},
                             capture_output=True, text=True, timeout=60, check=True)
     first, *_, took = result.stdout.splitlines()

@@ -137,13 +137,12 @@ def test_the_side_bar_keeps_a_wing_together_and_its_numbers_in_order():
 
 
 def test_what_an_import_names():
-    source = "def f():\n    from a.b import c as d\n    import e.f\n    import_module('g')"
-    assert imports(source) == {"a.b.c", "e.f", "g"}
-    source = (f"from {PACKAGE}.core.errors import InputError\nfrom {PACKAGE}.core import records\n"
-              f"from {PACKAGE} import watch, __version__\nimport torch, {PACKAGE}\n"
-              f"PROGRAM = '{PACKAGE}.models.layers'\nfrom {PACKAGE}.gone import old")
-    assert from_the_package(source) == {"core.errors", "core.records", "diagnosis.watching.watch", "models.layers",
-                                        "gone.old"}
+    assert imports("def f():\n    from a.b import c as d\n    import e.f\n    import_module('g')") == {"a.b.c", "e.f",
+                                                                                                       "g"}
+    assert (from_the_package(f"from {PACKAGE}.core.errors import InputError\nfrom {PACKAGE}.core import records\n"
+                             f"from {PACKAGE} import watch, __version__\nimport torch, {PACKAGE}\n"
+                             f"PROGRAM = '{PACKAGE}.models.layers'\nfrom {PACKAGE}.gone import old")
+            == {"core.errors", "core.records", "diagnosis.watching.watch", "models.layers", "gone.old"})
 
 
 @each(NOTEBOOKS)

@@ -1,5 +1,7 @@
-"""No stale name: whatever prose names of this project exists. Prose is the text of notebooks, README.md, results/README.md,
-SOURCES.md, what setup.py and the tools say of themselves, the comments of settings.ini, and the workflows and the Makefile
+"""No stale name: whatever prose names of this project exists. Prose is the text of notebooks, README.md,
+results/README.md,
+SOURCES.md, what setup.py and the tools say of themselves, the comments of settings.ini, and the workflows and the
+Makefile
 as they stand."""
 import ast, contextlib, importlib, io, re, subprocess
 from collections.abc import Iterator
@@ -102,7 +104,8 @@ ONLY_IN_THE_WHEEL = {f"{PACKAGE}/notebooks"}
 
 
 def stale_paths(text: Text) -> list[str]:
-    "Paths below the top that lead nowhere, file names that neither project nor code has, notebooks that are gone"
+    """Paths below the top that lead nowhere, file names that neither the project has nor its code, notebooks that are
+    gone"""
     prose = re.sub(r"\]\([^)]*\)", "]", text.text)   # links are looked at by themselves
     found = [path.rstrip("./") for path in PATH.findall(prose)]
     found = [path for path in found if path and not any(mark in path for mark in "*<>")
@@ -123,8 +126,10 @@ def stale_links(text: Text) -> list[str]:
     for words, target, _ in LINK.findall(re.sub(r"`[^`\n]*`", "", BLOCK.sub("", text.text))):
         path = Path(ROOT/text.folder/target).resolve()
         if not path.exists(): found.append(f"[{words}]({target}) leads nowhere")
-        elif re.fullmatch(r"[a-z_.]+", words) and (module := notebook(path)) in NAMES:
-            if words not in {module, *module.split(".")}: found.append(f"[{words}]({target}) leads to {module}")
+        elif re.fullmatch(r"[a-z_.]+",
+                          words) and path.suffix == ".ipynb" and (notebook := Notebook(path)).module in NAMES:
+            parts = notebook.module.split(".")
+            if words not in {*parts, notebook.module}: found.append(f"[{words}]({target}) leads to {notebook.module}")
     return found
 
 
@@ -201,8 +206,8 @@ def targets() -> frozenset[str]:
 @cache
 def tools() -> frozenset[str]:
     "What an environment has to start"
-    installed = {point.name for point in entry_points(group="console_scripts")}
-    return frozenset({"python", "activate", *installed, *commands.POINTS})
+    return frozenset({"python", "activate", *(point.name for point in entry_points(group="console_scripts")),
+                      *commands.POINTS})
 
 
 @cache
@@ -233,9 +238,9 @@ def test_prose_is_found_everywhere_and_names_something():
     everything = "\n".join(text.text for text in TEXTS)
     assert all(f"`{name}`" in everything for name in ELSEWHERE), "take it out of the list"
     marks = "\n".join(mark for text in TEXTS for mark in marked(text.text))
-    for least, found in ((30, PATH.findall(everything)), (50, FILE.findall(everything)),
-                         (3, DOTTED.findall(everything)), (50, LINK.findall(everything)),
-                         (20, re.findall(r"\bcgen-\w+ ", marks)),
+    for least, found in ((30, PATH.findall(everything)),
+                         (50, FILE.findall(everything)), (3, DOTTED.findall(everything)),
+                         (50, LINK.findall(everything)), (20, re.findall(r"\bcgen-\w+ ", marks)),
                          (10, TARGETS.findall(marks)), (300, [*map(CALLED.fullmatch, marks.splitlines())])):
         assert len(found) > least, found
 
@@ -247,16 +252,17 @@ def test_every_kept_result_says_how_it_is_made():
     named = {name.rstrip("/"): made for names, _, made in rows for name in re.findall(r"`([^`]+)`", names)}
     assert named.keys() == {path.name for path in (ROOT/"results").iterdir()} - {"README.md"}
     code = {f"nbs/{notebook.page}": "\n".join(notebook.code()) for notebook in NOTEBOOKS}
-    def says(name, made):
-        texts = [made, *(code[page] for page in re.findall(r"nbs/[\w/]+\.ipynb", made))]
-        return any(f"results/{PurePosixPath(name).stem}" in text for text in texts)
-    none([name for name, made in named.items() if not says(name, made)], among=named,
-         remedy="neither the command nor the cell writes it")
+    makes = {name: [made, *(code[page] for page in re.findall(r"nbs/[\w/]+\.ipynb", made))]
+             for name, made in named.items()}
+    none([name
+          for name, texts in makes.items() if not any(f"results/{PurePosixPath(name).stem}" in text for text in texts)],
+         among=named, remedy="neither the command nor the cell writes it")
 
 
 STALE = {
     "paths": ["a cell of `nbs/32_controls.ipynb`", "of `nbs/47_peers`", "as nbs/03_data.ipynb says",
-              "see 48_fault_bench", "`tools/kept.py`", "in `nothing_writes_this.json`", ".github/workflows/gone.yml"],
+              "see 48_fault_bench",
+              "`tools/kept.py`", "in `nothing_writes_this.json`", ".github/workflows/gone.yml"],
     "links": ["[data](03_data.ipynb)", "[data](nbs/03_data.ipynb)", "[meters](nbs/diagnosis/checks/01_scoring.ipynb)"],
     "names": [f"{PACKAGE}.meters", f"`{PACKAGE}.statistics.chance.holmes`", "`fault_catalogue.planted`",
               "`chance.holmes(p)`", "`compare_pears(progress=True)`"],
@@ -269,7 +275,8 @@ FINE = {
     "links": ["[chance](nbs/statistics/03_chance.ipynb#a)", "[exact tests](nbs/statistics/03_chance.ipynb)", "[a](#b)",
               "[statistics](nbs/statistics/03_chance.ipynb)", "[web](https://example.com/x.ipynb)", "`[a](b.ipynb)`"],
     "names": [f"{PACKAGE}.statistics.chance", f"`{PACKAGE}.statistics.chance.holm`", "`chance.holm(p)`",
-              "`torch.compile`", "`statistics.chance.holm`", f"{PACKAGE}.__version__", f"{PACKAGE} 0.1.0"],
+              "`torch.compile`",
+              "`statistics.chance.holm`", f"{PACKAGE}.__version__", f"{PACKAGE} 0.1.0"],
     "commands": ["cgen-batch", "`make test`", "make a picture", "`cgen-batch --seeds 0:3`", "`.venv/bin/pytest`"],
 }
 

@@ -1,4 +1,5 @@
-"""What is installed: the wheel's content and metadata, how it works without a clone, and the environment that `make` builds
+"""What is installed: the wheel's content and metadata, how it works without a clone, and the environment that `make`
+builds
 around one"""
 import os, shutil, subprocess, sys, time, zipfile
 from collections import namedtuple
@@ -86,7 +87,8 @@ def normal(requirement):
 
 @pytest.fixture(scope="module")
 def installed(wheel_file, tmp_path_factory) -> Path:
-    """An environment with the wheel and nothing of the clone: the packages it needs lie elsewhere, as `make environment`
+    """An environment with the wheel and nothing of the clone: the packages it needs lie elsewhere,
+    as `make environment`
     has it"""
     folder = tmp_path_factory.mktemp("elsewhere")/"environment"
     made = subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], capture_output=True, text=True)
@@ -94,8 +96,8 @@ def installed(wheel_file, tmp_path_factory) -> Path:
     (folder/environment.SITE_PACKAGES/"shared.pth").write_text(f"{Path(fastcore.__file__).parent.parent}\n")
     shutil.copytree(Path(sys.prefix)/"share"/"jupyter", folder/"share"/"jupyter")   # templates of nbconvert
     done = subprocess.run([sys.executable, "-m", "pip", "--python", folder/"bin"/"python", "install", "--quiet",
-                           "--no-deps", "--no-index", "--disable-pip-version-check", wheel_file],
-                          capture_output=True, text=True)
+                           "--no-deps", "--no-index", "--disable-pip-version-check", wheel_file], capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -110,7 +112,8 @@ def elsewhere(installed, tmp_path):
 
 
 def test_without_a_clone_the_front_door_opens(elsewhere, installed):
-    done = elsewhere("python", "-c", "from curriculum_gen import watch; import curriculum_gen as c; print(c.__file__)")
+    done = elsewhere("python", "-c",
+                     "from curriculum_gen import watch; import curriculum_gen; print(curriculum_gen.__file__)")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed)
 
@@ -123,8 +126,8 @@ def test_without_a_clone_every_command_tells_the_version(elsewhere, settings):
         assert done.returncode == 0 and curriculum_gen.__version__ in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["cgen-bench faults", "cgen-bench controls --brief", "cgen-site",
-                                     "cgen-site --out site"])
+@pytest.mark.parametrize("command",
+                         ["cgen-bench faults", "cgen-bench controls --brief", "cgen-site", "cgen-site --out site"])
 def test_without_a_clone_the_workshop_says_that_it_needs_one(elsewhere, tmp_path, command):
     done = elsewhere(*command.split(" "))
     assert done.returncode == 2 and done.stdout == "", done.stdout

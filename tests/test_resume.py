@@ -108,8 +108,7 @@ def unbroken(tmp_path_factory) -> RunFolder:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c",
                            "import sys; from curriculum_gen.commands.runs import train; sys.exit(train())", folder,
-                           *RUN],
-                          env=environment, capture_output=True, text=True, timeout=PATIENCE)
+                           *RUN], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     run = RunFolder(folder)
     assert run.steps() == PLANNED and len(read_history(run.history)) == STEPS

@@ -86,8 +86,8 @@ def test_the_settings_are_what_quarto_knows(root):
     found = yaml.safe_load((root/"_quarto.yml").read_text())
     assert found.keys() == {"project", "website", "format",
                             "metadata-files"} and found["project"] == {"type": "website"}
-    assert found["website"].keys() <= {"title", "sidebar", "description"}
-    assert found["website"]["sidebar"].keys() <= {"style", "collapse-level", "contents"}
+    assert (found["website"].keys() <= {"title", "sidebar", "description"}
+            and found["website"]["sidebar"].keys() <= {"style", "collapse-level", "contents"})
     assert found["format"].keys() == {"html"} and found["format"]["html"].keys() <= {"theme", "toc"}
     for section in found["website"]["sidebar"]["contents"]:
         assert section.keys() in ({"text", "href"}, {"section", "contents"})
@@ -288,8 +288,8 @@ def test_every_picture_of_a_report_says_what_it_shows(visits):
 
 def test_the_side_bar_leads_to_every_section(browser, address, visits):
     browser.visit(address + "index.html")
-    browser.value("[...document.querySelectorAll('.sidebar-tree a')].find(a => a.href.endsWith('/findings.html'))"
-                  ".click()")
+    browser.value("[...document.querySelectorAll('.sidebar-tree a')].find(a => "
+                  "a.href.endsWith('/findings.html')).click()")
     assert browser.wait_for("location.pathname == '/diagnosis/findings.html' && document.readyState == 'complete' "
                             "&& document.title")
     box = browser.wait_for("(r => r.top > 0 && r.bottom < innerHeight && [r.top, "
@@ -304,8 +304,8 @@ def test_the_side_bar_folds_all_sections_but_the_one_with_this_page(browser, add
     assert browser.value(opened) == ["How to", "Concepts", "Results"]
     browser.visit(address + "statistics/chance.html")
     assert browser.value(opened) == ["What numbers can tell"] and browser.value(height) < 2000
-    browser.value("[...document.querySelectorAll('.sidebar-tree summary')].find(s => s.textContent == 'Judges')"
-                  ".click()")
+    browser.value("[...document.querySelectorAll('.sidebar-tree summary')].find(s => s.textContent == "
+                  "'Judges').click()")
     assert browser.value(opened) == ["What numbers can tell", "Judges"]
     assert browser.value("[...document.querySelectorAll('.sidebar-tree a')].every(a => a.closest('details') || "
                          "a.closest('ul').parentElement.className == 'sidebar-tree')")
@@ -324,8 +324,8 @@ def test_the_side_bar_opens_on_a_telephone(browser, address):
 @pytest.mark.parametrize("opened", ["served", "as a file"])
 def test_search_finds_pages(browser, site, address, opened):
     visit = browser.visit((address if opened == "served" else site.as_uri() + "/") + "search.html?q=wilson")
-    found = "[...document.querySelectorAll('#search-results li a')].map(a => a.href).join(' ')"
-    assert "statistics/intervals.html" in browser.wait_for(found)
+    assert "statistics/intervals.html" in browser.wait_for("[...document.querySelectorAll('#search-results "
+                                                           "li a')].map(a => " "a.href).join(' ')")
     browser.wait_for("/found \\d+ page/.test(document.querySelector('#search-results').textContent)")
     assert not visit.errors + visit.failed
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest, torch
 
 from curriculum_gen.diagnosis.watching.watch import watch
-from curriculum_gen.diagnosis.findings import findings_table
+from curriculum_gen.diagnosis.examination import examine
+from curriculum_gen.diagnosis.findings import CHECKS, findings_table
 import other_loops, plain_loop
 
 
@@ -86,6 +87,18 @@ def test_findings_can_be_asked_for_inside_the_block():
         inside = seen.findings()
     assert [f.cause for f in inside] == [f.cause for f in seen.findings()] == ["loss term without gradient",
                                                                                "requested labels reach no loss"]
+
+
+def test_an_examination_accounts_for_every_check_and_names_what_it_would_need():
+    seen, networks = loop(repaired=True)
+    bare = examine(seen)
+    made = {outcome.check for outcome in bare.outcomes if not outcome.not_possible}
+    assert made | bare.not_possible.keys() == CHECKS.keys() and made == {"TERM", "OWN", "UPD", "FINITE"}
+    assert "give sample=" in bare.not_possible["AA"] and list(bare.table().index) == list(CHECKS.values())
+    def sample(latents, labels): return networks["generator"].eval()(latents, labels)[0]
+    more = examine(seen, sample=sample, latents=torch.randn(20, 64), classes=10)
+    assert bare.not_possible.keys() - more.not_possible.keys() == {"AA", "SENS"}
+    assert [finding for finding in more.findings if finding.kind != "note"] == []
 
 
 # ---- other people's loops

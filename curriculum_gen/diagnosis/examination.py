@@ -370,7 +370,7 @@ def _judged_run(run: RecordedRun) -> dict:
                        for name in others} or None,
             "confusions": {step: confusion_counts(judged_by(judge, made(step))) for step in run.steps},
             "drawn": (made(run.steps[-1]).flatten(0, 1),
-                       torch.arange(len(task.classes)).repeat_interleave(len(latents))),
+                      torch.arange(len(task.classes)).repeat_interleave(len(latents))),
             "sample": _painted(generator), "latents": latents[:64], "classes": len(task.classes),
             "untrained": _painted(run.generator_at(0)) if 0 in run.steps else None}
 

@@ -109,7 +109,7 @@ def judge_metric(
     run: str | Path | RunFolder | RecordedRun,
     *,
     images_per_class: int = IMAGES_PER_CLASS,   # at least 2
-) -> Callable[[nn.Module], np.ndarray]:   # network in eval mode -> [classes, images a class] bool: judged as requested
+) -> Callable[[nn.Module], np.ndarray]:   # network in eval mode -> [classes, n] bool: judged as requested
     "The first judge's accuracy on the fixed latents, image by image"
     run, asked = RecordedRun(run), np.arange(len(RecordedRun(run).task.classes))[:, None]
     return lambda generator: judged_classes(run, generator, images_per_class=images_per_class) == asked

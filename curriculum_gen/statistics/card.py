@@ -25,7 +25,7 @@ SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered", "
 _ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "images"
 
 # %% ../../nbs/statistics/07_card.ipynb #3bf0de58
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Card(Record, Mapping):
     "What was measured of one generator; also a mapping of its fields"
     regime: str | None = None                       # of its run; None for a generator without a run
@@ -90,11 +90,11 @@ class Card(Record, Mapping):
         return self.realism and _share(self.realism[side], SHARES[name])
 
     def __getitem__(self, name: str) -> object:
-        if name not in _FIELDS: raise KeyError(name)
-        return getattr(self, name)
+        return {field: getattr(self, field) for field in _FIELDS}[name]
 
     def __iter__(self) -> Iterator[str]: return iter(_FIELDS)
     def __len__(self) -> int: return len(_FIELDS)
+    def __repr__(self) -> str: return _line(self)
     def _repr_html_(self) -> str: return _page(self)
 
 # %% ../../nbs/statistics/07_card.ipynb #9d0fe2b5
@@ -112,6 +112,10 @@ def _share(measured: dict, counts: str) -> float:
 def _told(count: int, total: int) -> str:
     low, high = wilson_interval(count, total)
     return f"{count/total:.1%} of {total:,} [{low:.1%}, {high:.1%}]"
+
+def _line(card: Card) -> str:
+    said = card.verdict or "not judged yet"
+    return f"Card({said}, {card.correct()} of {card.judged_images} images as asked)"
 
 def _page(card: Card) -> str:
     "A card in HTML: verdict, reasons, and a row for each judge and the student"

@@ -51,7 +51,7 @@ def regime_pairs(
 def compared_regimes(
     table: dict,        # a seed table
 ) -> pd.DataFrame:      # a row a measure and pair: measure, before, regime, seeds, difference, low, high, p, answer
-    "Every regime against every earlier one, at the last step"
+    "Every regime against every earlier one, at the last step; p and answer of the judge's accuracy only"
     pairs = regime_pairs(table)
     rows = [row for measure, scores in final_scores(table).items() for row in _measured(measure, scores, pairs=pairs)]
     columns = ["measure", "before", "regime", "seeds", "difference", "low", "high", "p", "answer"]
@@ -67,10 +67,11 @@ def _measured(measure: str, scores: dict[str, dict[int, float]], *, pairs: list[
         row = {"measure": measure, "before": pair[0], "regime": pair[1], "seeds": len(first)}
         if (name := " ".join(pair)) in planned:
             found = tested.loc[name]
-            row |= {"difference": found.difference, "low": found.difference_low, "high": found.difference_high,
-                    "p": found.p_holm, "answer": found.answer}
-        elif first: row |= {"difference": second[0] - first[0], "answer": "too few seeds"}
-        if first or measure == "judge": rows.append({"answer": "too few seeds"} | row)
+            row |= {"difference": found.difference, "low": found.difference_low, "high": found.difference_high}
+            row |= {"p": found.p_holm, "answer": found.answer} if measure == "judge" else {}
+        elif first: row |= {"difference": second[0] - first[0]}
+        if measure == "judge": rows.append({"answer": "too few seeds"} | row)
+        elif first: rows.append({"answer": ""} | row)
     return rows
 
 # %% ../../nbs/studies/05_regimes.ipynb #850df612

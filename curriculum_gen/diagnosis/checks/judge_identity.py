@@ -78,9 +78,8 @@ def check_judge(
     if not found and off > 1e-5:
         tell("judge input differs",
              f"weights and mode are as certified, the logits of its {len(first)} probe images differ by {off:.2g}")
-    return Outcome(check="CARD", findings=tuple(found),
-                   compared=f"fingerprint {mark[:12]}, logits of {len(first)} probe images "
-                             f"within {off:.2g} of the certified")
+    return Outcome(check="CARD", findings=tuple(found), compared=f"fingerprint {mark[:12]}, logits of {len(first)} "
+                   f"probe images within {off:.2g} of the certified")
 
 # %% ../../../nbs/diagnosis/checks/00_judge_identity.ipynb #b51dba03
 def _scored(judge: nn.Module, call: Callable, images: Tensor) -> tuple[Tensor, tuple, list[str]]:
