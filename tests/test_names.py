@@ -122,7 +122,6 @@ LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 def stale_links(text: Text) -> list[str]:
     "Links that lead nowhere, and those that are called after another module than they lead to"
     found = []
-    def notebook(path): return Notebook(path).module if path.suffix == ".ipynb" else ""
     for words, target, _ in LINK.findall(re.sub(r"`[^`\n]*`", "", BLOCK.sub("", text.text))):
         path = Path(ROOT/text.folder/target).resolve()
         if not path.exists(): found.append(f"[{words}]({target}) leads nowhere")
