@@ -185,8 +185,9 @@ def executed_report(folder, name, status="ok", notebook="report.ipynb", paramete
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(
         cells=cells, metadata={"papermill": {"parameters": parameters, "output_path": str(folder)}}), folder/notebook)
-    write_json(folder/"run.json", {"status": status, "job": name, "notebook": "regime.ipynb",
-                                   "seconds": 41.6, "error": "" if status == "ok" else "ValueError: no", "commit": None,
+    write_json(folder/"run.json", {"status": status, "job": name, "seconds": 41.6,
+                                   "notebook": "regime.ipynb" if notebook == "report.ipynb" else notebook,
+                                   "error": "" if status == "ok" else "ValueError: no", "commit": None,
                                    "versions": {"curriculum_gen": "0.1.0"}})
 
 
