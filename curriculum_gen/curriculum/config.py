@@ -143,13 +143,14 @@ _LEAST = {"seed": 0, "total_steps": 3, "batch_size": 2, "threads": 1}
 
 def _check(config: RunConfig) -> None:
     "`InputError` for a name that does not exist, or a number out of range"
-    config.recipe, config.task, profile_named(config.profile), config.checkpoint_steps
+    config.recipe, config.task, profile_named(config.profile)
     for field, choices in _CHOICES.items():
         if getattr(config, field) not in choices:
             raise unknown_name(field.replace("_", " "), getattr(config, field), among=choices)
     for field, least in _LEAST.items():
         if getattr(config, field) < least:
             raise InputError(f"{field.replace('_', ' ')} is {getattr(config, field)}: it must be at least {least}")
+    config.checkpoint_steps   # refuses an interval and phases that cannot be
     if not config.learning_rate > 0: raise InputError(f"learning rate is {config.learning_rate}: it must be above 0")
 
 # %% ../../nbs/curriculum/02_config.ipynb #1bc28ac9
