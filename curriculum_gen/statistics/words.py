@@ -11,9 +11,11 @@ from enum import StrEnum
 # %% ../../nbs/statistics/00_words.ipynb #f7684668
 class Verdict(StrEnum):
     "What may be said of a checkpoint, or of one checkpoint beside another"
-    INVALID = "INVALID"               # an instrument is not what it was certified to be; nothing is computed from it
+    INVALID = "INVALID"               # the meter is broken, or cannot decide; the reason says what would mend it
+    WRONG_CLASS = "WRONG-CLASS"       # the classes are there under other names; the reason gives the map
     AT_CHANCE = "AT-CHANCE"           # indistinguishable from ignoring the requested class; no direction can be stated
-    COLLAPSED = "COLLAPSED"           # images real in kind, but hardly any variety within a class
+    MEMORISED = "MEMORISED"           # its images are training images, nearer to those than to as many held-out ones
+    COLLAPSED = "COLLAPSED"           # images real in kind, but hardly any variety within some class
     GAMED = "GAMED"                   # the judge that training listened to is satisfied, and nobody else is
     SUSPECT = "SUSPECT"               # that judge sees clearly more than the rest of the panel does
     REGRESSED = "REGRESSED"           # worse than the reference, over seeds and judges
@@ -21,4 +23,7 @@ class Verdict(StrEnum):
     LEARNED = "LEARNED"               # high accuracy that the panel and a student trained on the images confirm
     ABOVE_CHANCE = "ABOVE-CHANCE"     # the requested class matters; no more was shown
     NOT_WORSE = "NOT-WORSE"           # a comparison: a drop beyond the margin is excluded
+    MEASURED_NOT_WORSE = "MEASURED-NOT-WORSE"   # a comparison: the same of these runs; too few seeds for the regime
+    WORSE = "WORSE"                   # a comparison of two systems: the candidate's fall is shown
+    BETTER = "BETTER"                 # a comparison of two systems: the candidate's rise is shown
     INCONCLUSIVE = "INCONCLUSIVE"     # a comparison: neither a drop nor its absence was shown
