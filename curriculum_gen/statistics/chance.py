@@ -119,16 +119,17 @@ def _ways_by_score(
     found = ways[2**len(confusion) - 1]
     return np.pad(found, (0, confusion.sum() - most))
 
-# %% ../../nbs/statistics/03_chance.ipynb #f9101f3b
+# %% ../../nbs/statistics/03_chance.ipynb #0e954000
 def fixed_generator() -> np.random.Generator:
     "Draws the orders where nobody gives a generator: always the same ones"
     return np.random.default_rng(stream_seed(0, "permuted classes"))
 
 def draw_orders(
-    rng: np.random.Generator,
-    n_orders: int,
-    n_classes: int,
-) -> np.ndarray:   # [n_orders, n_classes]
+    rng: np.random.Generator,   # draws them
+    *,
+    n_orders: int,              # at least 1
+    n_classes: int,             # at least 2
+) -> np.ndarray:                # [n_orders, n_classes] of 0..n_classes-1
     "Orders of the classes, each as likely as any other"
     return rng.permuted(np.tile(np.arange(n_classes), (n_orders, 1)), axis=1)
 
@@ -141,7 +142,7 @@ def permuted_scores(
     for row, columns in enumerate(orders.T): scores += confusions[:, row][:, columns]
     return scores
 
-# %% ../../nbs/statistics/03_chance.ipynb #c7a47fef
+# %% ../../nbs/statistics/03_chance.ipynb #b6f51655
 CHANCE_ALPHA = 0.005   # level of the verdict ABOVE-CHANCE, over all checkpoints that are judged together
 
 def least_p(
@@ -185,7 +186,8 @@ class ChanceTest:
     accuracy = property(lambda self: self.score / self.images)
     chance = property(lambda self: AccuracyNull(np.arange(self.images + 1) / self.images, self.null),
                       doc="The null in accuracy")
-    mean = property(lambda self: self.chance.mean, doc="Mean accuracy under the null: 1 / classes when all ways are counted")
+    mean = property(lambda self: self.chance.mean,
+                    doc="Mean accuracy under the null: 1 / classes when all ways are counted")
     sd = property(lambda self: self.chance.sd,
                   doc="Standard deviation of accuracy under the null; 0 when all rows are equal")
     z = property(lambda self: (self.accuracy - self.mean) / self.sd if self.sd > 1e-9 else 0.0,
@@ -201,7 +203,8 @@ class ChanceTest:
         low, high = self.band()
         return ("| judged as asked | accuracy | chance: mean ± sd | 99 % of chance | z | raw p |\n"
                 "|---|---|---|---|---|---|\n" f"| {self.score} of {self.images} | {self.accuracy:.1%} | "
-                f"{self.mean:.1%} ± {self.sd:.1%} | {low:.1%} to {high:.1%} | {self.z:.1f} | {told_p(self.p).removeprefix('p = ')} |")
+                f"{self.mean:.1%} ± {self.sd:.1%} | {low:.1%} to {high:.1%} | {self.z:.1f} | "
+                f"{told_p(self.p).removeprefix('p = ')} |")
 
 # %% ../../nbs/statistics/03_chance.ipynb #7588da98
 EXACT_CLASSES = 12   # most classes whose orders are all counted
@@ -221,8 +224,8 @@ def chance_test(
         least, ways = max(least, 1 / (permutations + 1)), np.zeros(images + 1, dtype=np.int64)
         rng = rng or fixed_generator()
         for drawn in np.array_split(np.zeros(permutations), max(1, permutations * k // 2**21)):
-            ways += np.bincount(permuted_scores(confusion[None], draw_orders(rng, len(drawn), k))[0],
-                                minlength=images + 1)
+            orders = draw_orders(rng, n_orders=len(drawn), n_classes=k)
+            ways += np.bincount(permuted_scores(confusion[None], orders)[0], minlength=images + 1)
         ways[score] += 1   # the true order
     return ChanceTest(score=score, images=images, null=ways / ways.sum(), least_p=least)
 
@@ -250,7 +253,7 @@ def holm(
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
 
-# %% ../../nbs/statistics/03_chance.ipynb #ee94f515
+# %% ../../nbs/statistics/03_chance.ipynb #2bd2245f
 PRIMARY_WEIGHT = 0.8   # share of the level that the declared primary of several checkpoints is tested at
 
 def chance_statement(

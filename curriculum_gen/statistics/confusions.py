@@ -39,6 +39,7 @@ def check_confusion(
     if problem: raise InputError(f"confusion: {problem}")
     return counts.astype(np.int64)
 
+# %% ../../nbs/statistics/02_confusions.ipynb #bcb94c19
 def check_seeds(
     confusions: Sequence[np.ndarray],   # one [classes, classes] table of counts a seed, at least one
 ) -> np.ndarray:                        # [seeds, classes, classes] int64
@@ -76,7 +77,7 @@ def class_table(
     table["most_judged"], table["most_judged_images"] = confusion.argmax(1), confusion.max(1)
     return table.rename_axis("class")
 
-# %% ../../nbs/statistics/02_confusions.ipynb #0ba41ce6
+# %% ../../nbs/statistics/02_confusions.ipynb #2e351140
 def renamed_correct(
     judged: np.ndarray,       # [classes, n] class that a judge sees in each image; row i was asked for as class i
     mapping: Sequence[int],   # class asked for -> class expected
@@ -87,7 +88,7 @@ def renamed_correct(
 def _as_expected(judged: np.ndarray, mapping: Sequence[int]) -> np.ndarray:   # [classes, n // 2] bool
     return np.asarray(judged)[:, 1::2] == np.asarray(mapping)[:, None]
 
-# %% ../../nbs/statistics/02_confusions.ipynb #c5db73f0
+# %% ../../nbs/statistics/02_confusions.ipynb #87680562
 @dataclass(frozen=True, kw_only=True)
 class Relabelling(Record):
     "The best one-to-one renaming of the classes, found on the even latents and scored on the odd ones"
@@ -109,7 +110,7 @@ class Relabelling(Record):
             return f"every class gives the one {on} on (last to first): {moved[0]}"
         return ", ".join(moved[:6]) + (f", and {len(moved) - 6} more" if len(moved) > 6 else "")
 
-# %% ../../nbs/statistics/02_confusions.ipynb #d256e11a
+# %% ../../nbs/statistics/02_confusions.ipynb #d9869f72
 def relabelling(
     judged: np.ndarray,   # [classes, n] whole numbers 0..classes-1, n at least 2; row i was asked for as class i
 ) -> Relabelling:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['max_t_p_values', 'series_p_values']
 
-# %% ../../nbs/statistics/09_series.ipynb #ecaa8d05
+# %% ../../nbs/statistics/09_series.ipynb #638d94cc
 import math
 from collections.abc import Sequence
 from itertools import permutations as all_orders
@@ -18,23 +18,25 @@ from curriculum_gen.statistics.chance import (
 )
 from .confusions import check_seeds
 
-# %% ../../nbs/statistics/09_series.ipynb #d7add9d7
+# %% ../../nbs/statistics/09_series.ipynb #7b64ddfc
 def _orders(rng: np.random.Generator, *, n_classes: int, n_seeds: int, n_drawn: int) -> np.ndarray:
     "[seeds, orders, classes] with the true order first: all combinations where these are no more than would be drawn"
     if math.factorial(n_classes)**n_seeds <= n_drawn + 1:
         every = np.array(list(all_orders(range(n_classes))))
         return every[np.indices((len(every),) * n_seeds).reshape(n_seeds, -1)]
-    return np.stack([np.vstack([np.arange(n_classes), draw_orders(rng, n_drawn, n_classes)]) for _ in range(n_seeds)])
+    return np.stack([np.vstack([np.arange(n_classes), draw_orders(rng, n_orders=n_drawn, n_classes=n_classes)])
+                     for _ in range(n_seeds)])
 
 def _standardised(counts: np.ndarray, orders: np.ndarray) -> np.ndarray:
     "[steps, orders] scores summed over seeds, in their standard deviations over all orders; 0 where all score the same"
     k = counts.shape[-1]   # counts: [steps, seeds, k, k]
     scores = sum(permuted_scores(counts[:, seed], shared) for seed, shared in enumerate(orders))
-    centred = counts - counts.mean(2, keepdims=True) - counts.mean(3, keepdims=True) + counts.mean((2, 3), keepdims=True)
+    rows, columns, all_cells = (counts.mean(axes, keepdims=True) for axes in (3, 2, (2, 3)))
+    centred = counts - rows - columns + all_cells
     sd = np.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / (k - 1))[..., 0, 0]
     return np.where(sd > 1e-9, (scores - counts.sum((1, 2, 3))[:, None] / k) / np.maximum(sd, 1e-9), 0.0)
 
-# %% ../../nbs/statistics/09_series.ipynb #2884718c
+# %% ../../nbs/statistics/09_series.ipynb #f0dee2de
 def max_t_p_values(
     standardised: np.ndarray,   # [steps, orders] of scores, each column one order for all steps, the true one first
 ) -> np.ndarray:                # [steps] adjusted for all of them, at least 1 / orders
@@ -45,7 +47,7 @@ def max_t_p_values(
     p[by_size] = np.maximum.accumulate((most >= standardised[by_size, :1] - 1e-9).mean(1))
     return np.where(np.ptp(standardised, axis=1) > 1e-9, p, 1.0)
 
-# %% ../../nbs/statistics/09_series.ipynb #1b7a075d
+# %% ../../nbs/statistics/09_series.ipynb #14737a66
 def series_p_values(
     tables: Sequence[Sequence[np.ndarray]],    # [steps][seeds] confusions; seeds in the same order at every step
     *,
