@@ -166,7 +166,7 @@ def _gain(judged: np.ndarray, beside: np.ndarray) -> tuple[bool, str]:
     if rise <= 100*MARGIN: return False, f"a gain of more than {100*MARGIN:.0f} points is not shown"
     return True, f"at least {rise:.1f} percentage points gained, with 99 % confidence"
 
-# %% ../../nbs/diagnosis/03_questions.ipynb #eb94e2e5
+# %% ../../nbs/diagnosis/03_questions.ipynb #251ae6fd
 def _confirmed(run: RecordedRun, findings: Sequence[Finding], *, steps: int) -> tuple[Confirmation, ...]:
     "Each cause undone alone, and all of them together where there are several"
     recipe = run.config.recipe
@@ -182,11 +182,12 @@ def _confirmed(run: RecordedRun, findings: Sequence[Finding], *, steps: int) -> 
         stays, remedies = left & set(causes), " and ".join(UNDOINGS[cause][0] for cause in causes)
         how = " together" if together else " alone" if len(about) > 1 and (stays or not shown) else ""
         beside = f"with the fault {_agreed(faulty):.1%}" + f", at best {_agreed(best):.1%} with one undone"*together
+        told = (f"the finding {'is still there' if stays else 'is gone'}; after {steps} steps the first judge agrees "
+                f"with {_agreed(judged):.1%} of {judged.size:,} requests, {beside}: {gained}")
         made.append(Confirmation(
             cause=" and ".join(causes), subject=", ".join(dict.fromkeys(about[cause] for cause in causes)),
-            undone=f"{remedies}, from step {run.steps[-1]:,}", outcome=("not " if stays or not shown else "")
-            + f"confirmed{how}", evidence=f"the finding {'is still there' if stays else 'is gone'}; after {steps} steps "
-            f"the first judge agrees with {_agreed(judged):.1%} of {judged.size:,} requests, {beside}: {gained}"))
+            undone=f"{remedies}, from step {run.steps[-1]:,}", evidence=told,
+            outcome=f"{'not ' if stays or not shown else ''}confirmed{how}"))
         best = max(best, judged, key=_agreed)
     return tuple(made)
 
