@@ -2217,6 +2217,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                     'curriculum_gen/statistics/confusions.py')},
             'curriculum_gen.statistics.intervals': { 'curriculum_gen.statistics.intervals.Interval': ( 'statistics/intervals.html#interval',
                                                                                                        'curriculum_gen/statistics/intervals.py'),
+                                                     'curriculum_gen.statistics.intervals.design_effect': ( 'statistics/intervals.html#design_effect',
+                                                                                                            'curriculum_gen/statistics/intervals.py'),
                                                      'curriculum_gen.statistics.intervals.exact_interval': ( 'statistics/intervals.html#exact_interval',
                                                                                                              'curriculum_gen/statistics/intervals.py'),
                                                      'curriculum_gen.statistics.intervals.fewer_p': ( 'statistics/intervals.html#fewer_p',
