@@ -67,7 +67,7 @@ def _student_row(card: Card) -> dict:
     return row | {"low": max(0.0, row["generated"] - math.hypot(row["generated"] - row["low"], half)),
                   "high": min(1.0, row["generated"] + math.hypot(row["high"] - row["generated"], half))}
 
-# %% ../../nbs/figures/02_cards.ipynb #623d1e9b
+# %% ../../nbs/figures/02_cards.ipynb #d6b7a674
 def _realism_rows(card: Card) -> list[dict]:
     made, real = card.realism["generated"], card.realism["real"]
     m = len(made["covered"])*made["images_per_class"]
@@ -78,10 +78,11 @@ def _realism_rows(card: Card) -> list[dict]:
                 "real": np.mean(real[key]), "real_images": m}
     kid = {"part": "realism", "measure": "KID", "generated": made["kid"], "low": made["kid_low"],
            "high": made["kid_high"], "images": m, "real": real["kid"], "real_images": m}
+    # rows of one age or the other have these
+    clipped = [mean("clipped density", "clipped_density")] if "clipped_density" in made else []
+    near = [share("diversity", "near a training image", "near_training")] if "near_training" in made else []
     return [share("realism", "precision", "precise"), share("realism", "recall", "recalled"),
-            mean("density", "density"), *([mean("clipped density", "clipped_density")] if "clipped_density" in made else []),
-            kid, share("diversity", "coverage within classes", "covered"),
-            *([share("diversity", "near a training image", "near_training")] if "near_training" in made else [])]
+            mean("density", "density"), *clipped, kid, share("diversity", "coverage within classes", "covered"), *near]
 
 def _memory_rows(memory: Mapping) -> list[dict]:
     "The record of `memory`: copies of either half of the training data, of all of it, and repeats"
@@ -89,8 +90,8 @@ def _memory_rows(memory: Mapping) -> list[dict]:
              (("of the training half", "training_half"), ("of the training set", "training_set"))]
     rows = [_share("memory", name, (sum(test["known"]), n), real=(1, 1)) | {"real": test["expected"], "real_images": n}
             for name, test, n in tests]
-    n = len(memory["repeated"])*memory["images_per_class"]
-    return [*rows, _share("memory", "with a double", (sum(memory["repeated"]), n), real=(sum(memory["real_repeated"]), n))]
+    n, (made, real) = len(memory["repeated"])*memory["images_per_class"], (memory["repeated"], memory["real_repeated"])
+    return [*rows, _share("memory", "with a double", (sum(made), n), real=(sum(real), n))]
 
 # %% ../../nbs/figures/02_cards.ipynb #b22f86a1
 def certificate_table(
@@ -117,7 +118,8 @@ def plot_card(
     table, color = card_table(card), regime_style(card.regime)["color"] if card.regime else BLUE
     parts = [part for part in _WIDTHS if part in set(table.part)]
     widths = [_WIDTHS[part] for part in parts]
-    figure, axes = plt.subplots(1, len(parts), figsize=(min(8.4, 1.3 + 1.45*sum(widths)), 2.8), width_ratios=widths, squeeze=False)
+    size = min(8.4, 1.3 + 1.45*sum(widths)), 2.8
+    figure, axes = plt.subplots(1, len(parts), figsize=size, width_ratios=widths, squeeze=False)
     for ax, part in zip(axes[0], parts):
         if part == "diversity": _coverage(ax, card, color=color)
         else: _dots(ax, table[(table.part == part) & (table.measure != "KID")], title=part, color=color)
@@ -133,8 +135,8 @@ _WIDTHS = {"conditioning": 1.2, "student score": 0.8, "realism": 1, "diversity":
 
 def _in_words(row: tuple) -> str:
     "A row's measure where it stands alone"
-    return {"student score": "student score", "memory": f"nearest real images {row.measure}"}.get(row.part, row.measure) \
-        if row.measure != "with a double" else "images with a double"
+    if row.measure == "with a double": return "images with a double"
+    return {"student score": row.part, "memory": f"nearest real images {row.measure}"}.get(row.part, row.measure)
 
 # %% ../../nbs/figures/02_cards.ipynb #e7a35e90
 def _card_title(card: Card) -> str:
@@ -151,7 +153,8 @@ def _card_caption(card: Card, table: pd.DataFrame) -> str:
     lines = [f"{words}."]
     if card.memory:
         n = table[table.part == "memory"].images.iloc[0]
-        lines.append(f"Memory: {n:,} different real images that lie nearest, and repeats; open: expected of new images.")
+        lines.append(f"Memory: {n:,} different real images that lie nearest, and repeats; "
+                     "open: expected of new images.")
     beside = [f"Worst class: {card.worst['class']}, recognised in {card.worst['accuracy']:.0%}."] if card.worst else []
     if card.p_adjusted is not None:
         beside.append(f"Chance: raw {_told_p(card.p_chance)}, adjusted {_told_p(card.p_adjusted)}.")
@@ -161,7 +164,7 @@ def _card_caption(card: Card, table: pd.DataFrame) -> str:
 
 def _told_p(p: float) -> str: return "p < 0.000001" if p < 1e-6 else f"p = {p:.2g}"
 
-# %% ../../nbs/figures/02_cards.ipynb #f251af36
+# %% ../../nbs/figures/02_cards.ipynb #b41b9819
 _BREAKS = re.compile(r"(of [\d,]+|images,|of the|clipped|with a) ")   # where a label goes on below
 
 def _dots(ax: Axes, table: pd.DataFrame, *, title: str, color: str) -> None:
