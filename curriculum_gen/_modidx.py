@@ -2185,6 +2185,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                   'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison.RegressionVerdict.table': ( 'statistics/comparison.html#regressionverdict.table',
                                                                                                                         'curriculum_gen/statistics/comparison.py'),
+                                                      'curriculum_gen.statistics.comparison._asked': ( 'statistics/comparison.html#_asked',
+                                                                                                       'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison._check_pair': ( 'statistics/comparison.html#_check_pair',
                                                                                                             'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison._decided': ( 'statistics/comparison.html#_decided',

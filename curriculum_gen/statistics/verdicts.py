@@ -188,7 +188,7 @@ def compare_cards(
 ) -> RegressionVerdict:
     "Is the later checkpoint worse than the reference?"
     asked = np.arange(len(judged_before[0]))[:, None]
-    def change(measure: Callable[[Card], float | None]) -> list[float] | None:   # one a seed; None where a card has none
+    def change(measure: Callable[[Card], float | None]) -> list[float] | None:   # None where a card has none
         values = [[measure(card) for card in cards] for cards in (before, after)]
         return None if any(v is None for side in values for v in side) else np.subtract(*values[::-1]).tolist()
     batch = [[card.accuracy_batch_statistics for card in cards] for cards in (before, after)]
@@ -202,7 +202,7 @@ def compare_cards(
                                   float(np.mean(side)) for side in batch) if known else None),
                               **{"student_images": min(taught)} if taught else {})
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #649fdd41
+# %% ../../nbs/statistics/08_verdicts.ipynb #22855460
 def _others(card: Card) -> float:
     "Median accuracy of the judges without the first"
     others = [seen["accuracy"] for judge, seen in card.panel.items() if judge != "first"]
