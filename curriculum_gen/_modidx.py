@@ -2229,8 +2229,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison._stops': ( 'statistics/comparison.html#_stops',
                                                                                                        'curriculum_gen/statistics/comparison.py'),
-                                                      'curriculum_gen.statistics.comparison._told_p': ( 'statistics/comparison.html#_told_p',
-                                                                                                        'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison._words': ( 'statistics/comparison.html#_words',
                                                                                                        'curriculum_gen/statistics/comparison.py'),
                                                       'curriculum_gen.statistics.comparison.in_steps': ( 'statistics/comparison.html#in_steps',

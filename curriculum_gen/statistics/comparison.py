@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.records import Record
 from .words import Verdict
 from .intervals import Interval
-from .chance import CHANCE_ALPHA, pooled_chance_test
+from .chance import CHANCE_ALPHA, pooled_chance_test, told_p
 
 # %% ../../nbs/statistics/04_comparison.ipynb #c7741b35
 MARGIN = 0.05              # a fall counts when it is more than this: 5 percentage points
@@ -167,7 +167,7 @@ class MeterState(Record):
                 if abs(batch - running) > BATCH_STATISTICS + 1e-9]
         return f"With BatchNorm on batch statistics: {' and '.join(told)}." if told else ""
 
-# %% ../../nbs/statistics/04_comparison.ipynb #0b78f23e
+# %% ../../nbs/statistics/04_comparison.ipynb #3eec51c2
 def student_bounds(
     student: Sequence[float],   # B - A in the student score, one a seed, -1..1
     *,
@@ -230,19 +230,16 @@ class RegressionVerdict(Record):
         return "\n".join(head + [f"| {gate} {row.asks} | {row.axis} | {row.found} | {row.held} |"
                                  for gate, row in self.table().iterrows()])
 
-# %% ../../nbs/statistics/04_comparison.ipynb #fb2d6a6e
+# %% ../../nbs/statistics/04_comparison.ipynb #9a4e71d0
 def _points(difference: float | None) -> str:
     return "not measured" if difference is None else f"{100 * difference:+.1f} pp".replace("-", "−")
 
-def _told_p(p: float) -> str:
-    return "p < 0.000001" if p < 1e-6 else f"p = {np.format_float_positional(float(f'{p:.2g}'), trim='-')}"
-
 def _gate_table(of: RegressionVerdict) -> pd.DataFrame:
-    found = ("; ".join(of.faults) or "no fault known", f"A {of.accuracy_before:.1%}, {_told_p(of.p_chance)}",
-             f"{of.lost} lost, {of.gained} gained of {of.pairs}; McNemar {_told_p(of.mcnemar_p)}; "
+    found = ("; ".join(of.faults) or "no fault known", f"A {of.accuracy_before:.1%}, {told_p(of.p_chance)}",
+             f"{of.lost} lost, {of.gained} gained of {of.pairs}; McNemar {told_p(of.mcnemar_p)}; "
              f"upper bound {_points(of.upper)}",
-             f"{_points(of.difference)} over {len(of.differences)} seeds, sign-flip {_told_p(of.sign_flip_p)}",
-             f"median of the others {_points(of.panel)}, sign-flip {_told_p(of.panel_p)}",
+             f"{_points(of.difference)} over {len(of.differences)} seeds, sign-flip {told_p(of.sign_flip_p)}",
+             f"median of the others {_points(of.panel)}, sign-flip {told_p(of.panel_p)}",
              _points(of.student) + (f", at most {_points(of.student_upper)}" if of.student is not None else ""),
              f"density {_points(of.density)}, coverage {_points(of.coverage)}")
     axis = {gate: name for name, gates in AXES.items() for gate in gates}
@@ -252,6 +249,7 @@ def _gate_table(of: RegressionVerdict) -> pd.DataFrame:
 
 # %% ../../nbs/statistics/04_comparison.ipynb #97e6c6c2
 def _words(of: RegressionVerdict) -> str:
+    "The verdict as a sentence"
     n_seeds, few = len(of.differences), f"{SEEDS_NEEDED} seeds are needed to speak of the regime."
     runs = f"these {n_seeds} runs" if n_seeds > 1 else "this one run"
     fell, size = " and ".join(of.axes), f"first judge {_points(of.difference)}"
@@ -262,7 +260,7 @@ def _words(of: RegressionVerdict) -> str:
             f"student score {_points(of.student)}, at least {_points(of.student_lower)}"))
     not_worse = f"B is not worse than A by more than {100 * MARGIN:.0f} pp: {kept}"
     told = {Verdict.INVALID: f"Nothing can be said: {'; '.join(of.faults)}.",
-            Verdict.AT_CHANCE: f"A is not above chance ({_told_p(of.p_chance)}), so no direction can be stated.",
+            Verdict.AT_CHANCE: f"A is not above chance ({told_p(of.p_chance)}), so no direction can be stated.",
             Verdict.REGRESSED: f"Training makes B worse than A in {fell}: {seen}, over {n_seeds} seeds.",
             Verdict.MEASURED_DROP: f"Of {runs} B is worse than A in {fell}: {seen}; {few}",
             Verdict.NOT_WORSE: f"{not_worse}, over {n_seeds} seeds.",
@@ -271,20 +269,7 @@ def _words(of: RegressionVerdict) -> str:
             f"{_points(of.student)}; {_stops(of)}."}
     return " ".join(filter(None, [told[of.verdict], of.note]))
 
-def _stops(of: RegressionVerdict) -> str:
-    "Where each axis was stopped"
-    held, told = dict(zip(GATES, of.held)), []
-    for axis, gates in AXES.items():
-        gate = next((gate for gate in gates if gate in _asked(len(of.differences)) and not held[gate]), None)
-        why = f"{GATES.get(gate)}, not measured" if gate and held[gate] is None else GATES.get(gate)
-        if gate: told.append(f"{axis} stopped at {gate} ({why})")
-    return ", ".join(told)
-
-def _asked(n_seeds: int) -> list[str]:
-    "The gates that are asked: fewer than five seeds cannot pass G3, and are spared it"
-    return [gate for gate in GATES if n_seeds >= SEEDS_NEEDED or gate != "G3"]
-
-# %% ../../nbs/statistics/04_comparison.ipynb #f8a44229
+# %% ../../nbs/statistics/04_comparison.ipynb #b7a36648
 def in_steps(
     words: str,     # of a `RegressionVerdict`
     *,
@@ -346,7 +331,20 @@ def regression_verdict(
            for name, values in (("student", student), ("density", density), ("coverage", coverage))},
         **measured.to_dict() | {"lower": lower})
 
-# %% ../../nbs/statistics/04_comparison.ipynb #ef95b8ab
+# %% ../../nbs/statistics/04_comparison.ipynb #86fe58e4
+def _stops(of: RegressionVerdict) -> str:
+    "Where each axis was stopped"
+    held, told = dict(zip(GATES, of.held)), []
+    for axis, gates in AXES.items():
+        gate = next((gate for gate in gates if gate in _asked(len(of.differences)) and not held[gate]), None)
+        why = f"{GATES.get(gate)}, not measured" if gate and held[gate] is None else GATES.get(gate)
+        if gate: told.append(f"{axis} stopped at {gate} ({why})")
+    return ", ".join(told)
+
+def _asked(n_seeds: int) -> list[str]:
+    "The gates that are asked: fewer than five seeds cannot pass G3, and are spared it"
+    return [gate for gate in GATES if n_seeds >= SEEDS_NEEDED or gate != "G3"]
+
 def _flips(values: Sequence[float]) -> bool:
     "The sign-flip gate of a measure, which fewer than five seeds are spared"
     return len(values) < SEEDS_NEEDED or sign_flip_p(values) <= RUN_ALPHA
