@@ -83,7 +83,7 @@ def seeds_needed(
     if comparisons < 1: raise InputError(f"{comparisons} comparisons: plan at least one")
     return 1 + math.ceil(math.log2(comparisons / RUN_ALPHA) - 1e-9)
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #2bf897a6
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #31efbb1b
 @dataclass(frozen=True, kw_only=True)
 class Equivalence(Record):
     "Do two arms differ, or are they known to agree? Differences in -1..1; None where there is no scatter to go by"
@@ -149,7 +149,7 @@ def _row(first: np.ndarray, second: np.ndarray, *, rng: np.random.Generator, mar
             "within": math.nan if agree.within is None else agree.within, "agree": agree.outcome,
             "note": "; ".join(still)}
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #96d36e9c
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #ba5341f8
 POWER, MOST_SEEDS = 0.8, 200           # share of comparisons that shall come to a decision; most seeds worth planning
 END_ALPHA = MEASUREMENT_ALPHA / 2      # of each end of the 99 % interval that decides between WORSE and BETTER
 
@@ -173,7 +173,7 @@ def _planned(sd: float, n_seeds: int, *, paired: bool, measurement: float) -> _E
     freedom, arms = (n_seeds - 1, 1) if paired else (2 * n_seeds - 2, 2)
     return _Errors(sd * math.sqrt(arms / n_seeds), freedom, measurement / math.sqrt(n_seeds))
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #91a8a016
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #e75470f7
 def least_detectable(
     sd: float,                           # paired: of the seeds' differences; else of a system's seeds; 0..1
     *,
@@ -192,7 +192,7 @@ def _least(errors: _Errors, *, alpha: float = END_ALPHA, power: float = POWER) -
     return float(optimize.brentq(lambda fall: special.ndtr((fall - half) / error).mean() - power,
                                  0, half.max() + 10 * error))
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #227c9a62
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #08c0d42b
 def seeds_to_settle(
     difference: float,                   # that is taken for true: candidate less baseline, -1..1
     sd: float,                           # paired: of the seeds' differences; else of a system's seeds; 0..1
@@ -218,7 +218,7 @@ def _settles(difference: float, errors: _Errors, *, n_seeds: int, margin: float)
     gap = special.ndtr((high - difference) / error) - special.ndtr((low - difference) / error)
     return float(1 - np.maximum(0, gap).mean())
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #944911d0
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #a19de285
 @dataclass(frozen=True, kw_only=True)
 class SystemComparison(Record):
     "A candidate beside a baseline; differences are candidate less baseline, -1..1"
@@ -263,7 +263,7 @@ def compare_systems(
              if verdict == Verdict.INCONCLUSIVE else None, "scope": "training" if max(seeds) > 1 else "checkpoints"}
     return SystemComparison(**found, words=_system_words(**found, margin=margin))
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #6699657a
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #a903b2fa
 def _arms(baseline: Sequence[float], candidate: Sequence[float], *, paired: bool,
           measured: PairedDifference | None) -> tuple[np.ndarray, np.ndarray]:
     arms = tuple(np.asarray(arm, dtype=float) for arm in (baseline, candidate))
@@ -290,7 +290,7 @@ def _errors(arms: tuple[np.ndarray, np.ndarray], *, images: float, paired: bool)
     else: freedom = parts.sum()**2 / (parts**2 / (sizes - 1)).sum()                              # Welch 1947
     return _Errors(math.sqrt(parts.sum()), float(freedom), noise)
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #ade3bda8
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #b190169a
 def _bounds(difference: float, errors: _Errors) -> tuple[float, float, float]:   # 99 % interval; 95 % from below
     far, near = (float(_half_width(errors, alpha)) for alpha in (END_ALPHA, RUN_ALPHA))
     return difference - far, difference + far, difference - near
@@ -321,7 +321,7 @@ def _splits(first: int, second: int) -> np.ndarray:   # [ways, seeds] of 0 and 1
     np.put_along_axis(ways, chosen, 1, axis=1)
     return ways
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #ece8e16c
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #c43ce042
 def _seeds_missing(difference: float, errors: _Errors, seeds: tuple[int, int], *, paired: bool,
                    margin: float) -> int | None:
     "Seeds of each that would settle it, if what was found were the truth"

@@ -371,16 +371,17 @@ def compare_cards(
         return None if any(v is None for side in values for v in side) else np.subtract(*values[::-1]).tolist()
     batch = [[card.accuracy_batch_statistics for card in cards] for cards in (before, after)]
     known = all(a is not None for side in batch for a in side)
-    taught = [card.student["images"] for card in (*before, *after) if card.student]
+    examined = [card.student["images"] // len(card.student.get("seeds", "1"))   # by each student; all see the same
+                for card in (*before, *after) if card.student]
     return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked,
                               confusions=[np.array(card.confusion) for card in before], panel=change(_others),
                               student=change(lambda card: card.student_accuracy), density=change(_density),
                               coverage=change(lambda card: card.share("coverage")),
                               meter=MeterState(faults=_other_judges(before, after), with_batch_statistics=tuple(
                                   float(np.mean(side)) for side in batch) if known else None),
-                              **{"student_images": min(taught)} if taught else {})
+                              **{"student_images": min(examined)} if examined else {})
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #7fadba88
+# %% ../../nbs/statistics/08_verdicts.ipynb #fbeba75e
 def _others(card: Card) -> float:
     "Median accuracy of the judges without the first"
     others = [seen["accuracy"] for judge, seen in card.panel.items() if judge != "first"]
