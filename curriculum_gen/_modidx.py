@@ -1174,6 +1174,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'curriculum_gen/diagnosis/findings.py'),
                                                    'curriculum_gen.diagnosis.findings.ranked': ( 'diagnosis/findings.html#ranked',
                                                                                                  'curriculum_gen/diagnosis/findings.py')},
+            'curriculum_gen.diagnosis.one_run': { 'curriculum_gen.diagnosis.one_run.continued_comparison': ( 'diagnosis/one_run.html#continued_comparison',
+                                                                                                             'curriculum_gen/diagnosis/one_run.py')},
             'curriculum_gen.diagnosis.questions': { 'curriculum_gen.diagnosis.questions.Confirmation': ( 'diagnosis/questions.html#confirmation',
                                                                                                          'curriculum_gen/diagnosis/questions.py'),
                                                     'curriculum_gen.diagnosis.questions.Diagnosis': ( 'diagnosis/questions.html#diagnosis',

@@ -6,7 +6,7 @@
 __all__ = ['Scored', 'of_one_checkpoint', 'ContinuedComparison', 'compare_ends', 'check_continuations', 'plot_continuations',
            'score_continuations', 'compare_continued']
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #2753317d
+# %% ../../nbs/evaluation/05_continuations.ipynb #3533d463
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from ..statistics.comparison import (GATES, MARGIN, SEEDS_NEEDED, PairedDifferen
 from ..statistics.verdicts import compare_cards
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #c1ec6507
+# %% ../../nbs/evaluation/05_continuations.ipynb #e2875c56
 def of_one_checkpoint(
     gates: RegressionVerdict,   # of pairs that all share their checkpoint A
     *,
@@ -46,7 +46,7 @@ def of_one_checkpoint(
     found = replace(gates, p_chance=p_chance, held=(gates.held[0], above, *gates.held[2:]))
     return found if above or not found.held[0] else replace(found, verdict=Verdict.AT_CHANCE, stopped_by="G1")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #86b0512a
+# %% ../../nbs/evaluation/05_continuations.ipynb #823c965d
 @dataclass(frozen=True, kw_only=True)
 class ContinuedComparison:
     "Ends of continuations beside the checkpoint they began at"
@@ -84,7 +84,7 @@ class ContinuedComparison:
         return "\n".join([f"**{self.verdict}** {self.words}", "", "| gate | found | holds |", "|---|---|---|", *rows, "",
                           *_shown(self.table())])
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #d399e507
+# %% ../../nbs/evaluation/05_continuations.ipynb #ea9f8942
 def _row(card: Card) -> dict:
     others = [entry["accuracy"] for name, entry in card.panel.items() if name != "first"]
     return {"accuracy": card.accuracy, "images": card.judged_images,
@@ -93,13 +93,14 @@ def _row(card: Card) -> dict:
 def _shown(table: pd.DataFrame) -> list[str]:
     "The lines of the table of ends in Markdown"
     def share(value: float | None) -> str: return "" if pd.isna(value) else f"{value:.1%}"
-    rows = [f"| {end} | {share(row.accuracy)} of {row.images:,} | {_points(row.difference)} | {share(row.panel)} "
-            f"| {share(row.student)} |" for end, row in zip(table.index, table.itertuples())]
+    rows = [f"| {end} | {share(row.accuracy)} of {row.images:,} | {_points(row.difference) if i else ''} "
+            f"| {share(row.panel)} | {share(row.student)} |"
+            for i, (end, row) in enumerate(zip(table.index, table.itertuples()))]
     return ["| | first judge | less the checkpoint | median of the other judges | student |", "|---|---|---|---|---|", *rows]
 
 def _points(difference: float) -> str: return f"{100*difference:+.1f} pp".replace("-", "−")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #8c3d52f2
+# %% ../../nbs/evaluation/05_continuations.ipynb #389c616d
 def _words(found: ContinuedComparison) -> str:
     gates, k, start = found.gates, len(found.seeds), found._start
     over = f"{_points(gates.difference)} over {k} continuation{'s'*(k > 1)} from {start}, each in another data order"
@@ -114,9 +115,9 @@ def _words(found: ContinuedComparison) -> str:
             Verdict.MEASURED_NOT_WORSE: f"These ends are not worse by more than {100*MARGIN:.0f} pp: {over}; {few}.",
             Verdict.INCONCLUSIVE: f"Neither a fall nor its absence is shown: {over}, "
             f"stopped at {gates.stopped_by} ({GATES.get(gates.stopped_by)})."}
-    if found.verdict in (Verdict.INVALID, Verdict.AT_CHANCE): return " ".join(filter(None, [told[found.verdict], gates.note]))
-    return " ".join(filter(None, [told[found.verdict], _place(found), "This speaks of this checkpoint, not of the regime.",
-                                  gates.note]))
+    decided = found.verdict not in (Verdict.INVALID, Verdict.AT_CHANCE)
+    rest = (_place(found), "This speaks of this checkpoint, not of the regime.") if decided else ()
+    return " ".join(filter(None, [told[found.verdict], *rest, gates.note]))
 
 def _place(found: ContinuedComparison) -> str:
     "Where the run's own end stands among the continuations"
@@ -129,7 +130,7 @@ def _place(found: ContinuedComparison) -> str:
     return (f"The recorded run ({change}) ended lower than {'any' if k > 1 else 'the one'} of {k} continuation"
             f"{'s'*(k > 1)}, as 1 run in {k + 1} does by accident{cause}.")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #74a6690c
+# %% ../../nbs/evaluation/05_continuations.ipynb #7eb14364
 Scored = tuple[Card, np.ndarray]   # a card, and what each judge saw: [judges, classes, n], the first judge first
 
 def compare_ends(
@@ -153,7 +154,7 @@ def compare_ends(
                                after=tuple(card for card, _ in after), recorded=recorded and recorded[0],
                                gates=of_one_checkpoint(gates, p_chance=card.p_chance), recorded_change=change)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #fe8483c8
+# %% ../../nbs/evaluation/05_continuations.ipynb #df62e4aa
 def _check_different(scored: Sequence[Scored], names: Sequence[str]) -> None:
     "Two continuations that end in the same generator were not trained on in different orders"
     for i, (one, seen) in enumerate(scored):
@@ -177,7 +178,7 @@ def check_continuations(
         raise InputError(f"continuations is {number}: it must be 1 to 16, and {SEEDS_NEEDED} to speak of the checkpoint")
     if images_per_class < 2: raise InputError(f"images per class is {images_per_class}: it must be at least 2")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #a67d9d8d
+# %% ../../nbs/evaluation/05_continuations.ipynb #a7506f68
 @printed
 def plot_continuations(
     found: ContinuedComparison,
@@ -203,7 +204,7 @@ def plot_continuations(
              caption=f"First judge, n = {found.before.judged_images:,} images a point, the same latents for all.", key=key)
     return figure
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #5335868e
+# %% ../../nbs/evaluation/05_continuations.ipynb #f2d85ad7
 def score_continuations(
     folder: str | Path | RecordedRun,       # a run, continued from `start` to `end` in these orders
     *,
@@ -228,7 +229,7 @@ def score_continuations(
                                 for step, of in tqdm(places, desc=f"scoring {run.name}", disable=not progress)]
     return compare_ends(before, after, seeds=seeds, recorded=recorded, name=run.name, start=start, end=end)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #6e379068
+# %% ../../nbs/evaluation/05_continuations.ipynb #f8f19d26
 def compare_continued(
     before: Callable,                       # the checkpoint: `images = generator(latents, labels)` in [-1, 1]
     continue_from: Callable[[int], Callable],   # seed -> generator, trained on from the checkpoint in that seed's order
@@ -255,7 +256,7 @@ def compare_continued(
         after.append(_scored(f"continue_from({seed})", generator, instruments, student=student))
     return compare_ends(first, after, seeds=seeds)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #6e6902fc
+# %% ../../nbs/evaluation/05_continuations.ipynb #b040d5e8
 def _continued(continue_from: Callable[[int], Callable], seed: int) -> Callable:
     return _told(f"continue_from({seed})", lambda: continue_from(seed))
 
