@@ -6,7 +6,7 @@
 __all__ = ['Scored', 'of_one_checkpoint', 'ContinuedComparison', 'compare_ends', 'check_continuations', 'plot_continuations',
            'score_continuations', 'compare_continued']
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #3533d463
+# %% ../../nbs/evaluation/05_continuations.ipynb #e6fbd481
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from ..statistics.comparison import (GATES, MARGIN, SEEDS_NEEDED, PairedDifferen
 from ..statistics.verdicts import compare_cards
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #e2875c56
+# %% ../../nbs/evaluation/05_continuations.ipynb #7ae440df
 def of_one_checkpoint(
     gates: RegressionVerdict,   # of pairs that all share their checkpoint A
     *,
@@ -46,7 +46,7 @@ def of_one_checkpoint(
     found = replace(gates, p_chance=p_chance, held=(gates.held[0], above, *gates.held[2:]))
     return found if above or not found.held[0] else replace(found, verdict=Verdict.AT_CHANCE, stopped_by="G1")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #823c965d
+# %% ../../nbs/evaluation/05_continuations.ipynb #9d592632
 @dataclass(frozen=True, kw_only=True)
 class ContinuedComparison:
     "Ends of continuations beside the checkpoint they began at"
@@ -81,10 +81,10 @@ class ContinuedComparison:
         found = gates.found.str.replace(r"\bseeds?\b", "continuations", regex=True)
         rows = [f"| {gate} {asks} | {told} | {held} |" for gate, asks, told, held
                 in zip(gates.index, gates.asks, found, gates.held)]
-        return "\n".join([f"**{self.verdict}** {self.words}", "", "| gate | found | holds |", "|---|---|---|", *rows, "",
-                          *_shown(self.table())])
+        head = [f"**{self.verdict}** {self.words}", "", "| gate | found | holds |", "|---|---|---|"]
+        return "\n".join([*head, *rows, "", *_shown(self.table())])
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #ea9f8942
+# %% ../../nbs/evaluation/05_continuations.ipynb #8e41a0f6
 def _row(card: Card) -> dict:
     others = [entry["accuracy"] for name, entry in card.panel.items() if name != "first"]
     return {"accuracy": card.accuracy, "images": card.judged_images,
@@ -96,41 +96,43 @@ def _shown(table: pd.DataFrame) -> list[str]:
     rows = [f"| {end} | {share(row.accuracy)} of {row.images:,} | {_points(row.difference) if i else ''} "
             f"| {share(row.panel)} | {share(row.student)} |"
             for i, (end, row) in enumerate(zip(table.index, table.itertuples()))]
-    return ["| | first judge | less the checkpoint | median of the other judges | student |", "|---|---|---|---|---|", *rows]
+    head = ["| | first judge | less the checkpoint | median of the other judges | student |", "|---|---|---|---|---|"]
+    return head + rows
 
 def _points(difference: float) -> str: return f"{100*difference:+.1f} pp".replace("-", "−")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #389c616d
+# %% ../../nbs/evaluation/05_continuations.ipynb #124956da
 def _words(found: ContinuedComparison) -> str:
     gates, k, start = found.gates, len(found.seeds), found._start
     over = f"{_points(gates.difference)} over {k} continuation{'s'*(k > 1)} from {start}, each in another data order"
-    few = f"{SEEDS_NEEDED} are needed to speak of {start}"
+    few, margin = f"{SEEDS_NEEDED} are needed to speak of {start}", f"{100*MARGIN:.0f} pp"
     told = {Verdict.INVALID: f"Nothing can be said: {'; '.join(gates.faults)}.",
             Verdict.AT_CHANCE: f"{start[:1].upper()}{start[1:]} is not above chance (p = {gates.p_chance:.2g}), so no "
             "direction can be stated.",
             Verdict.REGRESSED: f"Going on from {start} makes it worse: {over}.",
             Verdict.MEASURED_DROP: f"These ends are worse: {over}; {few}.",
-            Verdict.NOT_WORSE: f"Going on from {start} does not make it worse by more than {100*MARGIN:.0f} pp: {over}, "
+            Verdict.NOT_WORSE: f"Going on from {start} does not make it worse by more than {margin}: {over}, "
             f"at least {_points(gates.lower)}.",
-            Verdict.MEASURED_NOT_WORSE: f"These ends are not worse by more than {100*MARGIN:.0f} pp: {over}; {few}.",
+            Verdict.MEASURED_NOT_WORSE: f"These ends are not worse by more than {margin}: {over}; {few}.",
             Verdict.INCONCLUSIVE: f"Neither a fall nor its absence is shown: {over}, "
             f"stopped at {gates.stopped_by} ({GATES.get(gates.stopped_by)})."}
     decided = found.verdict not in (Verdict.INVALID, Verdict.AT_CHANCE)
     rest = (_place(found), "This speaks of this checkpoint, not of the regime.") if decided else ()
     return " ".join(filter(None, [told[found.verdict], *rest, gates.note]))
 
+# %% ../../nbs/evaluation/05_continuations.ipynb #f828c4fc
 def _place(found: ContinuedComparison) -> str:
     "Where the run's own end stands among the continuations"
     if found.recorded is None: return ""
     k, change = len(found.seeds), _points(found.recorded.accuracy - found.before.accuracy)
     if found.rank > 1 or found.recorded.accuracy in [card.accuracy for card in found.after]:
         return f"The recorded run ({change}) is number {found.rank} of {k + 1} from below."
-    fell = found.recorded_change.upper < -MARGIN and found.verdict in (Verdict.NOT_WORSE, Verdict.MEASURED_NOT_WORSE)
-    cause = f": its data order, not going on from {found._start}" if fell else ""
-    return (f"The recorded run ({change}) ended lower than {'any' if k > 1 else 'the one'} of {k} continuation"
-            f"{'s'*(k > 1)}, as 1 run in {k + 1} does by accident{cause}.")
+    fell, not_worse = found.recorded_change.upper < -MARGIN, (Verdict.NOT_WORSE, Verdict.MEASURED_NOT_WORSE)
+    cause = f": its data order, not going on from {found._start}" if fell and found.verdict in not_worse else ""
+    others = f"any of {k} continuations" if k > 1 else "the one continuation"
+    return f"The recorded run ({change}) ended lower than {others}, as 1 run in {k + 1} does by accident{cause}."
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #7eb14364
+# %% ../../nbs/evaluation/05_continuations.ipynb #b7ee0a02
 Scored = tuple[Card, np.ndarray]   # a card, and what each judge saw: [judges, classes, n], the first judge first
 
 def compare_ends(
@@ -154,14 +156,14 @@ def compare_ends(
                                after=tuple(card for card, _ in after), recorded=recorded and recorded[0],
                                gates=of_one_checkpoint(gates, p_chance=card.p_chance), recorded_change=change)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #df62e4aa
+# %% ../../nbs/evaluation/05_continuations.ipynb #f0a945c6
 def _check_different(scored: Sequence[Scored], names: Sequence[str]) -> None:
     "Two continuations that end in the same generator were not trained on in different orders"
     for i, (one, seen) in enumerate(scored):
         for earlier, name in zip(scored[:i], names):
             if _same(one, earlier[0]) and np.array_equal(seen, earlier[1]):
-                raise InputError(f"{names[i]} gave the same generator as {name}: it must go on training, in a data order "
-                                 "that its seed decides")
+                raise InputError(f"{names[i]} gave the same generator as {name}: "
+                                 "it must go on training, in a data order that its seed decides")
 
 def _same(one: Card, other: Card) -> bool:
     "Equal weights, or, of what is no network, equal images"
@@ -175,10 +177,11 @@ def check_continuations(
 ) -> None:
     "Refuse numbers that the gates cannot take, before anything is computed"
     if not 1 <= number <= 16:
-        raise InputError(f"continuations is {number}: it must be 1 to 16, and {SEEDS_NEEDED} to speak of the checkpoint")
+        raise InputError(f"continuations is {number}: it must be 1 to 16, "
+                         f"and {SEEDS_NEEDED} to speak of the checkpoint")
     if images_per_class < 2: raise InputError(f"images per class is {images_per_class}: it must be at least 2")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #a7506f68
+# %% ../../nbs/evaluation/05_continuations.ipynb #a78cec81
 @printed
 def plot_continuations(
     found: ContinuedComparison,
@@ -199,12 +202,12 @@ def plot_continuations(
     ax.set(yticks=[], ylim=(-1, 1), xlabel="judged as the class asked for (%)")
     ax.spines["left"].set_visible(False)
     place = f", {100*found.recorded.accuracy:.1f} % as recorded" if found.recorded else ""
-    annotate(figure, title=f"Does going on from {found._start} make it worse? {found.verdict}",
-             shows=f"{start:.1f} % at {found._start}; {min(accuracies):.1f} to {max(accuracies):.1f} % at the ends{place}",
-             caption=f"First judge, n = {found.before.judged_images:,} images a point, the same latents for all.", key=key)
+    shows = f"{start:.1f} % at {found._start}; {min(accuracies):.1f} to {max(accuracies):.1f} % at the ends{place}"
+    annotate(figure, title=f"Does going on from {found._start} make it worse? {found.verdict}", shows=shows, key=key,
+             caption=f"First judge, n = {found.before.judged_images:,} images a point, the same latents for all.")
     return figure
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #f2d85ad7
+# %% ../../nbs/evaluation/05_continuations.ipynb #ea4b74a6
 def score_continuations(
     folder: str | Path | RecordedRun,       # a run, continued from `start` to `end` in these orders
     *,
@@ -229,7 +232,7 @@ def score_continuations(
                                 for step, of in tqdm(places, desc=f"scoring {run.name}", disable=not progress)]
     return compare_ends(before, after, seeds=seeds, recorded=recorded, name=run.name, start=start, end=end)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #f8f19d26
+# %% ../../nbs/evaluation/05_continuations.ipynb #35e75546
 def compare_continued(
     before: Callable,                       # the checkpoint: `images = generator(latents, labels)` in [-1, 1]
     continue_from: Callable[[int], Callable],   # seed -> generator, trained on from the checkpoint in that seed's order
@@ -256,7 +259,7 @@ def compare_continued(
         after.append(_scored(f"continue_from({seed})", generator, instruments, student=student))
     return compare_ends(first, after, seeds=seeds)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #b040d5e8
+# %% ../../nbs/evaluation/05_continuations.ipynb #909fbabb
 def _continued(continue_from: Callable[[int], Callable], seed: int) -> Callable:
     return _told(f"continue_from({seed})", lambda: continue_from(seed))
 

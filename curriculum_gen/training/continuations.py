@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_stretch', 'other_orders', 'continue_run']
 
-# %% ../../nbs/training/04_continuations.ipynb #deaaf410
+# %% ../../nbs/training/04_continuations.ipynb #84b93b9e
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from .checkpoints import load_checkpoint
 from .program import State, program_of
 from .train import alone_in, check_data, run_judge, train_between
 
-# %% ../../nbs/training/04_continuations.ipynb #deda6903
+# %% ../../nbs/training/04_continuations.ipynb #131dfb8a
 def check_stretch(
     run: RunFolder,
     *,
@@ -44,7 +44,7 @@ def other_orders(
     "Seeds of other data orders than a run's own"
     return [*islice((other for other in count() if other != seed), continuations)]
 
-# %% ../../nbs/training/04_continuations.ipynb #d0042f51
+# %% ../../nbs/training/04_continuations.ipynb #2d878ac9
 def continue_run(
     folder: str | Path | RunFolder,     # a run with checkpoints at both steps
     *,
@@ -74,7 +74,7 @@ def continue_run(
                       label=f"{config.recipe.name} seed {config.seed}, order {order_seed}")
     return fork
 
-# %% ../../nbs/training/04_continuations.ipynb #19766263
+# %% ../../nbs/training/04_continuations.ipynb #a56ff796
 def _check_same_beginning(run: RunFolder, fork: RunFolder, step: int) -> None:
     "What a continuation began with must be the run's checkpoint still"
     if step not in fork.steps(): return
