@@ -28,8 +28,9 @@ from curriculum_gen.figures.style import (
     shade_phases
 )
 from curriculum_gen.statistics.chance import (
-    AccuracyNull, chance_test, chance_verdicts, dirichlet_null, one_class_per_row_null, pooled_chance_test
+    AccuracyNull, chance_statement, chance_test, dirichlet_null, one_class_per_row_null, pooled_chance_test
 )
+from ..statistics.series import series_p_values
 from ..statistics.words import Verdict
 
 # %% ../../nbs/figures/01_plots.ipynb #6ad4fe9c
@@ -217,9 +218,13 @@ def single_run_pooled(
 ) -> list[dict]:            # the same as rows "pooled" over one seed, for `plot_accuracy`
     "Each checkpoint of one run with the 99 % band of its own permutation null"
     tests = [chance_test(row["confusion"]) for row in rows]
-    bands, verdicts = [test.band() for test in tests], chance_verdicts([test.p for test in tests])
-    return [{**row, "n_seeds": 1, "null_low": band.low, "null_high": band.high, "verdict": str(verdict)}
-            for row, band, verdict in zip(rows, bands, verdicts)]
+    found = []
+    for row, test, p in zip(rows, tests, series_p_values([[row["confusion"]] for row in rows])):
+        verdict, reason = chance_statement(p, n_classes=len(row["confusion"]), n_checkpoints=len(rows))
+        low, high = test.band()
+        found.append({**row, "n_seeds": 1, "null_low": low, "null_high": high, "verdict": str(verdict),
+                      "reason": reason})
+    return found
 
 # %% ../../nbs/figures/01_plots.ipynb #81fa58ce
 def _on_paper(

@@ -42,7 +42,6 @@ class Card(Record, Mapping):
     p_chance: float                                 # of the label-permutation test on that table, raw
     p_adjusted: float | None = None                 # for all checkpoints of its series; None before it was judged
     panel: dict                                     # judge -> accuracy, p_chance, judge_sha256, confusion
-    real_panel: dict | None = None                  # "images_per_class", and "correct": judge -> real images by class
     renamed: dict | None = None                     # the best renaming of the classes, see `Relabelling`
     realism: dict | None = None                     # records "generated" and "real"; None where images were too few
     memory: dict | None = None                      # the record of `memory`; None where it was not asked

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUT_OFFS', 'WITHOUT_GRADIENT', 'RESAMPLES', 'Evidence', 'above_guessing', 'Gap', 'panel_gap', 'CutOffs', 'Judgement',
-           'checkpoint_verdict', 'verdict_stability', 'tables_of', 'stuck_meters', 'compare_cards']
+           'checkpoint_verdict', 'verdict_stability', 'confusion_counts', 'stuck_meters', 'compare_cards']
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #61abaa6a
 import dataclasses, math
@@ -53,7 +53,7 @@ class Evidence(Record):
         if self.correct.keys() != self.real_correct.keys():
             raise InputError("evidence: the judges of generated and of real images differ")
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #c941fa1b
+# %% ../../nbs/statistics/08_verdicts.ipynb #bc5482f7
 def above_guessing(
     share: float,      # of images or answers that are right, 0..1
     *,
@@ -105,9 +105,10 @@ class CutOffs(Record):
     "Where the rules draw their lines; accuracies after guessing was taken away, all in 0..1"
     renamed: float = 0.85              # WRONG-CLASS: first judge and panel at least this, with the classes renamed
     copied: float = 0.10               # MEMORISED: lower bound of the share of copies at least this
-    collapsed_density: float = 0.5     # COLLAPSED: clipped density at least this share of real's,
-    collapsed_coverage: float = 0.4    # and some class covers less than this share of what real images do,
-    collapsed_repeats: float = 0.5     # or more than this share of its images has a double
+    collapsed_density: float = 0.4     # COLLAPSED: clipped density at least this share of real's,
+    collapsed_coverage: float = 0.4    # and coverage less than this share of what real images cover,
+    collapsed_class: float = 0.15      # or of some class less than this,
+    collapsed_repeats: float = 0.5     # or in some class more than this share of the images has a double
     gamed_accuracy: float = 0.44       # GAMED: first judge at least this (half right, of ten classes),
     gamed_student: float = 0.45        # and a student score under this share of real's,
     gamed_neither: float = 0.223       # or neither of the judges without a gradient above this (30 % of ten classes)
@@ -157,7 +158,7 @@ def _copies(e: Evidence, cut: CutOffs) -> str | None:
                     f"{found['copied']:.0%} copies")
     return None
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #948ffe5f
+# %% ../../nbs/statistics/08_verdicts.ipynb #35114f55
 def _name(e: Evidence, c: int) -> str: return f"class {e.names[c]}" if e.names else f"class {c}"
 
 def _repeats(e: Evidence) -> list[float]:
@@ -172,17 +173,20 @@ def _uncovered(e: Evidence) -> list[float]:
 
 def _in_kind(e: Evidence) -> float: return sum(e.density)/sum(e.real_density)
 
+def _covered(e: Evidence) -> float:
+    return sum(e.coverage)/sum(e.real_coverage) if e.coverage else 1.0
+
 def _collapsed(e: Evidence, cut: CutOffs) -> str | None:
     if e.density is None or _in_kind(e) < cut.collapsed_density: return None
     covered, repeated = _uncovered(e), _repeats(e)
-    few = [c for c in range(_classes(e)) if covered[c] < cut.collapsed_coverage or repeated[c] > cut.collapsed_repeats]
-    if not few: return None
-    c = min(few, key=lambda c: (covered[c], -repeated[c]))
-    twice = f", {repeated[c]:.0%} of them with a double" if e.memory else ""
-    return (f"COLLAPSED: {len(few)} of {_classes(e)} classes have hardly any variety; {_name(e, c)} covers "
-            f"{covered[c]:.0%} of what real images cover{twice}; clipped density {_in_kind(e):.2f} of real's")
+    few = [c for c in range(_classes(e)) if covered[c] < cut.collapsed_class or repeated[c] > cut.collapsed_repeats]
+    if not few and _covered(e) >= cut.collapsed_coverage: return None
+    c = min(range(_classes(e)), key=lambda c: (covered[c], -repeated[c]))
+    twice = f", and {repeated[c]:.0%} of its images have a double" if e.memory else ""
+    return (f"COLLAPSED: images cover {_covered(e):.0%} of what real images cover, {_name(e, c)} {covered[c]:.0%}{twice}; "
+            f"{len(few)} of {_classes(e)} classes have hardly any variety (clipped density {_in_kind(e):.2f} of real's)")
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #c362b78b
+# %% ../../nbs/statistics/08_verdicts.ipynb #26f2b49f
 def _student_of_real(e: Evidence) -> float | None:
     return None if e.student is None else _of_real(e.student, e.real_student, _classes(e))
 
@@ -206,7 +210,7 @@ def _learned(e: Evidence, gap: Gap, cut: CutOffs) -> str | None:
             f"students {e.student:.0%} where real images teach {e.real_student:.0%}"
             if above_guessing(first, classes=_classes(e)) >= cut.learned_accuracy else None)
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #b8f35c8a
+# %% ../../nbs/statistics/08_verdicts.ipynb #5caaa0b9
 def _worst(e: Evidence) -> dict:
     "The class that the panel's median recognises least, beside real images"
     others = [judge for judge in e.correct if judge != "first"]
@@ -226,10 +230,10 @@ def _doubts(e: Evidence, gap: Gap, cut: CutOffs) -> list[str]:
                 _of_real(_panel(e), _real_panel(e), k) < cut.trusted_panel,
             f"class {worst['class']} is recognised in {worst['accuracy']:.0%}": worst["of_real"] < cut.trusted_class,
             f"{_name(e, few)}: {repeated[few]:.0%} of the images have a double": repeated[few] > cut.trusted_repeats,
+            f"images cover {_covered(e):.0%} of what real images cover": _covered(e) < cut.collapsed_coverage,
             f"{_name(e, int(np.argmin(covered)))} covers {min(covered):.0%} of what real images cover":
-                min(covered) < cut.collapsed_coverage,
+                min(covered) < cut.collapsed_class,
             "training images are handed back": _copies(e, cut) is not None}
-    if e.density: told[f"clipped density {_in_kind(e):.2f} of real's"] = _in_kind(e) < cut.collapsed_density
     if student is not None: told[f"students reach {e.student:.0%}, of real images {e.real_student:.0%}"] = \
         student < cut.trusted_student
     return [what for what, fired in told.items() if fired]
@@ -268,7 +272,7 @@ def _too_few(e: Evidence) -> str:
     return (f"INVALID: TOO-FEW-CLASSES: one network of {k} classes cannot be shown above chance at {CHANCE_ALPHA} "
             f"(least p {e.least_p:.2g}); {seeds_for_chance(k)} seeds could")
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #1e9da81e
+# %% ../../nbs/statistics/08_verdicts.ipynb #8f883bd9
 def _chance_limit(table: np.ndarray, alpha: float) -> float:
     "The z from which a table like this one is above chance at a level"
     test = chance_test(table)
@@ -282,7 +286,7 @@ def _z_scores(tables: np.ndarray) -> np.ndarray:   # [R, classes, classes] -> [R
     spread = np.sqrt(((centred + tables.mean((1, 2), keepdims=True))**2).sum((1, 2))/(k - 1))
     return (tables.trace(axis1=1, axis2=2) - tables.sum((1, 2))/k)/np.where(spread > 1e-9, spread, np.inf)
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #149989ff
+# %% ../../nbs/statistics/08_verdicts.ipynb #3f666883
 def _noisy(shares: Sequence[float], n: int, rng: np.random.Generator) -> tuple:
     "Shares of n images drawn again"
     return tuple(np.clip(rng.normal(shares, np.sqrt(np.clip(shares, 0.5/n, 1)*(1 - np.clip(shares, 0, 1 - 0.5/n))/n)),
@@ -303,7 +307,7 @@ def _drawn_student(e: Evidence, students: Sequence[float], examined: int, rng: n
     mean = float(np.mean(rng.choice(students, size=len(students))))
     return float(np.clip(rng.normal(mean, math.sqrt(max(mean*(1 - mean), 1e-6)/examined)), 0, 1))
 
-# %% ../../nbs/statistics/08_verdicts.ipynb #a07f893b
+# %% ../../nbs/statistics/08_verdicts.ipynb #8c0e7ec9
 RESAMPLES = 200   # of latents, students and standard errors, behind a stability
 
 def verdict_stability(
@@ -322,7 +326,7 @@ def verdict_stability(
     right = np.einsum("rn,jkn->rjk", weights, judged == np.arange(k)[None, :, None])
     tables = np.einsum("rn,knc->rkc", weights, judged[0][:, :, None] == np.arange(k))
     level = CHANCE_ALPHA*min(1.0, (e.p_chance if p_raw is None else p_raw)/max(e.p_chance, 1e-300))
-    above = _z_scores(tables.astype(float)) >= _chance_limit(tables_of(judged[0]), level) - 1e-9
+    above = _z_scores(tables.astype(float)) >= _chance_limit(confusion_counts(judged[0]), level) - 1e-9
     word, words = checkpoint_verdict(e, cut_offs=cut_offs).verdict, Counter()
     for r in range(RESAMPLES):
         drawn = replace(e, correct=dict(zip(e.correct, map(tuple, right[r].tolist()))), p_chance=0.0 if above[r] else 1.0,
@@ -332,7 +336,7 @@ def verdict_stability(
     others = [(count, other) for other, count in words.items() if other != word]
     return {"share": words[word]/RESAMPLES, "second": str(max(others)[1]) if others else "", "resamples": RESAMPLES}
 
-def tables_of(
+def confusion_counts(
     judged: np.ndarray,   # [classes, n] judged classes, row i asked for class i
 ) -> np.ndarray:          # [classes, classes] counts
     "How often each class was seen where each was asked for"
