@@ -1768,8 +1768,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'curriculum_gen/figures/cards.py'),
                                               'curriculum_gen.figures.cards._student_row': ( 'figures/cards.html#_student_row',
                                                                                              'curriculum_gen/figures/cards.py'),
-                                              'curriculum_gen.figures.cards._told_p': ( 'figures/cards.html#_told_p',
-                                                                                        'curriculum_gen/figures/cards.py'),
                                               'curriculum_gen.figures.cards.as_card': ( 'figures/cards.html#as_card',
                                                                                         'curriculum_gen/figures/cards.py'),
                                               'curriculum_gen.figures.cards.card_table': ( 'figures/cards.html#card_table',

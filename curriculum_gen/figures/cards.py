@@ -21,6 +21,7 @@ from scipy import stats
 from .plots import draw_confusion
 from .style import BLUE, annotate, class_labels, printed, regime_style
 from ..statistics.card import JUDGE_NAMES, Card
+from ..statistics.chance import told_p
 from ..statistics.intervals import wilson_interval
 
 # %% ../../nbs/figures/02_cards.ipynb #4ee5b55f
@@ -157,12 +158,10 @@ def _card_caption(card: Card, table: pd.DataFrame) -> str:
                      "open: expected of new images.")
     beside = [f"Worst class: {card.worst['class']}, recognised in {card.worst['accuracy']:.0%}."] if card.worst else []
     if card.p_adjusted is not None:
-        beside.append(f"Chance: raw {_told_p(card.p_chance)}, adjusted {_told_p(card.p_adjusted)}.")
+        beside.append(f"Chance: raw {told_p(card.p_chance)}, adjusted {told_p(card.p_adjusted)}.")
     if found := card.stability:
         beside.append(f"The same verdict in {found['share']:.0%} of {found['resamples']:,} resamples.")
     return "\n".join([*lines, *([" ".join(beside)] if beside else [])])
-
-def _told_p(p: float) -> str: return "p < 0.000001" if p < 1e-6 else f"p = {p:.2g}"
 
 # %% ../../nbs/figures/02_cards.ipynb #b41b9819
 _BREAKS = re.compile(r"(of [\d,]+|images,|of the|clipped|with a) ")   # where a label goes on below
