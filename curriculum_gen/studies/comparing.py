@@ -4,21 +4,25 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'SystemComparison', 'compare_systems', 'matched', 'incomparable', 'answers', 'paired_seeds',
-           'class_changes', 'flips', 'ComparedSystems', 'exit_code', 'compare']
+           'class_changes', 'flips', 'ComparedSystems', 'exit_code', 'compare', 'gate_against', 'plot_changes',
+           'flipped_images', 'plot_flips']
 
-# %% ../../nbs/studies/07_comparing.ipynb #2eda223f
+# %% ../../nbs/studies/07_comparing.ipynb #bfa5d63b
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial, hypot
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 import matplotlib.pyplot as plt
+import pandas as pd
 from scipy import stats
 
 from ..core.errors import InputError
+from ..core.records import read_json
+from ..core.run_folder import RunFolder
 from ..statistics.card import JUDGE_NAMES, Card
 from ..statistics.chance import CHANCE_ALPHA, holm, pooled_chance_test
 from ..statistics.comparison import (MARGIN, RUN_ALPHA, PairedDifference, paired_difference,
@@ -26,14 +30,12 @@ from ..statistics.comparison import (MARGIN, RUN_ALPHA, PairedDifference, paired
 from ..statistics.intervals import wilson_interval
 from ..statistics.words import Verdict
 from ..curriculum.config import RunConfig
-from ..core.records import read_json
-from ..core.run_folder import RunFolder
-from ..figures.style import annotate, printed
+from ..figures.style import BLUE, VERMILLION, annotate, printed
 from .gate import gated_folders, stops
 from .systems import System, path_and_step, read_system, runs_under, system_of_runs
 from .table import counted_verdicts
 
-# %% ../../nbs/studies/07_comparing.ipynb #e1d7b850
+# %% ../../nbs/studies/07_comparing.ipynb #a6c01c0f
 # STAND-IN
 @dataclass(frozen=True, kw_only=True)
 class SystemComparison:
@@ -64,7 +66,7 @@ def compare_systems(baseline, candidate, *, images, paired, design_effect=1.0, m
                             seeds_to_settle=None, words=f"{v}: {100*d:+.1f} pp [{100*low:+.1f}, {100*high:+.1f}]",
                             scope="these networks" if few else "training")
 
-# %% ../../nbs/studies/07_comparing.ipynb #668b5e4a
+# %% ../../nbs/studies/07_comparing.ipynb #fbf72fa4
 def matched(
     baseline: System,
     candidate: System,
@@ -101,7 +103,7 @@ def incomparable(
     return (f"they were scored by different judges ({named}: {marks[0]} the baseline, {marks[1]} the candidate); "
             "score both with the same judges")
 
-# %% ../../nbs/studies/07_comparing.ipynb #f23d420a
+# %% ../../nbs/studies/07_comparing.ipynb #67e221e0
 def answers(
     baseline: System,
     candidate: System,
@@ -120,7 +122,7 @@ def paired_seeds(
     "Whether a seed of one side has a partner on the other: the same numbers, and more than one"
     return len(baseline.seeds) > 1 and None not in baseline.seeds and baseline.seeds == candidate.seeds
 
-# %% ../../nbs/studies/07_comparing.ipynb #fa53cd97
+# %% ../../nbs/studies/07_comparing.ipynb #fd383a26
 def class_changes(
     baseline: System,
     candidate: System,
@@ -158,7 +160,7 @@ def _change(right: Sequence[int], images: Sequence[int]) -> dict:
             "high": difference + hypot(second.high - c/n, b/m - first.low),
             "p": float(stats.fisher_exact([[b, m - b], [c, n - c]]).pvalue)}
 
-# %% ../../nbs/studies/07_comparing.ipynb #47afede4
+# %% ../../nbs/studies/07_comparing.ipynb #e8420fd7
 EXAMPLES = 3   # flipped images of a class that are kept, lost and gained each
 
 def flips(
@@ -175,8 +177,9 @@ def flips(
                        "candidate": int(candidate.judged[s, k, i])} for s, i in places]
     return found
 
-# %% ../../nbs/studies/07_comparing.ipynb #322a1397
-def _decided(baseline: System, candidate: System, *, margin: float) -> tuple[Verdict, str, SystemComparison]:
+# %% ../../nbs/studies/07_comparing.ipynb #3e752243
+def _decided(baseline: System, candidate: System, *, classes: pd.DataFrame,
+             margin: float) -> tuple[Verdict, str, SystemComparison]:
     "The word, its sentence, and the comparison by the first judge"
     shares = baseline.accuracies.tolist(), candidate.accuracies.tolist()
     pairs = answers(baseline, candidate)
@@ -187,20 +190,33 @@ def _decided(baseline: System, candidate: System, *, margin: float) -> tuple[Ver
     if _at_chance(baseline) and _at_chance(candidate):
         return Verdict.INCONCLUSIVE, ("Neither side is above chance, so no direction can be stated, whatever the "
                                       f"difference ({_points(found.difference)})."), found
+    passes = found.verdict not in (Verdict.WORSE, Verdict.INCONCLUSIVE)
+    lost = classes[(classes.change == "fell") & (classes.high < -margin)]
+    if passes and len(lost):
+        return Verdict.INCONCLUSIVE, (f"The mean does not fall ({_points(found.difference)}), but {len(lost)} of "
+                                      f"{len(classes)} classes do: {_fallen(lost)}."), found
     others = [_others(system) for system in (baseline, candidate)]
     if any(other is None for other in others): return found.verdict, found.words, found
     panel = compare_systems(*others, **about)
     told = (f"the first judge sees {_points(found.difference)}, the median of the others {_points(panel.difference)} "
-            f"[{_points(panel.low)}, {_points(panel.high)}]")
+            f"{_range(panel.low, panel.high)}")
     if found.verdict == Verdict.WORSE and panel.difference >= 0:
         return Verdict.INCONCLUSIVE, f"Only the first judge sees a fall: {told}.", found
-    if found.verdict not in (Verdict.WORSE, Verdict.INCONCLUSIVE) and panel.verdict == Verdict.WORSE:
+    if passes and panel.verdict == Verdict.WORSE:
         return Verdict.INCONCLUSIVE, f"The first judge sees no fall and the other judges do: {told}.", found
     return found.verdict, found.words, found
 
 def _points(difference: float) -> str: return f"{100*difference:+.1f} pp".replace("-", "−")
 
-# %% ../../nbs/studies/07_comparing.ipynb #86dea2a3
+def _range(low: float, high: float) -> str: return f"[{100*low:+.1f}, {100*high:+.1f}]".replace("-", "−")
+
+def _fallen(classes: pd.DataFrame) -> str:
+    "Some classes with their differences, in words"
+    told = [f"{row['class']} by {_points(row['difference'])} {_range(row['low'], row['high'])}"
+            for _, row in classes.head(5).iterrows()]
+    return ", ".join(told) + (", and others" if len(classes) > 5 else "")
+
+# %% ../../nbs/studies/07_comparing.ipynb #0544c401
 def _at_chance(system: System) -> bool:
     "Whether the class asked for is not shown to matter; False where so few classes and seeds could not show it"
     classes, seeds = len(system.confusions[0]), len(system.seeds)
@@ -221,7 +237,7 @@ def _design_effect(system: System) -> float:
     shared, alone = right.mean(1).var(-1, ddof=1).mean(), right.var(-1, ddof=1).mean()/right.shape[1]
     return max(1.0, float(shared/alone)) if alone else 1.0
 
-# %% ../../nbs/studies/07_comparing.ipynb #bdc8fa17
+# %% ../../nbs/studies/07_comparing.ipynb #03d48a48
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ComparedSystems:
     "What was found of a candidate beside a baseline; shows itself in a notebook"
@@ -283,7 +299,7 @@ def _instruments(system: System) -> dict[str, float]:
     if all(card.student for card in cards): found["student"] = np.mean([card.student_accuracy for card in cards])
     return _plain(found)
 
-# %% ../../nbs/studies/07_comparing.ipynb #893f87da
+# %% ../../nbs/studies/07_comparing.ipynb #a9ed27ba
 def compare(
     baseline: str | Path | Card | np.ndarray | System,   # run folder, regime, card or count file, with @STEP or without
     candidate: str | Path | Card | np.ndarray | System,  # the same; in memory, [classes, classes] or with seeds before
@@ -296,11 +312,11 @@ def compare(
         raise InputError(f"margin is {margin}: give a share between 0 and 1, such as 0.05 for 5 percentage points")
     before, after = matched(*(read_system(source, step=step, name="" if isinstance(source, (str, Path)) else name)
                               for source, name in ((baseline, "the baseline"), (candidate, "the candidate"))))
-    cause = incomparable(before, after)
+    cause, classes = incomparable(before, after), class_changes(before, after)
     verdict, words, found = ((Verdict.INVALID, f"Nothing can be said: {cause}.", None) if cause
-                             else _decided(before, after, margin=margin))
+                             else _decided(before, after, classes=classes, margin=margin))
     return ComparedSystems(verdict=verdict, words=words, found=found, baseline=before, candidate=after, margin=margin,
-                           classes=class_changes(before, after), flips=tuple(flips(before, after)),
+                           classes=classes, flips=tuple(flips(before, after)),
                            notes=tuple(_notes(before, after)))
 
 def _notes(baseline: System, candidate: System) -> list[str]:
@@ -313,3 +329,106 @@ def _notes(baseline: System, candidate: System) -> list[str]:
     weights = [[one.card.weights_sha256 if one.card else None for one in system.checkpoints] for system in sides.values()]
     if None not in weights[0] and weights[0] == weights[1]: told.append("Both sides are the same networks, bit by bit.")
     return told
+
+# %% ../../nbs/studies/07_comparing.ipynb #804408c1
+def gate_against(
+    baseline: str | Path,           # a run folder, regime, card or count file; a study that has the regimes by name
+    *,
+    paths: Iterable[str | Path],    # evaluated run folders, or study folders that hold them by regime and seed
+    strict: bool = False,           # an INCONCLUSIVE comparison stops too
+    margin: float = MARGIN,         # share of the images, between 0 and 1
+) -> pd.DataFrame:                  # rows as of `gate`: a row a regime
+    "Which regimes may pass beside a baseline"
+    groups = {}
+    for folder in gated_folders(paths):
+        groups.setdefault(RunConfig.from_dict(read_json(RunFolder(folder).config)).recipe.name, []).append(folder)
+    rows = []
+    for regime, folders in groups.items():
+        candidate = system_of_runs(folders, name=regime)
+        found = compare(_baseline_of(baseline, regime), candidate, margin=margin)
+        rows.append({"regime": regime, "seed": f"all {len(folders)} against {baseline}", "step": candidate.step,
+                     "verdict": str(found.verdict), "passes": not stops(found.verdict, strict=strict),
+                     "why": found.words})
+    return pd.DataFrame(rows)
+
+def _baseline_of(path: str | Path, regime: str) -> System:
+    folder, step = path_and_step(path)
+    several = folder.is_dir() and len({p.parent.parent for p in folder.glob("*/seed-*/config.json")}) > 1
+    return read_system(folder/regime if several and (folder/regime).is_dir() else folder, step=step)
+
+# %% ../../nbs/studies/07_comparing.ipynb #9b2f46b1
+@printed
+def plot_changes(
+    found: dict,   # of `ComparedSystems.to_dict`
+) -> Figure:
+    "The difference of two systems over all and class by class, with intervals"
+    rows, whole = found["classes"], found["comparison"]
+    figure, ax = plt.subplots(figsize=(7, 1.5 + 0.19*len(rows)))
+    colors = {"fell": VERMILLION, "rose": BLUE, "": "0.55"}
+    for place, row in enumerate(rows, 1):
+        ax.plot([100*row["low"], 100*row["high"]], [place, place], color=colors[row["change"]], linewidth=2)
+        ax.plot(100*row["difference"], place, "o", color=colors[row["change"]])
+    if whole:
+        ax.plot([100*whole["low"], 100*whole["high"]], [0, 0], color="black", linewidth=3)
+        ax.plot(100*whole["difference"], 0, "D", color="black")
+    ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    ax.axvline(-100*found["margin"], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    ax.set(yticks=range(len(rows) + 1), ylim=(len(rows) + 0.6, -0.6), xlabel="candidate less baseline (points)")
+    ax.set_yticklabels(["all", *(row["class"] for row in rows)])
+    changed = [f"{row['class']} {row['change']} by {abs(100*row['difference']):.1f} points" for row in rows if row["change"]]
+    annotate(figure, title="What changed?", shows=f"{found['verdict']}; classes: {', '.join(changed) or 'no change shown'}",
+             caption="Lines: 95 % intervals of classes, of all the one that decides. Dotted: the margin. Colour: shown "
+                     "after Holm over the classes.",
+             key=[Line2D([], [], color=colors[change], marker="o", label=change) for change in ("fell", "rose")])
+    return figure
+
+# %% ../../nbs/studies/07_comparing.ipynb #76bcda27
+def flipped_images(
+    found: dict,               # of `ComparedSystems.to_dict`
+    *,
+    change: str,               # "lost" or "gained"
+    most: int = 12,            # images
+) -> tuple[list[dict], np.ndarray] | None:   # flips, and [flips, 2, height, width] uint8; None: no flips or checkpoints
+    "Flipped images drawn again by both generators: the baseline's, then the candidate's"
+    chosen = [flip for flip in found["flips"] if flip["change"] == change][:most]
+    sides = [found[side] for side in ("baseline", "candidate")]
+    there = all(RunFolder(folder).checkpoint(side["step"]).is_dir() for side in sides for folder in side["folders"])
+    if not chosen or not there: return None
+    return chosen, np.stack([_drawn(side, chosen) for side in sides], axis=1)
+
+def _drawn(side: dict, chosen: list[dict]) -> np.ndarray:
+    "What one side makes of the flipped latents and classes: [flips, height, width] uint8"
+    from curriculum_gen.evaluation.instruments import as_pixels, evaluation_latents, generate, latent_shape_of
+    from curriculum_gen.evaluation.recorded_run import RecordedRun
+    images = [None]*len(chosen)
+    for seed in sorted({flip["seed"] for flip in chosen}):
+        run = RecordedRun(side["folders"][seed])
+        generator = run.generator_at(side["step"])
+        mine = [place for place, flip in enumerate(chosen) if flip["seed"] == seed]
+        latents = evaluation_latents(side["n_per_class"], shape=latent_shape_of(generator))
+        made = as_pixels(generate(generator, latents[[chosen[place]["latent"] for place in mine]], task=run.task))
+        for row, place in enumerate(mine): images[place] = made[chosen[place]["class"], row]
+    return np.stack(images)
+
+@printed
+def plot_flips(
+    flips: Sequence[dict],     # of `flips`
+    *,
+    images: np.ndarray,        # [flips, 2, height, width] uint8: of the baseline, then of the candidate
+    classes: Sequence[str],    # names
+) -> Figure:
+    "Flipped images side by side, each over what the first judge saw in it"
+    figure, axes = plt.subplots(2, len(flips), figsize=(0.3 + 0.75*len(flips), 2.6), squeeze=False)
+    for column, flip in enumerate(flips):
+        for row, side in enumerate(("baseline", "candidate")):
+            ax = axes[row, column]
+            ax.imshow(images[column, row], cmap="gray", vmin=0, vmax=255)
+            ax.set(xticks=[], yticks=[], xlabel=classes[flip[side]])
+            if not column: ax.set_ylabel(side)
+        axes[0, column].set_title(classes[flip["class"]])
+    told = [f"{classes[f['class']]} was seen as {classes[f['baseline']]} and is seen as {classes[f['candidate']]}"
+            for f in flips]
+    annotate(figure, title="The same latents: " + ("right before, wrong now" if flips[0]["change"] == "lost" else
+                                                   "wrong before, right now"), shows="; ".join(told),
+             caption="Above: the class asked for. Below each image: what the first judge saw in it.")
+    return figure

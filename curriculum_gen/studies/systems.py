@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'READERS', 'Checkpoint', 'System', 'checkpoint_of', 'runs_under', 'system_of_runs', 'path_and_step',
            'read_system']
 
-# %% ../../nbs/studies/06_systems.ipynb #bd90dfae
+# %% ../../nbs/studies/06_systems.ipynb #683d3a5e
 import json, re, zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -19,10 +19,11 @@ import pandas as pd
 from ..core.errors import InputError, unknown_name
 from ..core.records import read_json
 from ..core.run_folder import RunFolder
+from ..curriculum.config import RunConfig
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
 
-# %% ../../nbs/studies/06_systems.ipynb #3864a56e
+# %% ../../nbs/studies/06_systems.ipynb #05ab7254
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     "One checkpoint of one seed"
@@ -78,7 +79,7 @@ class System:
         at = "" if self.step is None else f", step {self.step:,}"
         return f"System({self.name}{at}: {len(self.seeds)} seed(s), {self.accuracies.mean():.1%} as asked)"
 
-# %% ../../nbs/studies/06_systems.ipynb #7affb8b7
+# %% ../../nbs/studies/06_systems.ipynb #26ab79dd
 def checkpoint_of(
     confusion: object,          # [classes, classes] whole numbers of images, at least 2 classes
     *,
@@ -105,7 +106,7 @@ def _strange(values: np.ndarray) -> str:
     odd = next((value for value in values.ravel() if not isinstance(value, (int, float))), values.dtype)
     return repr(odd.item() if isinstance(odd, np.generic) else odd)[:40]
 
-# %% ../../nbs/studies/06_systems.ipynb #0e34789e
+# %% ../../nbs/studies/06_systems.ipynb #b6ccadcf
 def _from_json(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     value = read_json(path)
     if isinstance(value, dict) and "confusion" in value and "panel" in value: return _from_card(value, path=path)
@@ -149,7 +150,7 @@ def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str,
 def _with_card(checkpoint: Checkpoint, card: Card, **more) -> Checkpoint:
     return Checkpoint(seed=checkpoint.seed, step=checkpoint.step, confusion=checkpoint.confusion, card=card, **more)
 
-# %% ../../nbs/studies/06_systems.ipynb #94b1a305
+# %% ../../nbs/studies/06_systems.ipynb #ce76d5d8
 def _from_npz(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     if not zipfile.is_zipfile(path): raise InputError(f"{path}: damaged, not an NPZ archive; save it with numpy.savez")
     try:
@@ -176,7 +177,7 @@ def _of_array(counts: np.ndarray, *, where: str, seeds: Sequence[int] | None = N
     return [checkpoint_of(table, where=where, seed=_whole(seed, "seed", where=where))
             for seed, table in zip(numbers, tables)]
 
-# %% ../../nbs/studies/06_systems.ipynb #fadc16e2
+# %% ../../nbs/studies/06_systems.ipynb #45e65ec9
 COLUMNS = "seed", "step", "asked", "judged", "count"   # of a CSV file in long form
 
 def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
@@ -211,7 +212,7 @@ def _of_long(table: pd.DataFrame, *, path: Path) -> tuple[list[Checkpoint], tupl
                           step=_whole(step, "step", where=str(path)))
             for seed, step, counts in tables], None if numbered else tuple(order)
 
-# %% ../../nbs/studies/06_systems.ipynb #6a439039
+# %% ../../nbs/studies/06_systems.ipynb #99853ae9
 def runs_under(
     path: str | Path,   # a run folder, the folder of a regime, or a study of a single regime
 ) -> list[Path]:        # run folders, ascending in seed
@@ -245,7 +246,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
     found, classes = [], set()
     for folder in map(Path, folders):
         evaluation = read_json(RunFolder(folder).evaluation)
-        classes.add(tuple(evaluation["task"]["classes"]))
+        classes.add(RunConfig.from_dict(evaluation["config"]).task.classes)
         with np.load(RunFolder(folder).judged) as saved:
             seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
         for card in map(Card.from_dict, evaluation["rows"]):
@@ -254,7 +255,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
     return found, classes.pop()
 
-# %% ../../nbs/studies/06_systems.ipynb #97745778
+# %% ../../nbs/studies/06_systems.ipynb #0e09da14
 def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[Checkpoint, ...]:
     "One checkpoint a seed"
     seeds: dict[object, dict] = {}   # seed -> step -> checkpoint; one without a number is a seed of its own
@@ -288,7 +289,7 @@ def path_and_step(
         raise InputError(f"{source}: step {number} is named and step {step} asked for; give one of them")
     return Path(path), int(number)
 
-# %% ../../nbs/studies/06_systems.ipynb #9d0bc134
+# %% ../../nbs/studies/06_systems.ipynb #3dd4f4ba
 READERS = {".json": _from_json, ".npz": _from_npz, ".csv": _from_csv}
 
 def read_system(
