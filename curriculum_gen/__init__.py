@@ -5,6 +5,7 @@ What there is, in the order in which one meets it:
 watch               round any PyTorch training loop: names what is wrong with it, with the line
 examine             every check on a loop, a program or a run folder; what was not possible, and why
 evaluate_generator  judges any class-conditional generator: a card with its verdict
+compare             is a candidate worse than a baseline? Of runs, cards, count files or arrays
 train               trains a regime into a run folder, or continues it
 load_dataset        MNIST, Fashion-MNIST, 8x8 digits, or one's own, checked
 chance_test         is a confusion table better than chance? An exact test
@@ -37,6 +38,7 @@ _FRONT = {   # name -> the module that has it
     "watch": "diagnosis.watching.watch",
     "examine": "diagnosis.examination",
     "evaluate_generator": "evaluation.evaluate",
+    "compare": "studies.comparing",
     "train": "training.train",
     "load_dataset": "data.sources",
     "chance_test": "statistics.chance",

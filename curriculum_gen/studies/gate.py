@@ -48,7 +48,7 @@ def objection(
     short = REQUIRABLE.index(Verdict(reached)) < REQUIRABLE.index(Verdict(require))
     return f"{verdict} falls short of {require}" if short else ""
 
-# %% ../../nbs/studies/03_gate.ipynb #7509e111
+# %% ../../nbs/studies/03_gate.ipynb #9eb051c4
 STABLE = 0.95   # least share of resamples that agree with a verdict; under it the verdict is borderline
 
 def borderline_with(
@@ -138,7 +138,7 @@ def _compared(regime: str, runs: list[RecordedRun]) -> list[dict]:
         return [about | {"step": runs[0].config.total_steps, "verdict": str(Verdict.INVALID), "why": cause}]
     return [about | {"seed": f"all {c['seeds']}", "step": c["after"], "verdict": c["verdict"],
                      "why": in_steps(c["words"], before=c["before"], after=c["after"])}
-            for c in comparisons_of(run.path for run in runs)]
+            for c in comparisons_of(run.path for run in runs) if c["seeds"] > 1]
 
 def _other_judges(judges: dict[int, str]) -> str:
     "That seeds were scored by different first judges; empty when they were not"
