@@ -8,7 +8,7 @@ __all__ = ['CUT_OFFS', 'WITHOUT_GRADIENT', 'Evidence', 'Gap', 'panel_gap', 'CutO
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #61abaa6a
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
@@ -20,7 +20,7 @@ from ..core.errors import InputError
 from ..core.records import Record
 from .words import Verdict
 from .chance import CHANCE_ALPHA
-from .card import Card
+from .card import JUDGE_NAMES, Card
 from .comparison import MeterState, RegressionVerdict, regression_verdict
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #a03714e8
@@ -188,15 +188,39 @@ def compare_cards(
 ) -> RegressionVerdict:
     "Is the later checkpoint worse than the reference?"
     asked = np.arange(len(judged_before[0]))[:, None]
-    both = list(zip(before, after))
-    taught = all(card.student for card in (*before, *after))
-    student = [b.student_accuracy - a.student_accuracy for a, b in both] if taught else None
+    def change(measure: Callable[[Card], float | None]) -> list[float] | None:   # one a seed; None where a card has none
+        values = [[measure(card) for card in cards] for cards in (before, after)]
+        return None if any(v is None for side in values for v in side) else np.subtract(*values[::-1]).tolist()
     batch = [[card.accuracy_batch_statistics for card in cards] for cards in (before, after)]
-    known = all(a is not None for b in batch for a in b)
-    meter = MeterState(judges_certified=True,
-                       frozen_unchanged=len({card.judge_sha256 for card in (*before, *after)}) == 1,
-                       with_batch_statistics=tuple(float(np.mean(b)) for b in batch) if known else None)
+    known = all(a is not None for side in batch for a in side)
+    taught = [card.student["images"] for card in (*before, *after) if card.student]
     return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked,
-                              confusions=[np.array(card.confusion) for card in before],
-                              second_judge=[b.accuracy_second_judge - a.accuracy_second_judge for a, b in both],
-                              student=student, meter=meter)
+                              confusions=[np.array(card.confusion) for card in before], panel=change(_others),
+                              student=change(lambda card: card.student_accuracy), density=change(_density),
+                              coverage=change(lambda card: card.share("coverage")),
+                              meter=MeterState(faults=_other_judges(before, after), with_batch_statistics=tuple(
+                                  float(np.mean(side)) for side in batch) if known else None),
+                              **{"student_images": min(taught)} if taught else {})
+
+# %% ../../nbs/statistics/08_verdicts.ipynb #649fdd41
+def _others(card: Card) -> float:
+    "Median accuracy of the judges without the first"
+    others = [seen["accuracy"] for judge, seen in card.panel.items() if judge != "first"]
+    if not others: raise InputError("card: no judge beside the first; score the checkpoint with the whole panel")
+    return median(others)
+
+def _density(card: Card) -> float | None:
+    "Clipped density over that of another real sample; None where it was not measured"
+    sides = [card.realism and card.realism[side].get("clipped_density") for side in ("generated", "real")]
+    return None if None in sides else float(np.mean(sides[0]) / np.mean(sides[1]))
+
+def _other_judges(before: Sequence[Card], after: Sequence[Card]) -> tuple[str, ...]:
+    "A sentence for each judge whose fingerprint is not the same on all cards"
+    def prints(judge: str, cards: Sequence[Card]) -> str:   # "1a2b3c4", or several where the seeds differ
+        found = [card.judge_sha256 if judge == "first" else card.panel.get(judge, {}).get("judge_sha256")
+                 for card in cards]
+        return " or ".join(sha[:7] if sha else "absent" for sha in dict.fromkeys(found))
+    names = dict.fromkeys(["first", *(judge for card in (*before, *after) for judge in card.panel)])
+    sides = {judge: (prints(judge, before), prints(judge, after)) for judge in names}
+    return tuple(f"the {JUDGE_NAMES.get(judge, judge)} of A is {one}, of B {other}: score both with one judge"
+                 for judge, (one, other) in sides.items() if one != other or " or " in one)
