@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['compare']
 
-# %% ../../nbs/commands/07_compare.ipynb #ae19ff0d
+# %% ../../nbs/commands/07_compare.ipynb #81828449
 import argparse, json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.records import write_json
 from .manners import Parser, run_command
 
-# %% ../../nbs/commands/07_compare.ipynb #6bb12df2
+# %% ../../nbs/commands/07_compare.ipynb #5d176f59
 def compare(args: Sequence[str] | None = None) -> int:
     "`cgen-compare`: is a candidate worse than a baseline?"
     def work() -> int:
@@ -40,7 +40,7 @@ def _parser() -> Parser:
                         "such as runs/mine@6000 runs/mine: train N continuations of the first in other data orders")
     return parser
 
-# %% ../../nbs/commands/07_compare.ipynb #be00a540
+# %% ../../nbs/commands/07_compare.ipynb #928fa429
 def _compared(given: argparse.Namespace) -> int:
     from curriculum_gen.studies.comparing import compare as compare_systems
     found = compare_systems(given.baseline, given.candidate, margin=given.margin, step=given.step)
@@ -62,12 +62,12 @@ def _class_lines(
     "The classes as lines, worst first"
     points = ["difference", "low", "high"]
     shown = classes.assign(**{name: [f"{100*value:+.1f}" for value in classes[name]] for name in points},
-                           p_holm=[f"{p:.2g}" for p in classes.p_holm],
+                           p_holm=["<1e-6" if p < 1e-6 else f"{p:.2g}" for p in classes.p_holm],
                            baseline=[f"{a}/{b}" for a, b in zip(classes.baseline, classes.images)],
                            candidate=[f"{a}/{b}" for a, b in zip(classes.candidate, classes.images_candidate)])
     return shown[["class", "baseline", "candidate", *points, "p_holm", "change"]].to_string(index=False)
 
-# %% ../../nbs/commands/07_compare.ipynb #98f7bd21
+# %% ../../nbs/commands/07_compare.ipynb #022dd871
 def _continued(given: argparse.Namespace) -> int:
     "Continuations of one run, for those who have no other seeds"
     from curriculum_gen.studies.systems import path_and_step, read_system
