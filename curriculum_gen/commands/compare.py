@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['compare']
 
-# %% ../../nbs/commands/07_compare.ipynb #81828449
+# %% ../../nbs/commands/07_compare.ipynb #d5863aa9
 import argparse, json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.records import write_json
 from .manners import Parser, run_command
 
-# %% ../../nbs/commands/07_compare.ipynb #5d176f59
+# %% ../../nbs/commands/07_compare.ipynb #b864b9ea
 def compare(args: Sequence[str] | None = None) -> int:
     "`cgen-compare`: is a candidate worse than a baseline?"
     def work() -> int:
@@ -37,22 +37,22 @@ def _parser() -> Parser:
     parser.add_argument("--json", action="store_true",
                         help="print what comparison.json holds and nothing else; no report without --out")
     parser.add_argument("--continue", type=int, dest="continuations", metavar="N", help="of one run at two steps, "
-                        "such as runs/mine@6000 runs/mine: train N continuations of the first in other data orders")
+                        "such as runs/mine@6000 runs/mine: train N continuations of the first in other data orders, and decide by "
+                        "their ends")
     return parser
 
-# %% ../../nbs/commands/07_compare.ipynb #928fa429
+# %% ../../nbs/commands/07_compare.ipynb #f70531c3
 def _compared(given: argparse.Namespace) -> int:
     from curriculum_gen.studies.comparing import compare as compare_systems
     found = compare_systems(given.baseline, given.candidate, margin=given.margin, step=given.step)
-    file = (given.out or Path("comparison"))/"comparison.json"
+    reported = bool(given.out or not given.json)
+    file = reported and write_json((given.out or Path("comparison"))/"comparison.json", found.to_dict())
     if given.json: print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
-    else:
-        print(f"{found.verdict}: {found.words}")
-        for note in found.notes: print(f"  {note}")
-        print(_class_lines(found.classes))
-    if given.out or not given.json:
+    else: print("\n".join([f"{found.verdict}: {found.words}", *(f"  {note}" for note in found.notes),
+                           _class_lines(found.classes)]))
+    if reported:
         from curriculum_gen.reporting.reports import report_file
-        page = report_file("systems", write_json(file, found.to_dict()))
+        page = report_file("systems", file)
         if not given.json: print(f"comparison: {file}; report: {page}")
     return found.exit_code
 
@@ -67,20 +67,18 @@ def _class_lines(
                            candidate=[f"{a}/{b}" for a, b in zip(classes.candidate, classes.images_candidate)])
     return shown[["class", "baseline", "candidate", *points, "p_holm", "change"]].to_string(index=False)
 
-# %% ../../nbs/commands/07_compare.ipynb #022dd871
+# %% ../../nbs/commands/07_compare.ipynb #583a7856
 def _continued(given: argparse.Namespace) -> int:
     "Continuations of one run, for those who have no other seeds"
-    from curriculum_gen.studies.systems import path_and_step, read_system
+    if given.json or given.out or given.margin != 0.05:
+        raise InputError("--json, --out and --margin go without --continue, which prints its words and makes no report")
     from curriculum_gen.studies.comparing import exit_code
-    (one, before), (other, after) = (path_and_step(side, given.step) for side in (given.baseline, given.candidate))
-    if one.resolve() != other.resolve() or not (one/"config.json").exists():
+    from curriculum_gen.studies.systems import path_and_step
+    (run, before), (other, after) = (path_and_step(side, given.step) for side in (given.baseline, given.candidate))
+    if run.resolve() != other.resolve() or not (run/"config.json").exists():
         raise InputError("--continue takes one run folder at two steps, such as runs/mine@6000 runs/mine@10000; "
-                         f"these are {one} and {other}")
-    steps = [read_system(one, step=step).step for step in (before, after)]
-    if steps[0] >= steps[1]: raise InputError(f"{one}: step {steps[0]} does not come before step {steps[1]}; name an "
-                                              "earlier one first, such as runs/mine@6000 runs/mine@10000")
-    if given.continuations < 1: raise InputError(f"continuations is {given.continuations}: it must be at least 1")
-    from curriculum_gen.evaluation.continuations import continued_comparison
-    found = continued_comparison(one, before=steps[0], after=steps[1], continuations=given.continuations, progress=True)
+                         f"these are {run} and {other}")
+    from curriculum_gen.diagnosis.one_run import continued_comparison
+    found = continued_comparison(run, before=before, after=after, continuations=given.continuations, progress=True)
     print(f"{found.verdict}: {found.words}")
     return exit_code(found.verdict)

@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'matched', 'incomparable', 'answers', 'paired_seeds', 'class_changes', 'flips', 'ComparedSystems',
            'exit_code', 'compare', 'gate_against', 'plot_changes', 'flipped_images', 'plot_flips']
 
-# %% ../../nbs/studies/07_comparing.ipynb #2287d940
+# %% ../../nbs/studies/07_comparing.ipynb #4715212b
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial, hypot
@@ -34,7 +34,7 @@ from .gate import gated_folders, stops
 from .systems import System, path_and_step, read_system, runs_under, system_of_runs
 from .table import counted_verdicts
 
-# %% ../../nbs/studies/07_comparing.ipynb #1647965a
+# %% ../../nbs/studies/07_comparing.ipynb #45cbc2b3
 def matched(
     baseline: System,
     candidate: System,
@@ -71,7 +71,7 @@ def incomparable(
     return (f"they were scored by different judges ({named}: {marks[0]} the baseline, {marks[1]} the candidate); "
             "score both with the same judges")
 
-# %% ../../nbs/studies/07_comparing.ipynb #0d727b55
+# %% ../../nbs/studies/07_comparing.ipynb #8b25a204
 def answers(
     baseline: System,
     candidate: System,
@@ -90,7 +90,7 @@ def paired_seeds(
     "Whether a seed of one side has a partner on the other: the same numbers, and more than one"
     return len(baseline.seeds) > 1 and None not in baseline.seeds and baseline.seeds == candidate.seeds
 
-# %% ../../nbs/studies/07_comparing.ipynb #8c1a2daf
+# %% ../../nbs/studies/07_comparing.ipynb #0edde813
 def class_changes(
     baseline: System,
     candidate: System,
@@ -128,7 +128,7 @@ def _change(right: Sequence[int], images: Sequence[int]) -> dict:
             "high": difference + hypot(second.high - c/n, b/m - first.low),
             "p": float(stats.fisher_exact([[b, m - b], [c, n - c]]).pvalue)}
 
-# %% ../../nbs/studies/07_comparing.ipynb #874f6c96
+# %% ../../nbs/studies/07_comparing.ipynb #a0344e45
 EXAMPLES = 3   # flipped images of a class that are kept, lost and gained each
 
 def flips(
@@ -145,7 +145,7 @@ def flips(
                        "candidate": int(candidate.judged[s, k, i])} for s, i in places]
     return found
 
-# %% ../../nbs/studies/07_comparing.ipynb #811859e9
+# %% ../../nbs/studies/07_comparing.ipynb #d63d8f4f
 def _decided(baseline: System, candidate: System, *, classes: pd.DataFrame,
              margin: float) -> tuple[Verdict, str, SystemComparison]:
     "The word, its sentence, and the comparison by the first judge"
@@ -185,7 +185,7 @@ def _fallen(classes: pd.DataFrame) -> str:
             for _, row in classes.head(5).iterrows()]
     return ", ".join(told) + (", and others" if len(classes) > 5 else "")
 
-# %% ../../nbs/studies/07_comparing.ipynb #707ab83f
+# %% ../../nbs/studies/07_comparing.ipynb #b1f7f7b2
 def _at_chance(system: System) -> bool:
     "Whether the class asked for is not shown to matter; False where so few classes and seeds could not show it"
     classes, seeds = len(system.confusions[0]), len(system.seeds)
@@ -206,7 +206,7 @@ def _design_effect(system: System) -> float:
     shared, alone = right.mean(1).var(-1, ddof=1).mean(), right.var(-1, ddof=1).mean()/right.shape[1]
     return max(1.0, float(shared/alone)) if alone else 1.0
 
-# %% ../../nbs/studies/07_comparing.ipynb #186f1b50
+# %% ../../nbs/studies/07_comparing.ipynb #e40fc214
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ComparedSystems:
     "What was found of a candidate beside a baseline; shows itself in a notebook"
@@ -241,8 +241,9 @@ def exit_code(
     verdict: str,   # of a comparison
 ) -> int:           # 0 may pass, 1 worse, 3 not decided
     "What a command ends with"
-    if verdict in (Verdict.INCONCLUSIVE, Verdict.INVALID): return 3
-    return 1 if stops(verdict) else 0
+    passes, fell = ((Verdict.BETTER, Verdict.NOT_WORSE, Verdict.MEASURED_NOT_WORSE),
+                    (Verdict.WORSE, Verdict.REGRESSED, Verdict.MEASURED_DROP))
+    return 0 if verdict in passes else 1 if verdict in fell else 3
 
 def _plain(value: object) -> object:
     "JSON values for numpy's and tuples"
@@ -268,7 +269,7 @@ def _instruments(system: System) -> dict[str, float]:
     if all(card.student for card in cards): found["student"] = np.mean([card.student_accuracy for card in cards])
     return _plain(found)
 
-# %% ../../nbs/studies/07_comparing.ipynb #f8688b29
+# %% ../../nbs/studies/07_comparing.ipynb #b508f030
 def compare(
     baseline: str | Path | Card | np.ndarray | System,   # run folder, regime, card or count file, with @STEP or without
     candidate: str | Path | Card | np.ndarray | System,  # the same; in memory, [classes, classes] or with seeds before
@@ -299,7 +300,7 @@ def _notes(baseline: System, candidate: System) -> list[str]:
     if None not in weights[0] and weights[0] == weights[1]: told.append("Both sides are the same networks, bit by bit.")
     return told
 
-# %% ../../nbs/studies/07_comparing.ipynb #0f9dec5d
+# %% ../../nbs/studies/07_comparing.ipynb #8d0e37a9
 def gate_against(
     baseline: str | Path,           # a run folder, regime, card or count file; a study that has the regimes by name
     *,
@@ -326,7 +327,7 @@ def _baseline_of(path: str | Path, regime: str) -> System:
     several = folder.is_dir() and len({p.parent.parent for p in folder.glob("*/seed-*/config.json")}) > 1
     return read_system(folder/regime if several and (folder/regime).is_dir() else folder, step=step)
 
-# %% ../../nbs/studies/07_comparing.ipynb #a64e0df6
+# %% ../../nbs/studies/07_comparing.ipynb #36ee80b2
 @printed
 def plot_changes(
     found: dict,   # of `ComparedSystems.to_dict`
@@ -352,7 +353,7 @@ def plot_changes(
              key=[Line2D([], [], color=colors[change], marker="o", label=change) for change in ("fell", "rose")])
     return figure
 
-# %% ../../nbs/studies/07_comparing.ipynb #aa5cb0db
+# %% ../../nbs/studies/07_comparing.ipynb #5d0a2a6e
 def flipped_images(
     found: dict,               # of `ComparedSystems.to_dict`
     *,
