@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'matched', 'incomparable', 'answers', 'paired_seeds', 'class_changes', 'flips', 'ComparedSystems',
            'exit_code', 'compare', 'gate_against', 'plot_changes', 'flipped_images', 'plot_flips']
 
-# %% ../../nbs/studies/07_comparing.ipynb #1dc73e45
+# %% ../../nbs/studies/07_comparing.ipynb #06b511b9
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial, hypot
@@ -33,7 +33,7 @@ from ..figures.style import BLUE, VERMILLION, annotate, printed
 from .systems import System, path_and_step, read_system, runs_under, system_of_runs
 from .table import counted_verdicts
 
-# %% ../../nbs/studies/07_comparing.ipynb #3778513e
+# %% ../../nbs/studies/07_comparing.ipynb #f90e5cc1
 def matched(
     baseline: System,
     candidate: System,
@@ -54,7 +54,7 @@ def matched(
                    for one in candidate.checkpoints)
     return baseline, replace(candidate, checkpoints=turned, classes=ours)
 
-# %% ../../nbs/studies/07_comparing.ipynb #a2c0e979
+# %% ../../nbs/studies/07_comparing.ipynb #ac36a7c0
 def incomparable(
     baseline: System,
     candidate: System,
@@ -71,7 +71,7 @@ def incomparable(
     return (f"they were scored by different judges ({named}: {marks[0]} the baseline, {marks[1]} the candidate); "
             "score both with the same judges")
 
-# %% ../../nbs/studies/07_comparing.ipynb #7e93ef7d
+# %% ../../nbs/studies/07_comparing.ipynb #76460ebb
 def answers(
     baseline: System,
     candidate: System,
@@ -90,7 +90,7 @@ def paired_seeds(
     "Whether a seed of one side has a partner on the other: the same numbers, and more than one"
     return len(baseline.seeds) > 1 and None not in baseline.seeds and baseline.seeds == candidate.seeds
 
-# %% ../../nbs/studies/07_comparing.ipynb #f8f3d5ac
+# %% ../../nbs/studies/07_comparing.ipynb #1966337d
 def class_changes(
     baseline: System,
     candidate: System,
@@ -119,7 +119,7 @@ def _paired_change(before: np.ndarray, after: np.ndarray) -> dict:
             "p": float(stats.binomtest(min(round(lost), changed), changed).pvalue) if changed else 1.0,
             "lost": found.lost, "gained": found.gained}
 
-# %% ../../nbs/studies/07_comparing.ipynb #d01df524
+# %% ../../nbs/studies/07_comparing.ipynb #657dfd08
 def _change(right: Sequence[int], images: Sequence[int]) -> dict:
     "Two independent counts of one class"
     (b, c), (m, n) = map(int, right), images
@@ -129,7 +129,7 @@ def _change(right: Sequence[int], images: Sequence[int]) -> dict:
             "high": difference + hypot(second.high - c/n, b/m - first.low),
             "p": float(stats.fisher_exact([[b, m - b], [c, n - c]]).pvalue)}
 
-# %% ../../nbs/studies/07_comparing.ipynb #0bf093f3
+# %% ../../nbs/studies/07_comparing.ipynb #1f4e736f
 EXAMPLES = 3   # flipped images of a class that are kept, lost and gained each
 
 def flips(
@@ -146,47 +146,49 @@ def flips(
                        "candidate": int(candidate.judged[s, k, i])} for s, i in places]
     return found
 
-# %% ../../nbs/studies/07_comparing.ipynb #ab1f461f
+# %% ../../nbs/studies/07_comparing.ipynb #e4492ab3
 def _decided(baseline: System, candidate: System, *, classes: pd.DataFrame,
              margin: float) -> tuple[Verdict, str, SystemComparison]:
     "The word, its sentence, and the comparison by the first judge"
-    shares = baseline.accuracies.tolist(), candidate.accuracies.tolist()
     pairs = answers(baseline, candidate)
     about = {"images": len(baseline.confusions[0])*min(baseline.n_per_class, candidate.n_per_class),
              "paired": paired_seeds(baseline, candidate), "margin": margin,
              "design_effect": max(_design_effect(baseline), _design_effect(candidate))}
     single = pairs and len(pairs[0]) == 1   # over several seeds the scatter of their differences says it
-    found = compare_systems(*shares, **about, measured=paired_difference(*pairs) if single else None)
-    if _at_chance(baseline) and _at_chance(candidate):
-        return Verdict.INCONCLUSIVE, ("Neither side is above chance, so no direction can be stated, whatever the "
-                                      f"difference ({_points(found.difference)})."), found
-    passes = found.verdict not in (Verdict.WORSE, Verdict.INCONCLUSIVE)
-    lost = classes[(classes.change == "fell") & (classes.high < -margin)]
-    if passes and len(lost):
-        return Verdict.INCONCLUSIVE, (f"The mean does not fall ({_points(found.difference)}), but {len(lost)} of "
-                                      f"{len(classes)} classes do: {_fallen(lost)}."), found
+    found = compare_systems(baseline.accuracies, candidate.accuracies, **about,
+                            measured=paired_difference(*pairs) if single else None)
     others = [_others(system) for system in (baseline, candidate)]
-    if any(other is None for other in others): return found.verdict, found.words, found
-    panel = compare_systems(*others, **about)
-    told = (f"the first judge sees {_points(found.difference)}, the median of the others {_points(panel.difference)} "
-            f"{_range(panel.low, panel.high)}")
-    if found.verdict == Verdict.WORSE and panel.difference >= 0:
-        return Verdict.INCONCLUSIVE, f"Only the first judge sees a fall: {told}.", found
-    if passes and panel.verdict == Verdict.WORSE:
-        return Verdict.INCONCLUSIVE, f"The first judge sees no fall and the other judges do: {told}.", found
-    return found.verdict, found.words, found
+    panel = None if None in others else compare_systems(*others, **about)
+    doubt = (_no_direction(baseline, candidate, found) or _lost_classes(found, classes, margin=margin)
+             or _first_judge_alone(found, panel))
+    return (Verdict.INCONCLUSIVE, doubt, found) if doubt else (found.verdict, found.words, found)
+
+def _no_direction(baseline: System, candidate: System, found: SystemComparison) -> str:
+    return ("Neither side is above chance, so no direction can be stated, whatever the difference "
+            f"({_points(found.difference)})." if _at_chance(baseline) and _at_chance(candidate) else "")
 
 def _points(difference: float) -> str: return f"{100*difference:+.1f} pp".replace("-", "−")
 
+# %% ../../nbs/studies/07_comparing.ipynb #c4ee4dbc
+def _lost_classes(found: SystemComparison, classes: pd.DataFrame, *, margin: float) -> str:
+    lost = classes[(classes.change == "fell") & (classes.high < -margin)].to_dict("records")
+    if exit_code(found.verdict) or not lost: return ""
+    told = [f"{row['class']} by {_points(row['difference'])} {_range(row['low'], row['high'])}" for row in lost[:5]]
+    return (f"The mean does not fall ({_points(found.difference)}), but {len(lost)} of {len(classes)} classes do: "
+            f"{', '.join(told)}{', and others' if len(lost) > 5 else ''}.")
+
+def _first_judge_alone(found: SystemComparison, panel: SystemComparison | None) -> str:
+    "`panel`: the same comparison by the median of the other judges; None where they are not known"
+    if panel is None: return ""
+    told = (f"the first judge sees {_points(found.difference)}, the median of the others {_points(panel.difference)} "
+            f"{_range(panel.low, panel.high)}")
+    if found.verdict == Verdict.WORSE and panel.difference >= 0: return f"Only the first judge sees a fall: {told}."
+    hidden = exit_code(found.verdict) == 0 and panel.verdict == Verdict.WORSE
+    return f"The first judge sees no fall and the other judges do: {told}." if hidden else ""
+
 def _range(low: float, high: float) -> str: return f"[{100*low:+.1f}, {100*high:+.1f}]".replace("-", "−")
 
-def _fallen(classes: pd.DataFrame) -> str:
-    "Some classes with their differences, in words"
-    told = [f"{row['class']} by {_points(row['difference'])} {_range(row['low'], row['high'])}"
-            for _, row in classes.head(5).iterrows()]
-    return ", ".join(told) + (", and others" if len(classes) > 5 else "")
-
-# %% ../../nbs/studies/07_comparing.ipynb #27f49e04
+# %% ../../nbs/studies/07_comparing.ipynb #81d07c0b
 def _at_chance(system: System) -> bool:
     "Whether the class asked for is not shown to matter; False where so few classes and seeds could not show it"
     classes, seeds = len(system.confusions[0]), len(system.seeds)
@@ -207,7 +209,7 @@ def _design_effect(system: System) -> float:
     shared, alone = right.mean(1).var(-1, ddof=1).mean(), right.var(-1, ddof=1).mean()/right.shape[1]
     return max(1.0, float(shared/alone)) if alone else 1.0
 
-# %% ../../nbs/studies/07_comparing.ipynb #8d1873eb
+# %% ../../nbs/studies/07_comparing.ipynb #a29fed3e
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ComparedSystems:
     "What was found of a candidate beside a baseline; shows itself in a notebook"
@@ -239,7 +241,7 @@ class ComparedSystems:
         return "\n".join([f"**{self.verdict}** {self.words}", "", *(f"- {note}" for note in self.notes),
                           f"- Classes that changed: {', '.join(told) or 'none is shown'}."])
 
-# %% ../../nbs/studies/07_comparing.ipynb #ed6dba93
+# %% ../../nbs/studies/07_comparing.ipynb #4f644f7c
 def exit_code(
     verdict: str,   # of a comparison
 ) -> int:           # 0 may pass, 1 worse, 3 not decided
@@ -272,7 +274,7 @@ def _instruments(system: System) -> dict[str, float]:
     if all(card.student for card in cards): found["student"] = np.mean([card.student_accuracy for card in cards])
     return _plain(found)
 
-# %% ../../nbs/studies/07_comparing.ipynb #5b75c842
+# %% ../../nbs/studies/07_comparing.ipynb #84776d7f
 def compare(
     baseline: str | Path | Card | np.ndarray | System,   # run folder, regime, card or count file, with @STEP or without
     candidate: str | Path | Card | np.ndarray | System,  # the same; in memory, [classes, classes] or with seeds before
@@ -292,7 +294,7 @@ def compare(
                            classes=classes, flips=tuple(flips(before, after)),
                            notes=tuple(_notes(before, after)))
 
-# %% ../../nbs/studies/07_comparing.ipynb #25f14fec
+# %% ../../nbs/studies/07_comparing.ipynb #f0dadc48
 def _notes(baseline: System, candidate: System) -> list[str]:
     sides, told = {"baseline": baseline, "candidate": candidate}, []
     verdicts = {name: system.verdicts for name, system in sides.items() if system.verdicts}
@@ -306,7 +308,7 @@ def _notes(baseline: System, candidate: System) -> list[str]:
     if None not in weights[0] and weights[0] == weights[1]: told.append("Both sides are the same networks, bit by bit.")
     return told
 
-# %% ../../nbs/studies/07_comparing.ipynb #8b5a5bfc
+# %% ../../nbs/studies/07_comparing.ipynb #3598d2f9
 def gate_against(
     baseline: str | Path,           # a run folder, regime, card or count file; a study that has the regimes by name
     *,
@@ -334,7 +336,7 @@ def _baseline_of(path: str | Path, regime: str) -> System:
     several = folder.is_dir() and len({p.parent.parent for p in folder.glob("*/seed-*/config.json")}) > 1
     return read_system(folder/regime if several and (folder/regime).is_dir() else folder, step=step)
 
-# %% ../../nbs/studies/07_comparing.ipynb #f9fff1bb
+# %% ../../nbs/studies/07_comparing.ipynb #d559562a
 @printed
 def plot_changes(
     found: dict,   # of `ComparedSystems.to_dict`
@@ -362,7 +364,7 @@ def plot_changes(
              key=[Line2D([], [], color=colors[change], marker="o", label=change) for change in ("fell", "rose")])
     return figure
 
-# %% ../../nbs/studies/07_comparing.ipynb #e47f119e
+# %% ../../nbs/studies/07_comparing.ipynb #13f0190d
 def flipped_images(
     found: dict,               # of `ComparedSystems.to_dict`
     *,
@@ -376,7 +378,7 @@ def flipped_images(
     if not chosen or not there: return None
     return chosen, np.stack([_drawn(side, chosen) for side in sides], axis=1)
 
-# %% ../../nbs/studies/07_comparing.ipynb #9b32ab2d
+# %% ../../nbs/studies/07_comparing.ipynb #4a8fe8d8
 def _drawn(side: dict, chosen: list[dict]) -> np.ndarray:
     "What one side makes of the flipped latents and classes: [flips, height, width] uint8"
     from curriculum_gen.evaluation.instruments import as_pixels, evaluation_latents, generate, latent_shape_of
