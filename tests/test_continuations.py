@@ -224,6 +224,7 @@ def test_an_ordinary_end_is_called_so_and_few_continuations_are_hedged():
     assert re.search(r"is number [2-6] of 6", decided([0.5, 0.6, 0.7, 0.72, 0.74], recorded=0.65).words)
     few = decided([0.5]*3)
     assert few.verdict == Verdict.MEASURED_DROP and "5 are needed" in few.words and few.rank is None
+    assert "its data order" not in decided([0.7]*3, recorded=0.5).words
 
 
 def test_a_checkpoint_at_chance_is_one_network_however_often_it_is_continued():

@@ -6,7 +6,7 @@
 __all__ = ['Scored', 'of_one_checkpoint', 'ContinuedComparison', 'compare_ends', 'check_continuations', 'plot_continuations',
            'score_continuations', 'compare_continued']
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #e6fbd481
+# %% ../../nbs/evaluation/05_continuations.ipynb #d20e02f1
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from ..statistics.comparison import (GATES, MARGIN, SEEDS_NEEDED, PairedDifferen
 from ..statistics.verdicts import compare_cards
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #7ae440df
+# %% ../../nbs/evaluation/05_continuations.ipynb #974a6ebd
 def of_one_checkpoint(
     gates: RegressionVerdict,   # of pairs that all share their checkpoint A
     *,
@@ -46,7 +46,7 @@ def of_one_checkpoint(
     found = replace(gates, p_chance=p_chance, held=(gates.held[0], above, *gates.held[2:]))
     return found if above or not found.held[0] else replace(found, verdict=Verdict.AT_CHANCE, stopped_by="G1")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #9d592632
+# %% ../../nbs/evaluation/05_continuations.ipynb #531ef1a8
 @dataclass(frozen=True, kw_only=True)
 class ContinuedComparison:
     "Ends of continuations beside the checkpoint they began at"
@@ -84,7 +84,7 @@ class ContinuedComparison:
         head = [f"**{self.verdict}** {self.words}", "", "| gate | found | holds |", "|---|---|---|"]
         return "\n".join([*head, *rows, "", *_shown(self.table())])
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #8e41a0f6
+# %% ../../nbs/evaluation/05_continuations.ipynb #1616be2d
 def _row(card: Card) -> dict:
     others = [entry["accuracy"] for name, entry in card.panel.items() if name != "first"]
     return {"accuracy": card.accuracy, "images": card.judged_images,
@@ -101,7 +101,7 @@ def _shown(table: pd.DataFrame) -> list[str]:
 
 def _points(difference: float) -> str: return f"{100*difference:+.1f} pp".replace("-", "−")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #124956da
+# %% ../../nbs/evaluation/05_continuations.ipynb #9f52f3b4
 def _words(found: ContinuedComparison) -> str:
     gates, k, start = found.gates, len(found.seeds), found._start
     over = f"{_points(gates.difference)} over {k} continuation{'s'*(k > 1)} from {start}, each in another data order"
@@ -120,19 +120,19 @@ def _words(found: ContinuedComparison) -> str:
     rest = (_place(found), "This speaks of this checkpoint, not of the regime.") if decided else ()
     return " ".join(filter(None, [told[found.verdict], *rest, gates.note]))
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #f828c4fc
+# %% ../../nbs/evaluation/05_continuations.ipynb #461a55d7
 def _place(found: ContinuedComparison) -> str:
     "Where the run's own end stands among the continuations"
     if found.recorded is None: return ""
     k, change = len(found.seeds), _points(found.recorded.accuracy - found.before.accuracy)
     if found.rank > 1 or found.recorded.accuracy in [card.accuracy for card in found.after]:
         return f"The recorded run ({change}) is number {found.rank} of {k + 1} from below."
-    fell, not_worse = found.recorded_change.upper < -MARGIN, (Verdict.NOT_WORSE, Verdict.MEASURED_NOT_WORSE)
-    cause = f": its data order, not going on from {found._start}" if fell and found.verdict in not_worse else ""
+    unlucky = found.recorded_change.upper < -MARGIN and found.verdict == Verdict.NOT_WORSE and k >= SEEDS_NEEDED
+    cause = f": its data order, not going on from {found._start}" if unlucky else ""
     others = f"any of {k} continuations" if k > 1 else "the one continuation"
     return f"The recorded run ({change}) ended lower than {others}, as 1 run in {k + 1} does by accident{cause}."
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #b7ee0a02
+# %% ../../nbs/evaluation/05_continuations.ipynb #5d56f00e
 Scored = tuple[Card, np.ndarray]   # a card, and what each judge saw: [judges, classes, n], the first judge first
 
 def compare_ends(
@@ -156,7 +156,7 @@ def compare_ends(
                                after=tuple(card for card, _ in after), recorded=recorded and recorded[0],
                                gates=of_one_checkpoint(gates, p_chance=card.p_chance), recorded_change=change)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #f0a945c6
+# %% ../../nbs/evaluation/05_continuations.ipynb #314162d4
 def _check_different(scored: Sequence[Scored], names: Sequence[str]) -> None:
     "Two continuations that end in the same generator were not trained on in different orders"
     for i, (one, seen) in enumerate(scored):
@@ -181,7 +181,7 @@ def check_continuations(
                          f"and {SEEDS_NEEDED} to speak of the checkpoint")
     if images_per_class < 2: raise InputError(f"images per class is {images_per_class}: it must be at least 2")
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #a78cec81
+# %% ../../nbs/evaluation/05_continuations.ipynb #0ed8a057
 @printed
 def plot_continuations(
     found: ContinuedComparison,
@@ -207,7 +207,7 @@ def plot_continuations(
              caption=f"First judge, n = {found.before.judged_images:,} images a point, the same latents for all.")
     return figure
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #ea4b74a6
+# %% ../../nbs/evaluation/05_continuations.ipynb #e951eed4
 def score_continuations(
     folder: str | Path | RecordedRun,       # a run, continued from `start` to `end` in these orders
     *,
@@ -232,7 +232,7 @@ def score_continuations(
                                 for step, of in tqdm(places, desc=f"scoring {run.name}", disable=not progress)]
     return compare_ends(before, after, seeds=seeds, recorded=recorded, name=run.name, start=start, end=end)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #35e75546
+# %% ../../nbs/evaluation/05_continuations.ipynb #4e1e0aad
 def compare_continued(
     before: Callable,                       # the checkpoint: `images = generator(latents, labels)` in [-1, 1]
     continue_from: Callable[[int], Callable],   # seed -> generator, trained on from the checkpoint in that seed's order
@@ -259,7 +259,7 @@ def compare_continued(
         after.append(_scored(f"continue_from({seed})", generator, instruments, student=student))
     return compare_ends(first, after, seeds=seeds)
 
-# %% ../../nbs/evaluation/05_continuations.ipynb #909fbabb
+# %% ../../nbs/evaluation/05_continuations.ipynb #debeb695
 def _continued(continue_from: Callable[[int], Callable], seed: int) -> Callable:
     return _told(f"continue_from({seed})", lambda: continue_from(seed))
 

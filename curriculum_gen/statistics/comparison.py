@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.records import Record
 from .words import Verdict
 from .intervals import Interval
-from .chance import CHANCE_ALPHA, pooled_chance_test
+from .chance import CHANCE_ALPHA, pooled_chance_test, told_p
 
 # %% ../../nbs/statistics/04_comparison.ipynb #c7741b35
 MARGIN = 0.05              # a fall counts when it is more than this: 5 percentage points
@@ -167,7 +167,7 @@ class MeterState(Record):
                 if abs(batch - running) > BATCH_STATISTICS + 1e-9]
         return f"With BatchNorm on batch statistics: {' and '.join(told)}." if told else ""
 
-# %% ../../nbs/statistics/04_comparison.ipynb #c079a627
+# %% ../../nbs/statistics/04_comparison.ipynb #3eec51c2
 def student_bounds(
     student: Sequence[float],   # B - A in the student score, one a seed, -1..1
     *,
@@ -194,7 +194,7 @@ class RegressionVerdict(Record):
     accuracies in 0..1, differences B - A"""
     verdict: Verdict                  # INVALID, AT-CHANCE, REGRESSED, MEASURED-DROP, (MEASURED-)NOT-WORSE, INCONCLUSIVE
     axes: tuple[str, ...]             # of `AXES`: on which a fall was found
-    stopped_by: str | None            # the first gate that did not hold; G3 for MEASURED-DROP; None for REGRESSED
+    stopped_by: str | None            # the first asked gate that did not hold; G3 for MEASURED-DROP, None for REGRESSED
     held: tuple[bool | None, ...]     # whether each of G0 to G6 held, also behind that one; None: not measured
     differences: tuple[float, ...]    # one a seed
     accuracy_before: float            # mean over seeds
@@ -226,23 +226,20 @@ class RegressionVerdict(Record):
         return _gate_table(self)
 
     def _repr_markdown_(self) -> str:
-        rows = [f"| {gate} {row.asks} | {row.axis} | {row.found} | {row.held} |" for gate, row in self.table().iterrows()]
-        return "\n".join([f"**{self.verdict}** {self.words}", "", "| gate | axis | found | holds |", "|---|---|---|---|",
-                          *rows])
+        head = [f"**{self.verdict}** {self.words}", "", "| gate | axis | found | holds |", "|---|---|---|---|"]
+        return "\n".join(head + [f"| {gate} {row.asks} | {row.axis} | {row.found} | {row.held} |"
+                                 for gate, row in self.table().iterrows()])
 
-# %% ../../nbs/statistics/04_comparison.ipynb #7c5c0082
+# %% ../../nbs/statistics/04_comparison.ipynb #9a4e71d0
 def _points(difference: float | None) -> str:
     return "not measured" if difference is None else f"{100 * difference:+.1f} pp".replace("-", "−")
 
-def _told_p(p: float) -> str:
-    return "p < 0.000001" if p < 1e-6 else f"p = {np.format_float_positional(float(f'{p:.2g}'), trim='-')}"
-
 def _gate_table(of: RegressionVerdict) -> pd.DataFrame:
-    found = ("; ".join(of.faults) or "no fault known", f"A {of.accuracy_before:.1%}, {_told_p(of.p_chance)}",
-             f"{of.lost} lost, {of.gained} gained of {of.pairs}; McNemar {_told_p(of.mcnemar_p)}; "
+    found = ("; ".join(of.faults) or "no fault known", f"A {of.accuracy_before:.1%}, {told_p(of.p_chance)}",
+             f"{of.lost} lost, {of.gained} gained of {of.pairs}; McNemar {told_p(of.mcnemar_p)}; "
              f"upper bound {_points(of.upper)}",
-             f"{_points(of.difference)} over {len(of.differences)} seeds, sign-flip {_told_p(of.sign_flip_p)}",
-             f"median of the others {_points(of.panel)}, sign-flip {_told_p(of.panel_p)}",
+             f"{_points(of.difference)} over {len(of.differences)} seeds, sign-flip {told_p(of.sign_flip_p)}",
+             f"median of the others {_points(of.panel)}, sign-flip {told_p(of.panel_p)}",
              _points(of.student) + (f", at most {_points(of.student_upper)}" if of.student is not None else ""),
              f"density {_points(of.density)}, coverage {_points(of.coverage)}")
     axis = {gate: name for name, gates in AXES.items() for gate in gates}
@@ -252,6 +249,7 @@ def _gate_table(of: RegressionVerdict) -> pd.DataFrame:
 
 # %% ../../nbs/statistics/04_comparison.ipynb #97e6c6c2
 def _words(of: RegressionVerdict) -> str:
+    "The verdict as a sentence"
     n_seeds, few = len(of.differences), f"{SEEDS_NEEDED} seeds are needed to speak of the regime."
     runs = f"these {n_seeds} runs" if n_seeds > 1 else "this one run"
     fell, size = " and ".join(of.axes), f"first judge {_points(of.difference)}"
@@ -260,25 +258,18 @@ def _words(of: RegressionVerdict) -> str:
                                  f"coverage {_points(of.coverage)}"}[axis] for axis in of.axes)
     kept = (f"{size}, at least {_points(of.lower)}; " + ("quality not measured" if of.student is None else
             f"student score {_points(of.student)}, at least {_points(of.student_lower)}"))
+    not_worse = f"B is not worse than A by more than {100 * MARGIN:.0f} pp: {kept}"
     told = {Verdict.INVALID: f"Nothing can be said: {'; '.join(of.faults)}.",
-            Verdict.AT_CHANCE: f"A is not above chance ({_told_p(of.p_chance)}), so no direction can be stated.",
+            Verdict.AT_CHANCE: f"A is not above chance ({told_p(of.p_chance)}), so no direction can be stated.",
             Verdict.REGRESSED: f"Training makes B worse than A in {fell}: {seen}, over {n_seeds} seeds.",
             Verdict.MEASURED_DROP: f"Of {runs} B is worse than A in {fell}: {seen}; {few}",
-            Verdict.NOT_WORSE: f"B is not worse than A by more than {100 * MARGIN:.0f} pp: {kept}, over {n_seeds} seeds.",
-            Verdict.MEASURED_NOT_WORSE: f"Of {runs} B is not worse than A by more than {100 * MARGIN:.0f} pp: {kept}; {few}",
+            Verdict.NOT_WORSE: f"{not_worse}, over {n_seeds} seeds.",
+            Verdict.MEASURED_NOT_WORSE: f"Of {runs} {not_worse}; {few}",
             Verdict.INCONCLUSIVE: f"Neither a fall nor its absence is shown of {runs}: {size}, student score "
             f"{_points(of.student)}; {_stops(of)}."}
     return " ".join(filter(None, [told[of.verdict], of.note]))
 
-def _stops(of: RegressionVerdict) -> str:
-    "Where each axis was stopped"
-    held, told = dict(zip(GATES, of.held)), []
-    for axis, gates in AXES.items():
-        gate = next((gate for gate in gates if not held[gate]), None)
-        told += [f"{axis} stopped at {gate} ({GATES[gate]}" + (", not measured)" if held[gate] is None else ")")] if gate else []
-    return ", ".join(told)
-
-# %% ../../nbs/statistics/04_comparison.ipynb #e8a91adc
+# %% ../../nbs/statistics/04_comparison.ipynb #b7a36648
 def in_steps(
     words: str,     # of a `RegressionVerdict`
     *,
@@ -291,11 +282,10 @@ def in_steps(
     return told[:1].upper() + told[1:] if named else f"Step {after:,} beside step {before:,}: {words}"
 
 def _fallen(held: Sequence[bool | None], n_seeds: int) -> tuple[str, ...]:
-    "The axes all of whose gates hold; the run gate is not asked of fewer than five seeds, which cannot pass it"
+    "The axes all of whose gates hold, of those that are asked"
     if not (held[0] and held[1]): return ()
-    asked = [gate for gate in GATES if n_seeds >= SEEDS_NEEDED or gate != "G3"]
     holds = dict(zip(GATES, held))
-    return tuple(axis for axis, gates in AXES.items() if all(holds[gate] for gate in gates if gate in asked))
+    return tuple(axis for axis, gates in AXES.items() if all(holds[gate] for gate in gates if gate in _asked(n_seeds)))
 
 def _decided(held: Sequence[bool | None], axes: Sequence[str], n_seeds: int, lower: float) -> Verdict:
     if not held[0]: return Verdict.INVALID
@@ -332,15 +322,29 @@ def regression_verdict(
     axes = _fallen(held, n_seeds)
     verdict = _decided(held, axes, n_seeds, min(lower, lower if student is None else taught.low))
     return RegressionVerdict(
-        verdict=verdict, axes=axes, stopped_by=_stopped_by(verdict, held), held=held, faults=meter.faults,
+        verdict=verdict, axes=axes, stopped_by=_stopped_by(verdict, held, n_seeds), held=held, faults=meter.faults,
         differences=tuple(differences.tolist()), accuracy_before=float(before.mean()),
         accuracy_after=float(after.mean()), p_chance=p_chance, sign_flip_p=p_flip, panel=float(np.mean(panel)),
-        panel_p=p_panel, student_upper=taught.high, student_lower=taught.low, note=meter.note(before.mean(), after.mean()),
+        panel_p=p_panel, student_upper=taught.high, student_lower=taught.low,
+        note=meter.note(before.mean(), after.mean()),
         **{name: None if values is None else float(np.mean(values))
            for name, values in (("student", student), ("density", density), ("coverage", coverage))},
         **measured.to_dict() | {"lower": lower})
 
-# %% ../../nbs/statistics/04_comparison.ipynb #ddc5430d
+# %% ../../nbs/statistics/04_comparison.ipynb #86fe58e4
+def _stops(of: RegressionVerdict) -> str:
+    "Where each axis was stopped"
+    held, told = dict(zip(GATES, of.held)), []
+    for axis, gates in AXES.items():
+        gate = next((gate for gate in gates if gate in _asked(len(of.differences)) and not held[gate]), None)
+        why = f"{GATES.get(gate)}, not measured" if gate and held[gate] is None else GATES.get(gate)
+        if gate: told.append(f"{axis} stopped at {gate} ({why})")
+    return ", ".join(told)
+
+def _asked(n_seeds: int) -> list[str]:
+    "The gates that are asked: fewer than five seeds cannot pass G3, and are spared it"
+    return [gate for gate in GATES if n_seeds >= SEEDS_NEEDED or gate != "G3"]
+
 def _flips(values: Sequence[float]) -> bool:
     "The sign-flip gate of a measure, which fewer than five seeds are spared"
     return len(values) < SEEDS_NEEDED or sign_flip_p(values) <= RUN_ALPHA
@@ -349,9 +353,9 @@ def _panel_agrees(panel: Sequence[float], difference: float) -> bool:
     mean = float(np.mean(panel))
     return mean < 0 and mean <= AGREEMENT * difference and _flips(panel)
 
-def _stopped_by(verdict: Verdict, held: Sequence[bool | None]) -> str | None:
-    if verdict == Verdict.REGRESSED: return None
-    return "G3" if verdict == Verdict.MEASURED_DROP else next(gate for gate, holds in zip(GATES, held) if not holds)
+def _stopped_by(verdict: Verdict, held: Sequence[bool | None], n_seeds: int) -> str | None:
+    if verdict in (Verdict.REGRESSED, Verdict.MEASURED_DROP): return None if verdict == Verdict.REGRESSED else "G3"
+    return next(gate for gate, holds in zip(GATES, held) if gate in _asked(n_seeds) and not holds)
 
 # %% ../../nbs/statistics/04_comparison.ipynb #c01dddb6
 def _check_pair(before: np.ndarray, after: np.ndarray, confusions: Sequence[np.ndarray],

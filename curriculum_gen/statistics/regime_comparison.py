@@ -23,9 +23,9 @@ from ..core.errors import InputError
 from ..core.records import Record
 from .words import Verdict
 from .intervals import Interval
-from .chance import holm
+from .chance import holm, told_p
 from .comparison import (MARGIN, MEASUREMENT_ALPHA, RUN_ALPHA, SEEDS_NEEDED, PairedDifference,
-                                                  _points, _told_p, paired_upper_bound, sign_flip_p)
+                                                  _points, paired_upper_bound, sign_flip_p)
 
 # %% ../../nbs/statistics/05_regime_comparison.ipynb #378b226c
 def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:   # both [data sets, seeds] float
@@ -83,7 +83,7 @@ def seeds_needed(
     if comparisons < 1: raise InputError(f"{comparisons} comparisons: plan at least one")
     return 1 + math.ceil(math.log2(comparisons / RUN_ALPHA) - 1e-9)
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #774ea7b0
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #31efbb1b
 @dataclass(frozen=True, kw_only=True)
 class Equivalence(Record):
     "Do two arms differ, or are they known to agree? Differences in -1..1; None where there is no scatter to go by"
@@ -149,7 +149,7 @@ def _row(first: np.ndarray, second: np.ndarray, *, rng: np.random.Generator, mar
             "within": math.nan if agree.within is None else agree.within, "agree": agree.outcome,
             "note": "; ".join(still)}
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #fa0c8107
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #ba5341f8
 POWER, MOST_SEEDS = 0.8, 200           # share of comparisons that shall come to a decision; most seeds worth planning
 END_ALPHA = MEASUREMENT_ALPHA / 2      # of each end of the 99 % interval that decides between WORSE and BETTER
 
@@ -173,7 +173,7 @@ def _planned(sd: float, n_seeds: int, *, paired: bool, measurement: float) -> _E
     freedom, arms = (n_seeds - 1, 1) if paired else (2 * n_seeds - 2, 2)
     return _Errors(sd * math.sqrt(arms / n_seeds), freedom, measurement / math.sqrt(n_seeds))
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #c8131dcf
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #e75470f7
 def least_detectable(
     sd: float,                           # paired: of the seeds' differences; else of a system's seeds; 0..1
     *,
@@ -192,7 +192,7 @@ def _least(errors: _Errors, *, alpha: float = END_ALPHA, power: float = POWER) -
     return float(optimize.brentq(lambda fall: special.ndtr((fall - half) / error).mean() - power,
                                  0, half.max() + 10 * error))
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #1a99a41f
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #08c0d42b
 def seeds_to_settle(
     difference: float,                   # that is taken for true: candidate less baseline, -1..1
     sd: float,                           # paired: of the seeds' differences; else of a system's seeds; 0..1
@@ -218,14 +218,14 @@ def _settles(difference: float, errors: _Errors, *, n_seeds: int, margin: float)
     gap = special.ndtr((high - difference) / error) - special.ndtr((low - difference) / error)
     return float(1 - np.maximum(0, gap).mean())
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #af540beb
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #a19de285
 @dataclass(frozen=True, kw_only=True)
 class SystemComparison(Record):
     "A candidate beside a baseline; differences are candidate less baseline, -1..1"
     verdict: Verdict                # WORSE, BETTER, (MEASURED-)NOT-WORSE or INCONCLUSIVE
     difference: float               # of the mean accuracies
-    low: float                      # 99 % interval
-    high: float
+    low: float                      # lower end of the 99 % interval
+    high: float                     # its upper end
     excluded: float                 # a fall of more than this is excluded at 95 %; at least 0
     p: float                        # one-sided, in the direction of `difference`; exact from five seeds on
     seeds: tuple[int, int]          # of baseline and candidate
@@ -246,7 +246,8 @@ def compare_systems(
 ) -> SystemComparison:
     "Is the candidate worse than the baseline, better, not worse, or is there too little to tell?"
     arms = _arms(baseline, candidate, paired=paired, measured=measured)
-    if images < 1 or design_effect < 1: raise InputError(f"{images} images, design effect {design_effect}: give at least 1")
+    if min(images, design_effect) < 1:
+        raise InputError(f"{images} images, design effect {design_effect}: give at least 1")
     seeds, difference = (len(arms[0]), len(arms[1])), float(arms[1].mean() - arms[0].mean())
     errors = _errors(arms, images=images / design_effect, paired=paired)
     low, high, lower = _bounds(difference, errors) if measured is None else _measured_bounds(measured)
@@ -256,13 +257,13 @@ def compare_systems(
     verdict = (Verdict.WORSE if high < 0 and (few or p <= RUN_ALPHA) else
                Verdict.BETTER if low > 0 and (few or p <= RUN_ALPHA) else
                Verdict.INCONCLUSIVE if lower <= -margin else Verdict.MEASURED_NOT_WORSE if few else Verdict.NOT_WORSE)
-    found = {"verdict": verdict, "difference": difference, "low": low, "high": high, "excluded": max(0.0, -lower), "p": p,
-             "seeds": seeds, "least_detectable": _least(errors), "scope": "training" if max(seeds) > 1 else "checkpoints",
+    found = {"verdict": verdict, "difference": difference, "low": low, "high": high, "excluded": max(0.0, -lower),
+             "p": p, "seeds": seeds, "least_detectable": _least(errors),
              "seeds_to_settle": _seeds_missing(difference, errors, seeds, paired=paired, margin=margin)
-             if verdict == Verdict.INCONCLUSIVE else None}
+             if verdict == Verdict.INCONCLUSIVE else None, "scope": "training" if max(seeds) > 1 else "checkpoints"}
     return SystemComparison(**found, words=_system_words(**found, margin=margin))
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #7d8f6fe5
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #a903b2fa
 def _arms(baseline: Sequence[float], candidate: Sequence[float], *, paired: bool,
           measured: PairedDifference | None) -> tuple[np.ndarray, np.ndarray]:
     arms = tuple(np.asarray(arm, dtype=float) for arm in (baseline, candidate))
@@ -289,7 +290,7 @@ def _errors(arms: tuple[np.ndarray, np.ndarray], *, images: float, paired: bool)
     else: freedom = parts.sum()**2 / (parts**2 / (sizes - 1)).sum()                              # Welch 1947
     return _Errors(math.sqrt(parts.sum()), float(freedom), noise)
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #31046c93
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #b190169a
 def _bounds(difference: float, errors: _Errors) -> tuple[float, float, float]:   # 99 % interval; 95 % from below
     far, near = (float(_half_width(errors, alpha)) for alpha in (END_ALPHA, RUN_ALPHA))
     return difference - far, difference + far, difference - near
@@ -320,7 +321,7 @@ def _splits(first: int, second: int) -> np.ndarray:   # [ways, seeds] of 0 and 1
     np.put_along_axis(ways, chosen, 1, axis=1)
     return ways
 
-# %% ../../nbs/statistics/05_regime_comparison.ipynb #b48527f3
+# %% ../../nbs/statistics/05_regime_comparison.ipynb #c43ce042
 def _seeds_missing(difference: float, errors: _Errors, seeds: tuple[int, int], *, paired: bool,
                    margin: float) -> int | None:
     "Seeds of each that would settle it, if what was found were the truth"
@@ -336,11 +337,12 @@ def _system_words(*, verdict: Verdict, difference: float, low: float, high: floa
     counted = f"{seeds[0]} seeds each" if seeds[0] == seeds[1] else f"{seeds[0]} and {seeds[1]} seeds"
     of = "Of these two checkpoints " if scope == "checkpoints" else f"Of these runs ({counted}) " \
         if verdict == Verdict.MEASURED_NOT_WORSE else f"Over {counted} "
-    size = f"{_points(difference)} [{_points(low)}, {_points(high)}], {_told_p(p)}"
+    size = f"{_points(difference)} [{_points(low)}, {_points(high)}], {told_p(p)}"
+    least = f"A fall of {100 * least_detectable:.1f} pp" if least_detectable < 1 else "Not even a fall of 100 pp"
     told = {Verdict.WORSE: f"the candidate is worse: {size}.", Verdict.BETTER: f"the candidate is better: {size}.",
-            Verdict.INCONCLUSIVE: f"nothing is shown: {size}. A fall of {100 * least_detectable:.1f} pp would be seen in "
-            "four of five such comparisons."}
-    kept = f"the candidate is not worse by more than {100 * margin:g} pp: {size}; more than {100 * excluded:.1f} pp is excluded."
+            Verdict.INCONCLUSIVE: f"nothing is shown: {size}. {least} would be seen in four of five such comparisons."}
+    kept = (f"the candidate is not worse by more than {100 * margin:g} pp: {size}; "
+            f"more than {100 * excluded:.1f} pp is excluded.")
     more = ([f"{SEEDS_NEEDED} seeds of each are needed to speak of training."]
             if scope == "checkpoints" or verdict == Verdict.MEASURED_NOT_WORSE else
             [f"About {seeds_to_settle} seeds of each would settle it, if this is the size." if seeds_to_settle else
