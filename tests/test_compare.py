@@ -183,7 +183,7 @@ MISTAKES = {
     f"{GOOD} {GOOD} --out {GOOD}": GOOD, f"{GOOD} {GOOD} --out /proc/curriculum": "/proc/curriculum",
 } | {f"{name} {GOOD}": said for name, said in {
     "shares.csv": "not shares", "hole.csv": "not a number", "words.csv": "no column seed", "empty.csv": "empty",
-    "oblong.csv": "shape [3, 2]", "unequal.csv": "row sums from 9 to 10", "negative.csv": "negative",
+    "oblong.csv": "shape [3, 2]", "unequal.csv": "ask for the same number of every class", "negative.csv": "negative",
     "ragged.csv": "not a number",
     "column.csv": "no column judged", "rows.csv": "no rows", "twice.csv": "line 3 repeats", "gap.csv": "hole in line 2",
     "seeds.csv": "'x' is no whole number", "numbers.csv": "number them 0, 1, 2",

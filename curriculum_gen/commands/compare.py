@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['compare']
 
-# %% ../../nbs/commands/07_compare.ipynb #a52f76e6
+# %% ../../nbs/commands/07_compare.ipynb #0bfb436b
 import argparse, json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.records import write_json
 from .manners import Parser, run_command
 
-# %% ../../nbs/commands/07_compare.ipynb #fa136cda
+# %% ../../nbs/commands/07_compare.ipynb #57054dc1
 def compare(args: Sequence[str] | None = None) -> int:
     "`cgen-compare`: is a candidate worse than a baseline?"
     def work() -> int:
@@ -42,7 +42,7 @@ def _parser() -> Parser:
                         "and decide by their ends")
     return parser
 
-# %% ../../nbs/commands/07_compare.ipynb #773562a3
+# %% ../../nbs/commands/07_compare.ipynb #05ef92a6
 def _compared(given: argparse.Namespace) -> int:
     from curriculum_gen.studies.comparing import compare as compare_systems
     found = compare_systems(given.baseline, given.candidate, margin=given.margin, step=given.step)
@@ -68,7 +68,7 @@ def _class_lines(
                            candidate=[f"{a}/{b}" for a, b in zip(classes.candidate, classes.images_candidate)])
     return shown[["class", "baseline", "candidate", *points, "p_holm", "change"]].to_string(index=False)
 
-# %% ../../nbs/commands/07_compare.ipynb #ce61aec7
+# %% ../../nbs/commands/07_compare.ipynb #5a94c8b1
 def _continued(given: argparse.Namespace) -> int:
     "Continuations of one run, for those who have no other seeds"
     if given.json or given.out or given.margin != 0.05:

@@ -30,7 +30,7 @@ def gate(args: Sequence[str] | None = None) -> int:
         return 0 if passed == len(rows) else 1
     return run_command("cgen-gate", work)
 
-# %% ../../nbs/commands/04_gate.ipynb #b5bb9424
+# %% ../../nbs/commands/04_gate.ipynb #d3113062
 def _parser() -> Parser:
     parser = Parser("cgen-gate", "Exit with 1 and say why when a run's last checkpoint has a verdict that stops it, "
                     "such as GAMED or MEMORISED,\nfell below its reference or a baseline, cannot be judged, or falls "
