@@ -5,6 +5,7 @@ What there is, in the order in which one meets it:
 watch                 round any PyTorch training loop: names what is wrong with it, with the line
 examine               every check on a loop, a program or a run folder; what was not possible, and why
 evaluate_generator    judges any class-conditional generator: a card with its verdict
+compare               is a candidate worse than a baseline? Of runs, cards, count files or arrays
 continued_comparison  of one run: does going on from a checkpoint make it worse?
 compare_continued     the same of anybody's loop, given as a function of a seed
 train                 trains a regime into a run folder, or continues it
@@ -39,6 +40,7 @@ _FRONT = {   # name -> the module that has it
     "watch": "diagnosis.watching.watch",
     "examine": "diagnosis.examination",
     "evaluate_generator": "evaluation.evaluate",
+    "compare": "studies.comparing",
     "continued_comparison": "diagnosis.one_run",
     "compare_continued": "evaluation.continuations",
     "train": "training.train",

@@ -21,7 +21,8 @@ from curriculum_gen.core.records import read_json, write_json
 from curriculum_gen.core.run_folder import RunFolder
 from curriculum_gen.training.train import train
 
-COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-diagnose", "cgen-bench"]
+COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-compare", "cgen-diagnose",
+            "cgen-bench"]
 TRAIN = "--regime full_curriculum --profile tiny"
 # in an argument list: a folder that does not exist yet, and a folder with a finished tiny run
 FRESH, MINE = "FRESH", "MINE"

@@ -20,6 +20,7 @@ import commands
 from curriculum_gen.reporting import index, jobs as execution, reports
 from curriculum_gen.sweeps import run_study as batches
 from curriculum_gen.diagnosis.questions import diagnose_run
+from curriculum_gen.studies.comparing import compare
 from curriculum_gen.studies.step_10000 import preregistration_sha256
 from curriculum_gen.curriculum.config import run_config
 from curriculum_gen.studies.study import remember_study, study_named, study_of
@@ -143,7 +144,9 @@ def test_a_study_copied_without_its_checkpoints_is_done_wherever_it_lies(study, 
 
 # ---- what a page is like
 
-FILES = {"card": "card.json", "diagnosis": "findings.json", "verdict_table": "seed_table.json"}   # reports of one file
+# reports of one file
+FILES = {"card": "card.json", "diagnosis": "findings.json", "systems": "comparison.json",
+         "verdict_table": "seed_table.json"}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,7 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
     contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"],
                                                   "data_source": evaluation["data"]["source"]},
                 "diagnosis": diagnose_run(study.runs[1].path, undo_steps=0).to_dict(),
+                "systems": compare(study.runs[0].path, study.runs[1].path).to_dict(),
                 "verdict_table": read_json(study.out/"seed_table.json")}
     for name, content in contents.items():
         (folder/name).mkdir()
@@ -205,7 +209,8 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
             "comparison": "too few seeds (6 are needed)", "verdict_table": "are decided with yes",
-            "card": "the first judge assigns", "diagnosis": "First to act on: loss term without gradient"}
+            "card": "the first judge assigns", "systems": "no direction can be stated",
+            "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
             and len(answer.split("</p>")) == 2), words_of(answer)
     assert words_of(rest[:rest.index("<img")]) == "", "something stands between the answer and its figure"

@@ -15,19 +15,33 @@ from .manners import Parser, run_command
 def gate(args: Sequence[str] | None = None) -> int:
     "`cgen-gate`: pass or stop evaluated runs"
     def work() -> int:
-        parser = Parser("cgen-gate", "Exit with 1 and say why when a run's last checkpoint is INVALID, "
-                        "COLLAPSED, GAMED or REGRESSED,\nor falls short of what is required.",
-                        example="cgen-gate runs --require LEARNED --strict")
-        parser.add_argument("runs", nargs="+", type=Path,
-                            help="run folders, or study folders that hold them by regime and seed")
-        parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT",
-                            help="AT-CHANCE, ABOVE-CHANCE or LEARNED (default: ABOVE-CHANCE)")
-        parser.add_argument("--strict", action="store_true", help="stop MEASURED-DROP too")
-        given = parser.parse_args(args)
+        given = _parser().parse_args(args)
         from curriculum_gen.studies.gate import gate as gate_runs
-        rows = gate_runs(given.runs, require=given.require, strict=given.strict)
-        for row in rows.itertuples():
-            print(f"{'passes' if row.passes else 'STOPPED'}  {row.regime} seed {row.seed}, step {row.step}: {row.why}")
-        print(f"{rows.passes.sum()} of {len(rows)} pass")
-        return 0 if rows.passes.all() else 1
+        rows = gate_runs(given.runs, require=given.require, strict=given.strict).to_dict("records")
+        if given.baseline:
+            from curriculum_gen.studies.comparing import gate_against
+            rows += gate_against(given.baseline, paths=given.runs, strict=given.strict).to_dict("records")
+        for row in rows:
+            word = "" if row["why"].startswith(row["verdict"]) else f"{row['verdict']}: "
+            print(f"{'passes' if row['passes'] else 'STOPPED'}  {row['regime']} seed {row['seed']}, "
+                  f"step {row['step']}: {word}{row['why']}")
+        passed = sum(row["passes"] for row in rows)
+        print(f"{passed} of {len(rows)} pass")
+        return 0 if passed == len(rows) else 1
     return run_command("cgen-gate", work)
+
+# %% ../../nbs/commands/04_gate.ipynb #d3113062
+def _parser() -> Parser:
+    parser = Parser("cgen-gate", "Exit with 1 and say why when a run's last checkpoint has a verdict that stops it, "
+                    "such as GAMED or MEMORISED,\nfell below its reference or a baseline, cannot be judged, or falls "
+                    "short of what is required.",
+                    example="cgen-gate runs --baseline last-week --require LEARNED --strict")
+    parser.add_argument("runs", nargs="+", type=Path,
+                        help="run folders, or study folders that hold them by regime and seed")
+    parser.add_argument("--baseline", metavar="PATH", help="hold each regime against this: a run or study folder, "
+                        "card.json, or counts as of cgen-compare; @STEP at its end names a step")
+    parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT",
+                        help="AT-CHANCE, ABOVE-CHANCE or LEARNED (default: ABOVE-CHANCE)")
+    parser.add_argument("--strict", action="store_true", help="stop INCONCLUSIVE comparisons, and verdicts whose "
+                        "second word would be stopped")
+    return parser
