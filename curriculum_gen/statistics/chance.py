@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHANCE_ALPHA', 'Tails', 'AccuracyNull', 'independent_null', 'one_class_per_row_null', 'dirichlet_null',
-           'fit_concentration', 'intraclass_correlation', 'ChanceTest', 'chance_test', 'pooled_chance_test', 'holm',
-           'chance_verdicts']
+           'fit_concentration', 'intraclass_correlation', 'matched_null', 'ChanceTest', 'chance_test',
+           'pooled_chance_test', 'holm', 'chance_verdicts']
 
 # %% ../../nbs/statistics/03_chance.ipynb #feeef51f
 import math
@@ -102,6 +102,23 @@ def intraclass_correlation(
 ) -> float:                 # 1 when all images of a class are judged alike, 0 when independently
     "Correlation of the judged class between two images of one requested class, 1 / (a0 + 1)"
     return 1 / (concentration + 1)
+
+# %% ../../nbs/statistics/03_chance.ipynb #8a43a997
+def matched_null(
+    confusions: Sequence[np.ndarray],   # [classes, classes] counts of networks that ignore the class, at least one
+    *,
+    n_per_class: int,                   # images a class behind the accuracy in question, at least 1
+) -> AccuracyNull:
+    "The Dirichlet null that strays from chance as far as these networks do, the two extremes at its ends"
+    if not len(confusions): raise InputError("matched null: no confusions; give one for each network")
+    tables = [check_confusion(confusion) for confusion in confusions]
+    classes, images = len(tables[0]), int(tables[0][0].sum())
+    if images < 2: raise InputError("matched null: 1 image a class says nothing of how alike they are; give at least 2")
+    square = np.mean([(np.trace(table)/table.sum() - 1/classes)**2 for table in tables])
+    rho = (square*classes**3/(classes - 1)*images - 1)/(images - 1)
+    if rho >= 1: return one_class_per_row_null(classes)
+    if rho <= 0: return independent_null(n_per_class, n_classes=classes)
+    return dirichlet_null(1/rho - 1, n_per_class=n_per_class, n_classes=classes)
 
 # %% ../../nbs/statistics/03_chance.ipynb #ed8d33cc
 def _ways_by_score(
