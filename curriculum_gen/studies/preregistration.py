@@ -44,7 +44,8 @@ class Statement(Record):
     @property
     def call(self) -> str:
         "The rule as it is called"
-        return f"{self.rule}({', '.join(f'{name}={value}' for name, value in self.limits.items())})" if self.rule else ""
+        limits = ", ".join(f"{name}={value}" for name, value in self.limits.items())
+        return f"{self.rule}({limits})" if self.rule else ""
 
 def registered(
     file: str | Path,   # JSON: a list of statements

@@ -155,13 +155,13 @@ def _stopping_sentence(table: dict) -> str:
     equal, once = _common(table), _reported_once(table)
     above = sum(row["verdict"] != Verdict.AT_CHANCE for row in once)
     argued = bool(equal) and all(equal.values()) and not above
-    claim = ("No, by the way it is made: as reported the requested labels reach no loss, so no step before the boundary "
-             f"or after it ties a class to its label, and all {len(equal)} common checkpoints have equal weights "
-             "whatever the phases. The figures alone would not show it" if argued else "Not shown either way")
+    claim = ("No, by the way it is made: as reported the requested labels reach no loss, so no step before the "
+             f"boundary or after it ties a class to its label, and all {len(equal)} common checkpoints have equal "
+             "weights whatever the phases. The figures alone would not show it" if argued else "Not shown either way")
     interval = near.words if near else "one seed gives no interval"
     return (f"Is it the stopping? {claim}: at the phase boundary, step {stop['step']:,}, {interval} "
-            f"({_seeds(stop['n_seeds'])}, {_percent(table, stop)}). Of {len(once)} pooled checkpoints, before and after "
-            f"the boundary and equal weights counted once, {len(once) - above} are AT-CHANCE.")
+            f"({_seeds(stop['n_seeds'])}, {_percent(table, stop)}). Of {len(once)} pooled checkpoints, before and "
+            f"after the boundary and equal weights counted once, {len(once) - above} are AT-CHANCE.")
 
 def _seeds(number: int) -> str: return f"{number} seed{'s'*(number != 1)}"
 

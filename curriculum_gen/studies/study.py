@@ -38,7 +38,7 @@ class Study:
     pairs: Callable[[RunConfig], Iterable[tuple[int, int]]] = nothing_planned   # of steps, beside reference and last
     headline: Callable[[dict], str] = first_line   # of the seed table: the answer in one sentence
     decide: Callable[[dict], list] | None = None   # of the seed table: a `Decision` a statement; None: none stated
-    statements: str | Path | None = field(default=None, repr=False)   # the JSON file in which they were registered; None: none stated
+    statements: str | Path | None = field(default=None, repr=False)   # the JSON file that registers them; None: none
     report: str | Path = "comparison"        # in nbs/reports, or a notebook's path; it takes `out` and `table_sha256`
 
     def __post_init__(self):
