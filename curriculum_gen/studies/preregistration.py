@@ -36,10 +36,10 @@ class Statement(Record):
     statement: str   # what is claimed
     decision: str    # the rule in words, cut-offs included
     predicted: str   # what its authors expected: "yes", "no" or "open", and more words after a colon; "none"
-    registered: str = "before the first run"            # when it was written down, and what had been seen by then
-    rule: str = ""                                      # a name in `RULES`
-    limits: dict = field(default_factory=dict)          # what the rule is called with: all of its arguments, by name
-    dropped: str = ""                                   # why nothing decides it; empty: its rule does
+    registered: str  # when it was written down, and what had been seen by then
+    rule: str = ""                               # a name in `RULES`
+    limits: dict = field(default_factory=dict)   # what the rule is called with: all of its arguments, by name
+    dropped: str = ""                            # why nothing decides it; empty: its rule does
 
     @property
     def call(self) -> str:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHASE1_REPORTED', 'FULL_REPORTED', 'PHASE1', 'FULL', 'REPORTED', 'REPORTED_STEPS', 'PREREGISTRATION', 'STEP_10000',
-           'ReportedNumber', 'scaled_step', 'reported_pair', 'answer', 'Nearness', 'nearness', 'reported_places',
-           'headline', 'statements', 'preregistration_sha256', 'decide']
+           'ReportedNumber', 'scaled_step', 'reported_pair', 'answer', 'Nearness', 'nearness', 'reported_once',
+           'at_boundary', 'reported_places', 'headline', 'statements', 'preregistration_sha256', 'decide']
 
 # %% ../../nbs/studies/04_step_10000.ipynb #0b04f0bd
 from collections.abc import Iterable
@@ -131,7 +131,9 @@ def _regime_sentence(table: dict) -> str:
     return ("Is it the regime? As reported, the two regimes have different generators at "
             f"{sum(not e for e in equal.values())} of {len(equal)} common checkpoints.")
 
-def _reported_once(table: dict) -> list[dict]:
+def reported_once(
+    table: dict,   # a seed table
+) -> list[dict]:   # as in the table
     "Pooled rows of the regimes as reported; where all their seeds have equal weights, one of the two"
     weights = {(row["regime"], row["seed"], row["step"]): row["weights_sha256"] for row in table["rows"]}
     once = {}
@@ -141,7 +143,9 @@ def _reported_once(table: dict) -> list[dict]:
         once.setdefault((row["step"], *seeds), row)
     return list(once.values())
 
-def _boundary(table: dict) -> tuple[dict | None, Nearness | None]:
+def at_boundary(
+    table: dict,   # a seed table
+) -> tuple[dict | None, Nearness | None]:   # None without the row; no nearness with fewer than two seeds
     "The pooled row of Phase-1-only as reported at its boundary, and how near to chance its seeds place it"
     step = scaled_step(3333, table["total_steps"])
     seeds = [row for row in table["rows"] if (row["regime"], row["step"]) == (PHASE1_REPORTED, step)]
@@ -150,9 +154,9 @@ def _boundary(table: dict) -> tuple[dict | None, Nearness | None]:
 
 # %% ../../nbs/studies/04_step_10000.ipynb #17c8b0b0
 def _stopping_sentence(table: dict) -> str:
-    stop, near = _boundary(table)
+    stop, near = at_boundary(table)
     if not stop: return ""
-    equal, once = _common(table), _reported_once(table)
+    equal, once = _common(table), reported_once(table)
     above = sum(row["verdict"] != Verdict.AT_CHANCE for row in once)
     argued = bool(equal) and all(equal.values()) and not above
     claim = ("No, by the way it is made: as reported the requested labels reach no loss, so no step before the "
@@ -222,8 +226,8 @@ def headline(
     table: dict,   # a seed table
 ) -> str:
     "The answer in one sentence"
-    equal, pair, (stop, near) = _common(table), _reported_comparison(table), _boundary(table)
-    ours, parts = _reported_once(table), []
+    equal, pair, (stop, near) = _common(table), _reported_comparison(table), at_boundary(table)
+    ours, parts = reported_once(table), []
     above = [row for row in ours if row["verdict"] != Verdict.AT_CHANCE]
     if equal and all(equal.values()):
         parts.append(f"it is not the regime (the same weights at all {len(equal)} common checkpoints)")
