@@ -3,7 +3,7 @@ result has to hold"""
 import pytest, torch
 
 from curriculum_gen.bench.faults import (
-    REGIME, UNSEEN, WAVES, checks_fingerprint, entries, examined, overhead, run_entry, run_wave, setting_of
+    REGIME, UNSEEN, WAVES, checks_fingerprint, entries, examined, overhead, run_entry, run_wave, setting_of, wave_result
 )
 from curriculum_gen.bench.catalogues.first import FAULTS, VARIANTS, behaviour, verify_injection
 from curriculum_gen.diagnosis.findings import alarms
@@ -70,11 +70,19 @@ def test_the_result_covers_the_whole_catalogue(result):
             and len([row for row in mlp if row["kind"] == "control"]) >= 360)
 
 
+@pytest.mark.parametrize("wave", WAVES)
+def test_rates_are_those_of_the_runs_and_count_entries(result, wave):
+    stored = result["waves"][wave]
+    assert stored == wave_result(stored["rows"])
+    listed = [entry.kind for entry in entries(wave)]
+    assert [stored["detected"]["n"], stored["false_alarms"]["n"]] == [listed.count("fault"), listed.count("control")]
+
+
 def test_the_result_meets_the_bars(result):
     first = result["waves"]["first"]
     assert (first["detected"]["share"] >= 0.95 and first["cause_first"]["share"] >= 0.85
             and first["false_alarms"]["share"] <= 0.01)
-    assert first["programs"]["mlp"]["faults_named"]["k"] >= 22
+    assert first["programs"]["mlp"]["cause_first"]["k"] >= 22
     for cost in result["overhead"]:
         assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.1 and cost["ratio"]["probes"] <= 1.15
 

@@ -56,17 +56,25 @@ def _bench_controls(given: argparse.Namespace) -> None:
         print(f"{row['right']} of {row['runs']} right  {row['control']}: expected {row['expected']}, "
               f"got {', '.join(f'{v} {n}' for v, n in row['got'].items())}")
 
+# %% ../../nbs/bench/04_command.ipynb #c7ab35e5
 def _bench_faults(given: argparse.Namespace) -> None:
     from curriculum_gen.bench.faults import bench_faults
     result = bench_faults(given.out or Path("faults.json"), jobs=given.jobs, progress=True,
                           **({"seeds": (1, 1, 1), "overhead_steps": 0} if given.brief else {}))
     for wave, found in result["waves"].items():
-        told = ", ".join(f"{name.replace('_', ' ')} {found[name]['k']} of {found[name]['n']} ({found[name]['low']:.1%} "
-                         f"to {found[name]['high']:.1%})" for name in ("detected", "cause_first", "false_alarms"))
-        print(f"{wave} wave: {told}; {found['seconds']/60:.0f} minutes of runs")
+        told = ", ".join(_rate_in_words(words, rate) for words, rate in (
+            ("faults found", found["detected"]), ("cause named first", found["cause_first"]),
+            ("new kinds found", found["kinds"]["new"]["detected"]),
+            ("healthy variants accused", found["false_alarms"])) if rate["n"])
+        print(f"{wave} wave: {told}; {found['runs']} runs, {found['seconds']/60:.0f} minutes")
     for cost in result["overhead"]:
         print(f"watching {cost['program']}: {cost['ratio']['default']:.3f} times the time, "
               f"with probes {cost['ratio']['probes']:.3f}")
+
+def _rate_in_words(what: str, rate: dict) -> str:
+    spread = rate["without_one_program"]
+    return (f"{what} {rate['k']} of {rate['n']} ({rate['low']:.1%} to {rate['high']:.1%}"
+            + (f"; without one program {spread[0]:.0%} to {spread[1]:.0%})" if spread else ")"))
 
 def _bench_speed(given: argparse.Namespace) -> None:
     from curriculum_gen.bench.speed import bench_speed, speed_table

@@ -57,7 +57,6 @@ def _print_diagnosis(found) -> None:
         print(f"{number}. {rung.question} {rung.answer.upper() if len(rung.answer) < 4 else rung.answer}. "
               f"{rung.evidence}")
     for finding in found.findings: print(f"\n{finding.kind.upper()} ({finding.confidence}) {finding}")
-    for confirmed in found.confirmations:
-        print(f"\n{'CONFIRMED' if confirmed.confirmed else 'NOT CONFIRMED'}: {confirmed.cause}. Undone: "
-              f"{confirmed.undone}. {confirmed.evidence}")
+    for tried in found.confirmations:
+        print(f"\n{tried.outcome.upper()}: {tried.cause}. Undone: {tried.undone}. {tried.evidence}")
     if found.not_possible: print(f"\nnot made: {', '.join(found.not_possible)} (why: see the report)")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.errors import InputError
-from ..core.records import read_json, write_atomic, write_json
+from ..core.records import read_json, stream_seed, write_atomic, write_json
 from ..curriculum.config import profile_named
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
@@ -47,11 +47,13 @@ def evaluate_generator(
                                  progress=lambda name, step, total: bar.update())
     instruments = prepare_instruments(judges, data, images_per_class=images_per_class,
                                       student_images=max(1, student_images), threads=threads)
-    card, _ = score_generator(generator, instruments, student=student_images > 0)
-    return judged_cards([card], instruments.certificates)[0]
+    card, judged = score_generator(generator, instruments, student=student_images > 0)
+    return judged_cards([card], instruments, judged=[judged], rng=_rng())[0]
+
+def _rng() -> np.random.Generator: return np.random.default_rng(stream_seed(0, "verdicts"))
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #13ec5e40
-FORMAT = 2   # of evaluation.json; rows of another format are measured again
+FORMAT = 3   # of evaluation.json; rows of another format are measured again
 
 def evaluate_run(
     folder: str | Path | RecordedRun,  # a run with at least one checkpoint
@@ -68,7 +70,8 @@ def evaluate_run(
     instruments = prepare_instruments(run.panel, run.dataset, images_per_class=images_per_class, threads=config.threads,
                                       student_images=profile_named(config.profile).student_images)
     series = _score_checkpoints(run, steps, instruments=instruments, progress=progress)
-    cards = judged_cards(series.cards, instruments.certificates, comparisons=_last_beside_reference(series, run))
+    cards = judged_cards(series.cards, instruments, judged=series.judged, rng=_rng(),
+                         comparisons=_last_beside_reference(series, run))
     _write_evaluation(run, cards, series=series, instruments=instruments)
     return cards
 

@@ -7,14 +7,17 @@ __all__ = ['PASSES', 'LEAST_STEPS', 'BATCH', 'LEARNING_RATE', 'student_network',
            'student_score', 'student_table']
 
 # %% ../../nbs/evaluation/01_student.ipynb #76d17e32
-import json
+import json, math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
 from filelock import FileLock
+import numpy as np
 import pandas as pd
 from platformdirs import user_cache_dir
+from scipy import stats
 from scipy.stats.contingency import relative_risk
 import torch
 from torch import Tensor, nn
@@ -101,14 +104,16 @@ def real_student(
 # %% ../../nbs/evaluation/01_student.ipynb #a4662826
 @dataclass(frozen=True, kw_only=True)
 class StudentScore(Record):
-    "What a student of generated images knows about real ones, beside a student of real images"
-    images_per_class: int    # each student learned from, of ten classes
-    seed: int                # of both students
-    threads: int             # of torch on the CPU
-    data_fingerprint: str    # of the data set the real images are from
-    correct: int             # real test images that the student of these images gets right
-    real_correct: int        # that the student of real images gets right
-    images: int              # real test images: the denominator of both
+    "What students of generated images know about real ones, beside students of real images"
+    images_per_class: int           # each student learned from
+    seeds: tuple[int, ...]          # one a student, and one a student of real images
+    threads: int                    # of torch on the CPU
+    data_fingerprint: str           # of the data set the real images are from
+    by_seed: tuple[int, ...]        # real test images that each student of these images gets right
+    real_by_seed: tuple[int, ...]   # that each student of real images gets right
+    correct: int                    # sum over the students
+    real_correct: int               # sum over the students of real images
+    images: int                     # real test images times students: the denominator of both
 
     @property
     def accuracy(self) -> float: return self.correct/self.images
@@ -117,40 +122,59 @@ class StudentScore(Record):
     def real_accuracy(self) -> float: return self.real_correct/self.images
 
     @property
-    def interval(self) -> Interval: return wilson_interval(self.correct, self.images)
+    def examined(self) -> int: return self.images//len(self.seeds)
 
     @property
     def ratio(self) -> float: return self.correct/self.real_correct
 
     @property
+    def interval(self) -> Interval:
+        "95 % interval of the accuracy: examination and spread over seeds"
+        low, high = wilson_interval(round(self.accuracy*self.examined), self.examined)
+        spread = _half_width([k/self.examined for k in self.by_seed])
+        return Interval(self.accuracy - math.hypot(self.accuracy - low, spread),
+                        self.accuracy + math.hypot(high - self.accuracy, spread))
+
+    @property
     def ratio_interval(self) -> Interval:
-        "95 % interval of the ratio (Katz et al. 1978)"
-        found = relative_risk(self.correct, self.images, self.real_correct, self.images).confidence_interval(0.95)
-        return Interval(float(found.low), float(found.high))
+        "95 % interval of the ratio: examination (Katz et al. 1978) and spread over seeds, on the scale of logarithms"
+        n, counts = self.examined, [round(share*self.examined) for share in (self.accuracy, self.real_accuracy)]
+        found = relative_risk(counts[0], n, counts[1], n).confidence_interval(0.95)
+        spread = _half_width([math.log(k/r) if k else -math.inf for k, r in zip(self.by_seed, self.real_by_seed)])
+        low, high = (self.ratio*math.exp(side*math.hypot(abs(math.log(end/self.ratio)), spread)) if end > 0 else 0.0
+                     for side, end in zip((-1, 1), found))
+        return Interval(low, high)
 
     def __str__(self) -> str:
         low, high = self.ratio_interval
-        return (f"student of {self.images_per_class:,} images a class: "
-                f"{self.accuracy:.1%} of {self.images:,} real test images, "
+        many = len(self.seeds)
+        return (f"{many} student{'s'*(many > 1)} of {self.images_per_class:,} images a class: "
+                f"{self.accuracy:.1%} of {self.examined:,} real test images, "
                 f"{self.ratio:.2f} [{low:.2f}, {high:.2f}] of what real images teach ({self.real_accuracy:.1%})")
+
+def _half_width(values: Sequence[float]) -> float:
+    "Half of a 95 % t interval of a mean; 0 for one value, which cannot tell"
+    if len(values) < 2: return 0.0
+    return float(stats.t.ppf(0.975, len(values) - 1)*np.std(values, ddof=1)/len(values)**0.5)
 
 # %% ../../nbs/evaluation/01_student.ipynb #85adf3b7
 def student_score(
     images: Tensor,                     # [classes, n, channels, height, width] in [-1, 1], row i asked for class i
-    dataset: Dataset,                   # examines both students and teaches the real one
+    dataset: Dataset,                   # examines the students and teaches those of real images
     *,
-    seed: int = 0,                      # of both students
+    seeds: Sequence[int] = (0,),        # of the students, at least one
     threads: int = 1,                   # of torch on the CPU; part of the bits
-    test_rows: slice = slice(None),     # the test images that both students are examined on
+    test_rows: slice = slice(None),     # the test images that all students are examined on
 ) -> StudentScore:
-    "Teach a student these images and examine it on real ones; n = 1000 is the usual size"
+    "Teach students these images and examine them on real ones; n = 1000 is the usual size"
     n, truth = images.shape[1], dataset.test.labels[test_rows]
-    real = real_student(dataset, images_per_class=n, seed=seed, threads=threads)[test_rows]
-    student = train_student(images, task=dataset.task, seed=seed, threads=threads)
-    answers = judged_classes(student, dataset.test.images[test_rows])
-    return StudentScore(images_per_class=n, seed=seed, threads=threads, data_fingerprint=dataset.fingerprint,
-                        images=len(truth),
-                        correct=int((answers == truth).sum()), real_correct=int((real == truth).sum()))
+    def right(answers: Tensor) -> int: return int((answers == truth).sum())
+    real = [right(real_student(dataset, images_per_class=n, seed=seed, threads=threads)[test_rows]) for seed in seeds]
+    students = (train_student(images, task=dataset.task, seed=seed, threads=threads) for seed in seeds)
+    made = [right(judged_classes(student, dataset.test.images[test_rows])) for student in students]
+    return StudentScore(images_per_class=n, seeds=tuple(seeds), threads=threads, data_fingerprint=dataset.fingerprint,
+                        by_seed=tuple(made), real_by_seed=tuple(real), correct=sum(made), real_correct=sum(real),
+                        images=len(truth)*len(seeds))
 
 def student_table(
     scores: dict[str, StudentScore],   # under the names of their rows

@@ -28,8 +28,9 @@ from curriculum_gen.figures.style import (
     shade_phases
 )
 from curriculum_gen.statistics.chance import (
-    AccuracyNull, chance_test, chance_verdicts, matched_null, one_class_per_row_null
+    AccuracyNull, chance_statement, chance_test, matched_null, one_class_per_row_null, pooled_chance_test
 )
+from ..statistics.series import series_p_values
 from ..statistics.words import Verdict
 
 # %% ../../nbs/figures/01_plots.ipynb #6ad4fe9c
@@ -126,13 +127,16 @@ def _tails(ax: Axes, nulls: Sequence[AccuracyNull], accuracies: Sequence[float],
 # %% ../../nbs/figures/01_plots.ipynb #58731f3e
 @printed
 def plot_accuracy(
-    rows: Sequence[dict],                             # checkpoints of runs: regime, seed, step, accuracy, confusion
+    # checkpoints of runs: regime, seed, step, accuracy, confusion; for the second judge's band its confusion in panel
+    rows: Sequence[dict],
     pooled: Sequence[dict],                           # over seeds: null_low, null_high, verdict; `single_run_pooled`
     *,
     phases_by_regime: Mapping[str, Sequence[dict]],   # regime -> its phases, as rows
 ) -> Figure:                                          # one panel a regime, two in a row
     "Judge accuracy over steps with its null band, the phases and the verdicts"
+    bands = _second_bands(rows)
     classes, rows, pooled = len(rows[0]["confusion"]), pd.DataFrame(rows), pd.DataFrame(pooled)
+    pooled = pooled.merge(bands, how="left", on=["regime", "step"])
     names = [n for n in dict.fromkeys([*REGIME_STYLES, *rows.regime]) if n in set(rows.regime)]
     lines = math.ceil(len(names)/2)
     figure, axes = plt.subplots(lines, min(2, len(names)), figsize=(7, 1.2 + 1.75*lines), sharex=True, sharey="row",
@@ -144,7 +148,7 @@ def plot_accuracy(
     for ax in axes[:, 0]: ax.set_ylabel("judged as the class\nasked for (%)")
     for ax in axes[-1]: ax.set_xlabel("completed optimiser steps")
     annotate(figure, title="Does the judge see the class that was asked for?", shows=_courses(pooled),
-             key=_accuracy_key(several=pooled.n_seeds.max() > 1),
+             key=_accuracy_key(several=pooled.n_seeds.max() > 1, banded=len(bands) > 0),
              caption=_counts(pooled, classes) + " The rows of panels differ in scale."*(lines > 1))
     return figure
 
@@ -156,7 +160,23 @@ def _courses(pooled: pd.DataFrame) -> str:
     return "; ".join(f"{label}: {100*group.accuracy.iloc[0]:.1f} % at step {group.step.iloc[0]:,}, "
                      f"{100*group.accuracy.iloc[-1]:.1f} % at step {group.step.iloc[-1]:,}, "
                      f"above chance at {sum(group.verdict == Verdict.ABOVE_CHANCE)} of {len(group)} checkpoints"
-                     for label, group in series.items())
+                     + _second_course(group) for label, group in series.items())
+
+def _second_course(pooled: pd.DataFrame) -> str:
+    banded = pooled.dropna(subset="second_high")
+    low, high, accuracy = banded.second_low, banded.second_high, banded.accuracy_second_judge
+    outside = sum((accuracy > high + 1e-9) | (accuracy < low - 1e-9))
+    return f", the second judge outside its own band at {outside} of {len(banded)}" if len(banded) else ""
+
+def _second_bands(rows: Sequence[dict]) -> pd.DataFrame:
+    "Where 99 % of the second judge's pooled accuracies would lie at chance, from its own confusion matrices"
+    found: dict[tuple, list] = {}
+    for row in rows:
+        if second := (row.get("panel") or {}).get("second"):
+            found.setdefault((row["regime"], row["step"]), []).append(second["confusion"])
+    bands = {key: pooled_chance_test(confusions).band() for key, confusions in found.items()}
+    return pd.DataFrame([(*key, band.low, band.high) for key, band in bands.items()],
+                        columns=["regime", "step", "second_low", "second_high"])
 
 def _counts(pooled: pd.DataFrame, classes: int) -> str:
     shown = pooled.n_seeds, pooled.n_per_class, classes*pooled.n_seeds*pooled.n_per_class
@@ -171,6 +191,7 @@ def _accuracy_panel(ax: Axes, runs: pd.DataFrame, pooled: pd.DataFrame, *, label
     for _, run in seeds if len(seeds) > 1 else ():
         ax.plot(run.step, 100*run.accuracy, color=color, linewidth=0.8, alpha=0.8)
     ax.plot(pooled.step, 100*pooled.accuracy_second_judge, **_SECOND, zorder=3)
+    for edge in ("second_low", "second_high"): ax.plot(pooled.step, 100*pooled[edge], **_SECOND_BAND, zorder=2)
     ax.plot(pooled.step, 100*pooled.accuracy, color=color, zorder=4)
     for verdict, points in pooled.groupby("verdict"):
         fill = {} if verdict == Verdict.ABOVE_CHANCE else dict(markerfacecolor="white")
@@ -179,15 +200,17 @@ def _accuracy_panel(ax: Axes, runs: pd.DataFrame, pooled: pd.DataFrame, *, label
     ax.set_title(label if len(seeds) > 1 else f"{label}, seed {runs.seed.iloc[0]}", pad=24); ax.set_ylim(0, None)
 
 _SECOND = dict(color="0.2", linestyle=(0, (4, 2)), linewidth=1.0)
+_SECOND_BAND = dict(color="0.45", linestyle=(0, (1, 1.5)), linewidth=0.9)
 
-def _accuracy_key(*, several: bool) -> list[Line2D | Patch]:
+def _accuracy_key(*, several: bool, banded: bool) -> list[Line2D | Patch]:
     "What the marks of `plot_accuracy` mean, in neutral grey since the panels have colours of their own"
     point = functools.partial(Line2D, [], [], color="0.2", marker="o")
     return [point(markerfacecolor="white", label="first judge: AT-CHANCE"),
             point(markerfacecolor="0.2", label="first judge: ABOVE-CHANCE"),
             *([Line2D([], [], color="0.2", linewidth=0.8, label="one seed, first judge")] if several else []),
             Line2D([], [], **_SECOND, label="second judge, pooled" if several else "second judge"),
-            Patch(color="0.87", label="99 % band if the classes asked for were shuffled")]
+            Patch(color="0.87", label="99 % of chance, first judge"),
+            *([Line2D([], [], **_SECOND_BAND, label="99 % of chance, second judge")] if banded else [])]
 
 # %% ../../nbs/figures/01_plots.ipynb #5e97182e
 def single_run_pooled(
@@ -195,9 +218,13 @@ def single_run_pooled(
 ) -> list[dict]:            # the same as rows "pooled" over one seed, for `plot_accuracy`
     "Each checkpoint of one run with the 99 % band of its own permutation null"
     tests = [chance_test(row["confusion"]) for row in rows]
-    bands, verdicts = [test.band() for test in tests], chance_verdicts([test.p for test in tests])
-    return [{**row, "n_seeds": 1, "null_low": band.low, "null_high": band.high, "verdict": str(verdict)}
-            for row, band, verdict in zip(rows, bands, verdicts)]
+    found = []
+    for row, test, p in zip(rows, tests, series_p_values([[row["confusion"]] for row in rows])):
+        verdict, reason = chance_statement(p, n_classes=len(row["confusion"]), n_checkpoints=len(rows))
+        low, high = test.band()
+        found.append({**row, "n_seeds": 1, "null_low": low, "null_high": high, "verdict": str(verdict),
+                      "reason": reason})
+    return found
 
 # %% ../../nbs/figures/01_plots.ipynb #81fa58ce
 def _on_paper(

@@ -31,14 +31,16 @@ def log_e_values(
 # %% ../../nbs/statistics/06_sequential.ipynb #322dbca2
 def e_process(
     tests: Sequence[ChanceTest],   # of independent networks in the order of making, none left out; at least one
-) -> pd.DataFrame:                 # a row a network: its accuracy and e_value; evidence so far, p_anytime, above_chance
+) -> pd.DataFrame:                 # a row a network: accuracy, e_value; then of all so far
     "Evidence that a regime conditions on the requested class, valid at any stopping time (Ville 1939)"
     if not len(tests): raise InputError("e-process: no tests; give one for each network")
     logs = np.array([log_e_values(test) for test in tests])                         # [networks, bets]
     evidence = np.exp(special.logsumexp(logs.cumsum(0), axis=1) - math.log(len(TILTS)))
     p_anytime = np.minimum(1, 1 / np.maximum.accumulate(evidence))
     return pd.DataFrame({"accuracy": [test.accuracy for test in tests], "e_value": np.exp(logs).mean(1),
-                         "evidence": evidence, "p_anytime": p_anytime, "above_chance": p_anytime <= CHANCE_ALPHA},
+                         "evidence": evidence, "p_anytime": p_anytime,
+                         "least_p": np.cumprod([test.least_p for test in tests]),
+                         "above_chance": p_anytime <= CHANCE_ALPHA},
                         index=pd.RangeIndex(1, len(tests) + 1, name="networks"))
 
 # %% ../../nbs/statistics/06_sequential.ipynb #9ca35a0e
@@ -46,7 +48,7 @@ def evidence_along_run(
     tests: Sequence[ChanceTest],   # of the first checkpoints of a run, in order, up to `planned`
     *,
     planned: int,                  # checkpoints that the run will have, fixed beforehand
-) -> np.ndarray:                   # [tests] ascending; reaches 1 / alpha with probability <= alpha if no class matters
+) -> np.ndarray:                   # [tests] ascending, at most classes!; by chance it reaches 1 / alpha in <= alpha
     "Evidence that some checkpoint of a run conditions on the requested class, to be read after each (Vovk & Wang 2021)"
     if not 1 <= len(tests) <= planned:
         raise InputError(f"{len(tests)} tests of {planned} planned checkpoints: "

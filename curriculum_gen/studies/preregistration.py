@@ -24,7 +24,7 @@ from ..core.errors import InputError, unknown_name
 from ..core.records import Record, read_json
 from ..curriculum.config import landmark_step
 from ..figures.style import BLUE, annotate, printed
-from ..statistics.chance import AccuracyNull, matched_null, one_class_per_row_null
+from ..statistics.chance import AccuracyNull, matched_null, one_class_per_row_null, told_p
 from ..statistics.comparison import in_steps, sign_flip_p
 from .table import equal_weights, judged_images, pooled_at
 
@@ -136,7 +136,7 @@ def pooled_p_above(
     places = [(regime, landmark_step(fraction, table["total_steps"])) for regime, fraction in checkpoints]
     found = [pooled_at(table, regime=regime, step=step) for regime, step in places]
     if not all(found): return f"{sum(not row for row in found)} of {len(found)} checkpoints are not in the table"
-    words = ", ".join(f"{row['step']:,}: {row['accuracy']:.1%}, raw {_told_p(row['p_chance'])}" for row in found)
+    words = ", ".join(f"{row['step']:,}: {row['accuracy']:.1%}, raw {told_p(row['p_chance'])}" for row in found)
     return all(row["p_chance"] > p for row in found), f"{words} ({_seeds(found[0]['n_seeds'])})"
 
 def pooled_accuracy_at_least(
@@ -151,7 +151,7 @@ def pooled_accuracy_at_least(
     if not last: return f"{regime} is not in the table"
     return (last["p_chance"] <= p and last["accuracy"] >= accuracy,
             f"{last['accuracy']:.1%} of {judged_images(table, last):,} images, "
-            f"raw {_told_p(last['p_chance'])}, {_seeds(last['n_seeds'])}")
+            f"raw {told_p(last['p_chance'])}, {_seeds(last['n_seeds'])}")
 
 def compared_as(
     table: dict,   # a seed table
@@ -167,8 +167,6 @@ def compared_as(
     if not found: return "the comparison is not in the table"
     words = in_steps(found["words"], before=steps[0], after=steps[1])
     return found["verdict"] == verdict, f"{found['verdict']}: {words}"
-
-def _told_p(p: float) -> str: return "p < 0.000001" if p < 1e-6 else f"p = {p:.2g}"
 
 # %% ../../nbs/studies/02_preregistration.ipynb #c1c1f204
 def verdict_share(
@@ -205,7 +203,7 @@ def paired_difference(
     found = sign_flip_p(differences, two_sided=True)
     low, high = _mean_interval(differences)
     words = (f"{100*differences.mean():+.1f} points [{100*low:+.1f}, {100*high:+.1f}] of {measure} over "
-             f"{_seeds(len(both))}, raw {_told_p(found)}" + _ceiling([*one.values(), *other.values()])
+             f"{_seeds(len(both))}, raw {told_p(found)}" + _ceiling([*one.values(), *other.values()])
              + (_together(table, regimes, together) if together else ""))
     if found <= p or margin is None: return found <= p, words
     if max(-low, high) <= margin: return False, f"{words}: shown to be within {100*max(-low, high):.1f} points"

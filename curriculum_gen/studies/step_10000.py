@@ -18,7 +18,7 @@ from scipy import stats
 
 import curriculum_gen
 from ..core.records import Record, sha256
-from ..statistics.chance import matched_null
+from ..statistics.chance import matched_null, told_p
 from ..statistics.comparison import MARGIN, SEEDS_NEEDED
 from ..statistics.words import Verdict
 from ..curriculum.config import RunConfig
@@ -79,10 +79,8 @@ def answer(
     return "\n".join(part for part in (_regime_sentence(table), _stopping_sentence(table), _regression_sentence(table),
                                        _reported_sentence(table), _repaired_sentence(table)) if part)
 
-def _told_p(p: float) -> str: return "p < 0.000001" if p < 1e-6 else f"p = {p:.2g}"
-
 def _percent(table: dict, row: dict) -> str:
-    return (f"{row['accuracy']:.1%} of {judged_images(table, row):,} images, raw {_told_p(row['p_chance'])}, "
+    return (f"{row['accuracy']:.1%} of {judged_images(table, row):,} images, raw {told_p(row['p_chance'])}, "
             f"{row['verdict']} after adjustment")
 
 # %% ../../nbs/studies/04_step_10000.ipynb #d23a441d

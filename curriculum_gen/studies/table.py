@@ -18,8 +18,9 @@ from ..core.errors import InputError
 from ..core.records import read_json, write_json
 from ..core.run_folder import RunFolder
 from ..statistics.card import Card
-from ..statistics.chance import chance_verdicts, pooled_chance_test
+from ..statistics.chance import chance_statement, pooled_chance_test
 from ..statistics.comparison import max_t_test
+from ..statistics.series import series_p_values
 from ..statistics.verdicts import compare_cards, stuck_meters
 from ..statistics.words import Verdict
 from ..curriculum.regimes import REGIMES
@@ -36,18 +37,23 @@ def pooled_rows(
         mine = [row for row in rows if row["regime"] == regime]
         seeds = {row["seed"] for row in mine}
         by_step = {s: [row for row in mine if row["step"] == s] for s in sorted({row["step"] for row in mine})}
-        ours = [_pooled_row(group) for group in by_step.values() if {row["seed"] for row in group} == seeds]
-        pooled += [row | {"verdict": str(v)}
-                   for row, v in zip(ours, chance_verdicts([row["p_chance"] for row in ours]))]
+        groups = [sorted(group, key=lambda row: row["seed"]) for group in by_step.values()
+                  if {row["seed"] for row in group} == seeds]
+        ours, tables = [_pooled_row(group) for group in groups], [[_counts(row) for row in group] for group in groups]
+        for row, p in zip(ours, series_p_values(tables) if ours else []):
+            verdict, reason = chance_statement(p, n_classes=len(tables[0][0]), n_seeds=len(seeds),
+                                               n_checkpoints=len(ours))
+            pooled.append(row | {"p_adjusted": float(p), "verdict": str(verdict), "reason": reason})
     return pooled
+
+def _counts(row: dict, judge: str = "first") -> np.ndarray: return np.array(row["panel"][judge]["confusion"])
 
 # %% ../../nbs/studies/01_table.ipynb #cbcea144
 def _pooled_row(rows: list[dict]) -> dict:
     if len({row["n_per_class"] for row in rows}) > 1:
         raise InputError(f"{rows[0]['regime']}: its seeds were scored with different images per class; "
                          "evaluate them alike")
-    first, second = (pooled_chance_test([np.array(row["panel"][judge]["confusion"]) for row in rows])
-                     for judge in ("first", "second"))
+    first, second = (pooled_chance_test([_counts(row, judge) for row in rows]) for judge in ("first", "second"))
     low, high = first.band(0.99)
     return {"regime": rows[0]["regime"], "step": rows[0]["step"], "n_seeds": len(rows),
             "n_per_class": rows[0]["n_per_class"], "accuracy": first.accuracy, "accuracy_second_judge": second.accuracy,
