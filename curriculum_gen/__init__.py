@@ -2,14 +2,16 @@
 
 What there is, in the order in which one meets it:
 
-watch               round any PyTorch training loop: names what is wrong with it, with the line
-examine             every check on a loop, a program or a run folder; what was not possible, and why
-evaluate_generator  judges any class-conditional generator: a card with its verdict
-train               trains a regime into a run folder, or continues it
-load_dataset        MNIST, Fashion-MNIST, 8x8 digits, or one's own, checked
-chance_test         is a confusion table better than chance? An exact test
-REGIMES             training recipes by name
-Task, Dataset       what is to be drawn, and labelled images to compare with
+watch                 round any PyTorch training loop: names what is wrong with it, with the line
+examine               every check on a loop, a program or a run folder; what was not possible, and why
+evaluate_generator    judges any class-conditional generator: a card with its verdict
+continued_comparison  of one run: does going on from a checkpoint make it worse?
+compare_continued     the same of anybody's loop, given as a function of a seed
+train                 trains a regime into a run folder, or continues it
+load_dataset          MNIST, Fashion-MNIST, 8x8 digits, or one's own, checked
+chance_test           is a confusion table better than chance? An exact test
+REGIMES               training recipes by name
+Task, Dataset         what is to be drawn, and labelled images to compare with
 
 Behind them, each importing only what stands above it:
 
@@ -37,6 +39,8 @@ _FRONT = {   # name -> the module that has it
     "watch": "diagnosis.watching.watch",
     "examine": "diagnosis.examination",
     "evaluate_generator": "evaluation.evaluate",
+    "continued_comparison": "diagnosis.one_run",
+    "compare_continued": "evaluation.continuations",
     "train": "training.train",
     "load_dataset": "data.sources",
     "chance_test": "statistics.chance",

@@ -7,8 +7,8 @@ import curriculum_gen
 from notebooks import MODULES, NAMES, ONLY_IN_A_CLONE
 
 # what others build on; more may come, none may go
-PROMISED = ["watch", "examine", "evaluate_generator", "train", "load_dataset", "chance_test", "REGIMES", "Task",
-            "Dataset"]
+PROMISED = ["watch", "examine", "evaluate_generator", "continued_comparison", "compare_continued", "train",
+            "load_dataset", "chance_test", "REGIMES", "Task", "Dataset"]
 SECONDS, TRIES = 0.1, 5
 HEAVY = "torch", "numpy", "pandas", "scipy", "matplotlib", "IPython"
 

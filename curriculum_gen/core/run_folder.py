@@ -54,6 +54,10 @@ class RunFolder:
         "The folder of the checkpoint after `step` completed optimiser steps"
         return self.checkpoints/f"step-{step:06d}"
 
+    def continuation(self, step: int, *, order_seed: int) -> "RunFolder":
+        "Where what went on from a checkpoint in the data order of a seed has its own checkpoints and history"
+        return RunFolder(self.path/"continuations"/f"step-{step:06d}"/f"seed-{order_seed}")
+
     def steps(self) -> list[int]:
         "Steps that have a whole checkpoint, ascending"
         return sorted(int(p.name[5:]) for p in self.checkpoints.glob("step-*") if p.name[5:].isdigit()

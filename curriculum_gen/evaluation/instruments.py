@@ -31,9 +31,10 @@ from ..judges.certificates import Certificate, CertifiedJudge
 from ..models.networks import LATENT_SIZE, Generator
 from ..models.weights import torch_threads, weights_sha256
 from ..statistics.card import Card
-from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p, series_p_values
+from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p
 from ..statistics.confusions import accuracy, relabelling, renamed_correct
 from ..statistics.intervals import design_effect
+from ..statistics.series import series_p_values
 from ..statistics.verdicts import Evidence, checkpoint_verdict, confusion_counts, verdict_stability
 
 # %% ../../nbs/evaluation/02_instruments.ipynb #e7c968c6
@@ -265,7 +266,7 @@ def evidence_of(
         if card.student else {}
     return Evidence(n_per_class=n, correct=correct, real_images=certificates["first"].images, names=task.classes,
                     real_correct={name: certificates[name].correct for name in card.panel},
-                    real_by_class=dict(instruments.real_by_class), p_chance=p_chance, least_p=least_p(len(task.classes)),
+                    real_by_class=dict(instruments.real_by_class), p_chance=p_chance,
                     renamed=card.renamed, memory=card.memory, comparison=comparison, **measured, **student,
                     invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
                                   if not certificates[name].valid))
@@ -278,7 +279,7 @@ def _by_class(realism: dict) -> dict:
                   f"{prefix}density": tuple(part["clipped_density"])}
     return found
 
-# %% ../../nbs/evaluation/02_instruments.ipynb #fbd7133b
+# %% ../../nbs/evaluation/02_instruments.ipynb #039ba7ba
 def judged_cards(
     cards: list[Card],                         # of one series, in order of step; the last is the primary one
     instruments: Instruments,                  # that measured them

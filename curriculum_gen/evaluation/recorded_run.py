@@ -109,14 +109,24 @@ def history(self: RecordedRun) -> list[StepRecord]:
 
 # %% ../../nbs/evaluation/03_recorded_run.ipynb #6c25a297
 @patch
-def record(self: RecordedRun, step: int) -> dict:
+def record(
+    self: RecordedRun,
+    step: int,
+    *,
+    of: RunFolder | None = None,   # whose checkpoint: the run's own, or one of its continuations
+) -> dict:                         # JSON values
     "What a checkpoint says of itself"
-    return read_json(self.folder.checkpoint(step)/"record.json")
+    return read_json((of or self.folder).checkpoint(step)/"record.json")
 
 @patch
-def generator_at(self: RecordedRun, step: int) -> nn.Module:
+def generator_at(
+    self: RecordedRun,
+    step: int,
+    *,
+    of: RunFolder | None = None,   # whose checkpoint: the run's own, or one of its continuations
+) -> nn.Module:
     "The generator of a checkpoint in eval mode; `InputError` when its weights are not those that were recorded"
-    folder = self.folder.checkpoint(step)
+    folder = (of or self.folder).checkpoint(step)
     record, snapshot = read_checkpoint(folder, parts=("generator",))
     generator = load_state(self.program.networks()["generator"], snapshot["generator"], place=folder)
     if weights_sha256(generator) != record["weights_sha256"]:

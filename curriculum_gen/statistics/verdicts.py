@@ -9,7 +9,7 @@ __all__ = ['CUT_OFFS', 'WITHOUT_GRADIENT', 'RESAMPLES', 'Evidence', 'above_guess
 # %% ../../nbs/statistics/08_verdicts.ipynb #61abaa6a
 import dataclasses, math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import median
@@ -20,7 +20,7 @@ from scipy import stats
 from ..core.errors import InputError
 from ..core.records import Record
 from .words import Verdict
-from .chance import CHANCE_ALPHA, chance_test, seeds_for_chance, told_p
+from .chance import CHANCE_ALPHA, chance_statement, chance_test, told_p
 from .card import STABLE, Card
 from .comparison import MeterState, RegressionVerdict, regression_verdict
 
@@ -34,7 +34,6 @@ class Evidence(Record):
     real_correct: dict                    # judge -> of these, classified correctly
     real_by_class: dict | None = None     # judge -> share of real images of each class that it recognises
     p_chance: float                       # of the label-permutation test, adjusted over the run's checkpoints, 0..1
-    least_p: float = 0.0                  # the least that the test can give for so few classes
     names: tuple[str, ...] | None = None  # of the classes
     renamed: dict | None = None           # the best renaming: mapping, words, and shares of the images as renamed
     density: tuple | None = None          # clipped density: share of generated images that are real in kind
@@ -253,24 +252,18 @@ def checkpoint_verdict(
                          worst=None, not_measured=missing)
     doubts = _doubts(e, gap, cut)
     trusted = False if doubts else None if missing else True
-    above, decidable = e.p_chance <= CHANCE_ALPHA, e.least_p <= CHANCE_ALPHA
-    p = f"adjusted {told_p(e.p_chance)}"
+    chance, why = chance_statement(e.p_chance, n_classes=_classes(e))
     fired = [_wrong_class(e, cut),
-             f"AT-CHANCE: {p}; no direction can be stated" if decidable and not above else None,
+             why if chance == Verdict.AT_CHANCE else None,
              _copies(e, cut), _collapsed(e, cut), _gamed(e, cut), _suspect(gap, cut),
              f"{e.comparison}: worse than the reference checkpoint"
              if e.comparison in (Verdict.REGRESSED, Verdict.MEASURED_DROP) else None,
-             _learned(e, gap, cut) if trusted else None, f"ABOVE-CHANCE: {p}" if above else None,
-             None if above or decidable else _too_few(e)]
+             _learned(e, gap, cut) if trusted else None, why if chance == Verdict.ABOVE_CHANCE else None,
+             f"INVALID: {why}" if chance == Verdict.INVALID else None]
     reasons = [reason for reason in fired if reason]
     verdict = reasons[0].split(":")[0]
     return Judgement(verdict=verdict, trusted=trusted, worst=_worst(e), not_measured=missing,
-                     reasons=(*reasons, *([f"not trusted: {'; '.join(doubts)}"] if doubts and above else [])))
-
-def _too_few(e: Evidence) -> str:
-    k = _classes(e)
-    return (f"INVALID: TOO-FEW-CLASSES: one network of {k} classes cannot be shown above chance at {CHANCE_ALPHA} "
-            f"(least p {e.least_p:.2g}); {seeds_for_chance(k)} seeds could")
+                     reasons=(*reasons, *([f"not trusted: {'; '.join(doubts)}"] if doubts and chance == Verdict.ABOVE_CHANCE else [])))
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #8f883bd9
 def _chance_limit(table: np.ndarray, alpha: float) -> float:
@@ -370,15 +363,40 @@ def compare_cards(
 ) -> RegressionVerdict:
     "Is the later checkpoint worse than the reference?"
     asked = np.arange(len(judged_before[0]))[:, None]
-    both = list(zip(before, after))
-    taught = all(card.student for card in (*before, *after))
-    student = [b.student_accuracy - a.student_accuracy for a, b in both] if taught else None
+    def change(measure: Callable[[Card], float | None]) -> list[float] | None:   # None where a card has none
+        values = [[measure(card) for card in cards] for cards in (before, after)]
+        return None if any(v is None for side in values for v in side) else np.subtract(*values[::-1]).tolist()
     batch = [[card.accuracy_batch_statistics for card in cards] for cards in (before, after)]
-    known = all(a is not None for b in batch for a in b)
-    meter = MeterState(judges_certified=True,
-                       frozen_unchanged=len({card.judge_sha256 for card in (*before, *after)}) == 1,
-                       with_batch_statistics=tuple(float(np.mean(b)) for b in batch) if known else None)
+    known = all(a is not None for side in batch for a in side)
+    examined = [card.student["images"] // len(card.student.get("seeds", "1"))   # by each student; all see the same
+                for card in (*before, *after) if card.student]
     return regression_verdict(np.stack(judged_before) == asked, np.stack(judged_after) == asked,
-                              confusions=[np.array(card.confusion) for card in before],
-                              second_judge=[b.accuracy_second_judge - a.accuracy_second_judge for a, b in both],
-                              student=student, meter=meter)
+                              confusions=[np.array(card.confusion) for card in before], panel=change(_others),
+                              student=change(lambda card: card.student_accuracy), density=change(_density),
+                              coverage=change(lambda card: card.share("coverage")),
+                              meter=MeterState(faults=_other_judges(before, after), with_batch_statistics=tuple(
+                                  float(np.mean(side)) for side in batch) if known else None),
+                              **{"student_images": min(examined)} if examined else {})
+
+# %% ../../nbs/statistics/08_verdicts.ipynb #fbeba75e
+def _others(card: Card) -> float:
+    "Median accuracy of the judges without the first"
+    others = [seen["accuracy"] for judge, seen in card.panel.items() if judge != "first"]
+    if not others: raise InputError("card: no judge beside the first; score the checkpoint with the whole panel")
+    return median(others)
+
+def _density(card: Card) -> float | None:
+    "Clipped density over that of another real sample; None where it was not measured"
+    sides = [card.realism and card.realism[side].get("clipped_density") for side in ("generated", "real")]
+    return None if None in sides else float(np.mean(sides[0]) / np.mean(sides[1]))
+
+def _other_judges(before: Sequence[Card], after: Sequence[Card]) -> tuple[str, ...]:
+    "A sentence for each judge whose fingerprint is not the same on all cards"
+    def prints(judge: str, cards: Sequence[Card]) -> str:   # "1a2b3c4...", or several where the seeds differ
+        found = [card.judge_sha256 if judge == "first" else card.panel.get(judge, {}).get("judge_sha256")
+                 for card in cards]
+        return " or ".join(f"{sha[:7]}..." if sha else "absent" for sha in dict.fromkeys(found))
+    judges = dict.fromkeys(["first", *(judge for card in (*before, *after) for judge in card.panel)])
+    sides = {judge: (prints(judge, before), prints(judge, after)) for judge in judges}
+    return tuple(f"the {judge.replace('_', ' ')} judge of A is {one}, of B {other}: score both with one judge"
+                 for judge, (one, other) in sides.items() if one != other or " or " in one)
