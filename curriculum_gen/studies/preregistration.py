@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RULES', 'Statement', 'registered', 'Decision', 'decisions', 'verdict_table', 'output_change_at_most',
            'equal_generators', 'pooled_p_above', 'pooled_accuracy_at_least', 'compared_as', 'verdict_share',
-           'paired_difference', 'ordinary_among', 'distinct_networks', 'Place', 'place_among', 'plot_decisions']
+           'paired_difference', 'mean_interval', 'ordinary_among', 'distinct_networks', 'Place', 'place_among',
+           'plot_decisions']
 
 # %% ../../nbs/studies/02_preregistration.ipynb #9160c45b
 import functools, inspect, textwrap
@@ -26,6 +27,7 @@ from ..curriculum.config import landmark_step
 from ..figures.style import BLUE, annotate, printed
 from ..statistics.chance import AccuracyNull, matched_null, one_class_per_row_null, told_p
 from ..statistics.comparison import in_steps, sign_flip_p
+from ..statistics.intervals import Interval
 from .table import equal_weights, judged_images, pooled_at
 
 # %% ../../nbs/studies/02_preregistration.ipynb #233522e9
@@ -201,7 +203,7 @@ def paired_difference(
     if len(both) < seeds: return f"{_seeds(len(both))} in common with {measure}; the rule asks for at least {seeds}"
     differences = np.array([other[seed] - one[seed] for seed in both])
     found = sign_flip_p(differences, two_sided=True)
-    low, high = _mean_interval(differences)
+    low, high = mean_interval(differences)
     words = (f"{100*differences.mean():+.1f} points [{100*low:+.1f}, {100*high:+.1f}] of {measure} over "
              f"{_seeds(len(both))}, raw {told_p(found)}" + _ceiling([*one.values(), *other.values()])
              + (_together(table, regimes, together) if together else ""))
@@ -215,10 +217,13 @@ def _measured(row: dict, measure: str) -> float | None:
     found = row[measure]
     return found["correct"]/found["images"] if isinstance(found, dict) else found
 
-def _mean_interval(values: np.ndarray) -> tuple[float, float]:
-    "Student's 95 % interval of a mean over seeds; of equal values it is that value"
-    half = stats.t.ppf(0.975, len(values) - 1)*np.std(values, ddof=1)/len(values)**0.5 if len(values) > 1 else np.inf
-    return float(values.mean() - half), float(values.mean() + half)
+def mean_interval(
+    values: Sequence[float],   # one a seed, at least two; equal ones give their value twice
+) -> Interval:
+    "Student's 95 % interval of a mean over seeds"
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)*stats.sem(values)) if np.ptp(values) else 0.0
+    return Interval(mean - half, mean + half)
 
 def _ceiling(values: list[float]) -> str: return "; at the ceiling: both arms 100 %"*(min(values) == 1)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 import curriculum_gen
 from ..core.records import Record, sha256
@@ -23,7 +22,7 @@ from ..statistics.comparison import MARGIN, SEEDS_NEEDED
 from ..statistics.words import Verdict
 from ..curriculum.config import RunConfig
 from curriculum_gen.studies.preregistration import (
-    Decision, Place, RULES, Statement, decisions, distinct_networks, place_among, registered
+    Decision, Place, RULES, Statement, decisions, distinct_networks, mean_interval, place_among, registered
 )
 from .study import Study, check_statements
 from .table import counted_verdicts, equal_weights, judged_images, pooled_at
@@ -108,13 +107,11 @@ def nearness(
     margin: float = MARGIN,     # largest distance from chance that would not matter, 0..1
 ) -> Nearness:
     "Is the mean over seeds shown to differ from chance, shown to be near it, or neither?"
-    mean, scatter = float(np.mean(accuracies)), np.std(accuracies, ddof=1)*(np.ptp(accuracies) > 0)
-    half = float(stats.t.ppf(0.975, len(accuracies) - 1)*scatter/len(accuracies)**0.5)
-    low, high = mean - half, mean + half
+    low, high = mean_interval(accuracies)
     within = max(chance - low, high - chance)
-    outcome = ("not shown" if half == 0 else "shown" if not low <= chance <= high else
+    outcome = ("not shown" if low == high else "shown" if not low <= chance <= high else
                "shown to be within" if within <= margin else "not shown")
-    return Nearness(outcome, mean, low, high, within)
+    return Nearness(outcome, float(np.mean(accuracies)), low, high, within)
 
 # %% ../../nbs/studies/04_step_10000.ipynb #e5b8bb5c
 def _common(table: dict) -> dict: return equal_weights(table["rows"], (PHASE1_REPORTED, FULL_REPORTED))
