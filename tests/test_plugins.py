@@ -92,7 +92,8 @@ def test_it_is_answered_and_reported_as_its_study_says(mine):
     table = read_json(mine.out/"seed_table.json")
     assert table["answer"].startswith("Is gentle enough? gentle: ") and table["answer"] in mine.said
     assert list(table["phases"]) == ["gentle", "phase1_only"] and table["data"]["dataset"] == "corners"
-    assert read_json(mine.out/"study.json") == {"study": "mine:study", "question": "Is a gentle beginning enough?"}
+    assert read_json(mine.out/"study.json") == {"study": "mine:study", "question": "Is a gentle beginning enough?",
+                                                "preregistration_sha256": None}   # it states nothing
     index, report = (mine.out/"index.html").read_text(), (mine.out/"own_report.html").read_text()
     assert "<h1>Is a gentle beginning enough?</h1>" in index and 'href="own_report.html"' in index
     assert "Is a gentle beginning enough?</h1>" in re.sub(r"<a .*?</a>", "", report) and "A draft" not in report

@@ -240,7 +240,9 @@ def test_a_study_of_any_regimes_asks_its_own_question_and_says_nothing_of_the_re
 
 def test_the_first_study_keeps_its_question_and_its_table(study, root):
     "And what its functions say of the committed rows is what stands in the committed table"
-    assert read_json(study.out/"study.json") == {"study": "step_10000", "question": study_named("step_10000").question}
+    asked = study_named("step_10000")
+    assert read_json(study.out/"study.json") == {"study": "step_10000", "question": asked.question,
+                                                 "preregistration_sha256": asked.preregistration_sha256}
     page = (study.out/"index.html").read_text()
     assert "<h1>Is it the regime, is it the stopping, is there a regression?</h1>" in page
     text = (root/"results"/"quick.json").read_text()

@@ -28,7 +28,7 @@ from curriculum_gen.figures.style import (
     shade_phases
 )
 from curriculum_gen.statistics.chance import (
-    AccuracyNull, chance_statement, chance_test, dirichlet_null, one_class_per_row_null, pooled_chance_test
+    AccuracyNull, chance_statement, chance_test, matched_null, one_class_per_row_null, pooled_chance_test
 )
 from ..statistics.series import series_p_values
 from ..statistics.words import Verdict
@@ -49,36 +49,36 @@ def plot_null(
     # the question that the figure answers
     title: str = "Are these accuracies unusual when the class asked for plays no part?",
     called: str = "an accuracy in question",         # what one of `numbers` is called
-    concentrations: Sequence[float] = (1.0, 5.0),    # of the Dirichlet models; smaller is wider
 ) -> Figure:                                         # left the distributions, right a table of tail shares
     "Accuracies on what networks show when the class asked for plays no part"
     numbers = sorted(numbers, key=lambda number: number.accuracy)
     # equal weights are one network
     networks = list({row["weights_sha256"]: row for row in rows if row["step"] > 0}.values())
-    tests, nulls = _null_rows(networks, images=numbers[0].images, concentrations=concentrations)
+    tests, nulls = _null_rows(networks, images=numbers[0].images)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 1.3 + 0.55*len(nulls)), width_ratios=(1.45, 1), sharey=True)
-    widest, end = next(iter(nulls.values())), _right_end(nulls, numbers)
+    (widest, matched, *_, own), end = nulls.values(), _right_end(nulls, numbers)
     left.set(xlim=(-1.5, end), xlabel="judged as the class asked for (%)", yticks=[], ylim=(0.9 - len(nulls), 1.8))
     for level, (name, null) in enumerate(nulls.items()):
         _ridge(left, null, name=name, level=-level, observed=level == len(nulls) - 1)
     _numbers(left, right, numbers)
     _tails(right, list(nulls.values()), [number.accuracy for number in numbers], networks=len(networks))
-    annotate(figure, title=title, shows=f"At the widest spread there is, {_tails_in_words(widest, numbers)}",
+    annotate(figure, title=title, shows=f"At the widest spread there is, {_tails_in_words(widest, numbers)}; at the "
+             f"spread of our {len(networks)} networks, {_tails_in_words(matched, numbers)}; of these networks "
+             f"themselves, {_tails_in_words(own, numbers)}",
              caption="Bars: share of networks in steps of 1 percentage point, "
-             "each row drawn to its own height. Table: the smaller tail.\n"
+             "each row drawn to its own height. Table: the smaller tail, of one side.\n"
              f"n = {numbers[0].images:,} images for {called}, {tests[0].images:,} for one of our networks.")
     return figure
 
 # %% ../../nbs/figures/01_plots.ipynb #33d7df58
-def _null_rows(
-    networks: Sequence[dict], *, images: int, concentrations: Sequence[float]
-) -> tuple[list, dict[str, AccuracyNull]]:
+def _null_rows(networks: Sequence[dict], *, images: int) -> tuple[list, dict[str, AccuracyNull]]:
     "The permutation test of each network, and the distributions that are drawn, by name"
     tests, seeds = [chance_test(row["confusion"]) for row in networks], len({row["seed"] for row in networks})
     classes = len(networks[0]["confusion"])
     widest = "all images of a class judged as one class:\nexact, the widest spread there is"
-    nulls, size = {widest: one_class_per_row_null(classes)}, {"n_per_class": images//classes, "n_classes": classes}
-    nulls |= {f"Dirichlet model, concentration {a0:g}": dirichlet_null(a0, **size) for a0 in concentrations}
+    matched = matched_null([row["confusion"] for row in networks], n_per_class=images//classes)
+    nulls = {widest: one_class_per_row_null(classes),
+             f"Dirichlet model at the spread of our networks,\n{100*matched.sd:.1f} points around chance": matched}
     shuffled = np.mean([test.null for test in tests], axis=0)
     nulls["our networks, classes asked for shuffled"] = AccuracyNull(tests[0].chance.accuracy, shuffled)
     nulls[f"our networks: n = {len(networks)} checkpoints\nof {seeds} seed{'s'*(seeds > 1)}"] = AccuracyNull(

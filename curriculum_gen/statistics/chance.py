@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHANCE_ALPHA', 'EXACT_CLASSES', 'PRIMARY_WEIGHT', 'Tails', 'AccuracyNull', 'independent_null',
-           'one_class_per_row_null', 'dirichlet_null', 'fit_concentration', 'fixed_generator', 'draw_orders',
-           'permuted_scores', 'least_p', 'seeds_for_chance', 'told_p', 'ChanceTest', 'chance_test',
+           'one_class_per_row_null', 'dirichlet_null', 'fit_concentration', 'matched_null', 'fixed_generator',
+           'draw_orders', 'permuted_scores', 'least_p', 'seeds_for_chance', 'told_p', 'ChanceTest', 'chance_test',
            'pooled_chance_test', 'holm', 'chance_statement']
 
 # %% ../../nbs/statistics/03_chance.ipynb #feeef51f
@@ -100,6 +100,22 @@ def fit_concentration(
     low, high = math.log(1e-3), math.log(1e5)
     best = optimize.minimize_scalar(misfit, bounds=(low, high), method="bounded").x
     return 0.0 if misfit(low) <= misfit(best) else math.inf if misfit(high) <= misfit(best) else math.exp(best)
+
+# %% ../../nbs/statistics/03_chance.ipynb #8a43a997
+def matched_null(
+    confusions: Sequence[np.ndarray],   # [classes, classes] counts of networks that ignore the class, at least one
+    *,
+    n_per_class: int,                   # images a class behind the accuracy in question, at least 1
+) -> AccuracyNull:
+    "The Dirichlet null that strays from chance as far as these networks do, the two extremes at its ends"
+    tables = check_seeds(confusions)
+    classes, images = tables.shape[1], int(tables[0, 0].sum())
+    if images < 2: raise InputError("matched null: 1 image a class says nothing of how alike they are; give at least 2")
+    square = np.mean((np.trace(tables, axis1=1, axis2=2)/tables.sum((1, 2)) - 1/classes)**2)
+    rho = (square*classes**3/(classes - 1)*images - 1)/(images - 1)
+    if rho >= 1: return one_class_per_row_null(classes)
+    if rho <= 0: return independent_null(n_per_class, n_classes=classes)
+    return dirichlet_null(1/rho - 1, n_per_class=n_per_class, n_classes=classes)
 
 # %% ../../nbs/statistics/03_chance.ipynb #ed8d33cc
 def _ways_by_score(

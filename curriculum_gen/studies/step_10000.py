@@ -4,24 +4,27 @@
 
 # %% auto #0
 __all__ = ['PHASE1_REPORTED', 'FULL_REPORTED', 'PHASE1', 'FULL', 'REPORTED', 'REPORTED_STEPS', 'PREREGISTRATION', 'STEP_10000',
-           'ReportedNumber', 'scaled_step', 'reported_pair', 'answer', 'headline', 'statements',
-           'preregistration_sha256', 'decide']
+           'ReportedNumber', 'scaled_step', 'reported_pair', 'answer', 'Nearness', 'nearness', 'reported_once',
+           'at_boundary', 'reported_places', 'headline', 'statements', 'preregistration_sha256', 'decide']
 
 # %% ../../nbs/studies/04_step_10000.ipynb #0b04f0bd
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import curriculum_gen
 from ..core.records import Record, sha256
-from ..statistics.chance import one_class_per_row_null
-from ..statistics.comparison import SEEDS_NEEDED, in_steps, sign_flip_p
+from ..statistics.chance import matched_null, told_p
+from ..statistics.comparison import MARGIN, SEEDS_NEEDED
 from ..statistics.words import Verdict
 from ..curriculum.config import RunConfig
-from .preregistration import Decision, Statement, decisions, registered
-from .study import Study
+from curriculum_gen.studies.preregistration import (
+    Decision, Place, RULES, Statement, decisions, distinct_networks, mean_interval, place_among, registered
+)
+from .study import Study, check_statements
 from .table import counted_verdicts, equal_weights, judged_images, pooled_at
 
 # %% ../../nbs/studies/04_step_10000.ipynb #9cadafc5
@@ -73,15 +76,48 @@ def answer(
 ) -> str:          # a line for each question
     "What the study says of the report's questions"
     return "\n".join(part for part in (_regime_sentence(table), _stopping_sentence(table), _regression_sentence(table),
-                                       _reported_sentence(), _repaired_sentence(table)) if part)
+                                       _reported_sentence(table), _repaired_sentence(table)) if part)
 
 def _percent(table: dict, row: dict) -> str:
-    return (f"{row['accuracy']:.1%} of {judged_images(table, row):,} images, p = {row['p_chance']:.2g}, "
-            f"{row['verdict']}")
+    return (f"{row['accuracy']:.1%} of {judged_images(table, row):,} images, raw {told_p(row['p_chance'])}, "
+            f"{row['verdict']} after adjustment")
+
+# %% ../../nbs/studies/04_step_10000.ipynb #d23a441d
+class Nearness(NamedTuple):
+    "How near to chance the seeds of a regime place it at a step"
+    outcome: str        # "shown" to differ, "shown to be within" the margin; "not shown": neither, or no scatter
+    accuracy: float     # mean over seeds
+    low: float          # Student's 95 % interval of that mean
+    high: float
+    within: float       # farthest end of the interval from chance
+
+    @property
+    def words(self) -> str:
+        "As a clause: '12.7% [7.7%, 17.7%]: within 7.7 points of chance, not closer'"
+        if self.low == self.high: return f"{self.accuracy:.1%} with every seed: no scatter to judge by"
+        told = f"{self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}]"
+        if self.outcome == "shown": return f"{told}: shown to differ from chance"
+        shown = "shown to be " if self.outcome != "not shown" else ""
+        return f"{told}: {shown}within {100*self.within:.1f} points of chance, not closer"
+
+def nearness(
+    accuracies: np.ndarray,     # one a seed, 0..1, at least two
+    *,
+    chance: float,              # 1 / classes
+    margin: float = MARGIN,     # largest distance from chance that would not matter, 0..1
+) -> Nearness:
+    "Is the mean over seeds shown to differ from chance, shown to be near it, or neither?"
+    low, high = mean_interval(accuracies)
+    within = max(chance - low, high - chance)
+    outcome = ("not shown" if low == high else "shown" if not low <= chance <= high else
+               "shown to be within" if within <= margin else "not shown")
+    return Nearness(outcome, float(np.mean(accuracies)), low, high, within)
 
 # %% ../../nbs/studies/04_step_10000.ipynb #e5b8bb5c
+def _common(table: dict) -> dict: return equal_weights(table["rows"], (PHASE1_REPORTED, FULL_REPORTED))
+
 def _regime_sentence(table: dict) -> str:
-    equal = equal_weights(table["rows"], (PHASE1_REPORTED, FULL_REPORTED))
+    equal = _common(table)
     if not equal: return ""
     if all(equal.values()):
         return ("Is it the regime? No: as reported, Phase-1-only and the full curriculum have the same generator, "
@@ -90,17 +126,43 @@ def _regime_sentence(table: dict) -> str:
     return ("Is it the regime? As reported, the two regimes have different generators at "
             f"{sum(not e for e in equal.values())} of {len(equal)} common checkpoints.")
 
-def _stopping_sentence(table: dict) -> str:
-    stop = pooled_at(table, regime=PHASE1_REPORTED, step=scaled_step(3333, table["total_steps"]))
-    return (f"Is it the stopping? At the phase boundary, step {stop['step']}, "
-            f"the reported regime scores {_percent(table, stop)}{_at_chance_note(table)}." if stop else "")
+def reported_once(
+    table: dict,   # a seed table
+) -> list[dict]:   # as in the table
+    "Pooled rows of the regimes as reported; where all their seeds have equal weights, one of the two"
+    weights = {(row["regime"], row["seed"], row["step"]): row["weights_sha256"] for row in table["rows"]}
+    once = {}
+    for row in table["pooled"]:
+        if not row["regime"].endswith("_reported"): continue
+        seeds = sorted(w for (regime, _, step), w in weights.items() if (regime, step) == (row["regime"], row["step"]))
+        once.setdefault((row["step"], *seeds), row)
+    return list(once.values())
 
-def _at_chance_note(table: dict) -> str:
-    ours = [row for row in table["pooled"] if row["regime"].endswith("_reported")]
-    steps = len({row["step"] for row in ours})
-    if any(row["verdict"] != Verdict.AT_CHANCE for row in ours): return ""
-    return (f". All {steps} of the steps that were scored are at chance, before and after the boundary, "
-            "with and without going on: stopping makes no difference")
+def at_boundary(
+    table: dict,   # a seed table
+) -> tuple[dict | None, Nearness | None]:   # None without the row; no nearness with fewer than two seeds
+    "The pooled row of Phase-1-only as reported at its boundary, and how near to chance its seeds place it"
+    step = scaled_step(3333, table["total_steps"])
+    seeds = [row for row in table["rows"] if (row["regime"], row["step"]) == (PHASE1_REPORTED, step)]
+    near = nearness([row["accuracy"] for row in seeds], chance=1/len(seeds[0]["confusion"])) if seeds[1:] else None
+    return pooled_at(table, regime=PHASE1_REPORTED, step=step), near
+
+# %% ../../nbs/studies/04_step_10000.ipynb #17c8b0b0
+def _stopping_sentence(table: dict) -> str:
+    stop, near = at_boundary(table)
+    if not stop: return ""
+    equal, once = _common(table), reported_once(table)
+    above = sum(row["verdict"] != Verdict.AT_CHANCE for row in once)
+    argued = bool(equal) and all(equal.values()) and not above
+    claim = ("No, by the way it is made: as reported the requested labels reach no loss, so no step before the "
+             f"boundary or after it ties a class to its label, and all {len(equal)} common checkpoints have equal "
+             "weights whatever the phases. The figures alone would not show it" if argued else "Not shown either way")
+    interval = near.words if near else "one seed gives no interval"
+    return (f"Is it the stopping? {claim}: at the phase boundary, step {stop['step']:,}, {interval} "
+            f"({_seeds(stop['n_seeds'])}, {_percent(table, stop)}). Of {len(once)} pooled checkpoints, before and "
+            f"after the boundary and equal weights counted once, {len(once) - above} are AT-CHANCE.")
+
+def _seeds(number: int) -> str: return f"{number} seed{'s'*(number != 1)}"
 
 # %% ../../nbs/studies/04_step_10000.ipynb #58cd178f
 def _regression_sentence(table: dict) -> str:
@@ -108,7 +170,7 @@ def _regression_sentence(table: dict) -> str:
     if not found: return ""
     few = (f" With {found['seeds']} seed{'s'*(found['seeds'] != 1)} no regime could be called REGRESSED in any "
            f"case: that takes at least {SEEDS_NEEDED}." if found["seeds"] < SEEDS_NEEDED else "")
-    return (f"Is there a regression at the last step? Step {found['before']} beside step {found['after']}: "
+    return (f"Is there a regression at the last step? Step {found['before']:,} beside step {found['after']:,}: "
             f"{found['verdict']}. {found['words']}{few}")
 
 def _reported_comparison(table: dict) -> dict | None:
@@ -116,13 +178,24 @@ def _reported_comparison(table: dict) -> dict | None:
     return next((c for c in table["comparisons"]
                  if (c["regime"], c["before"], c["after"]) == (FULL_REPORTED, before, after)), None)
 
-def _reported_sentence() -> str:
-    tails = [min(one_class_per_row_null().tail_probabilities(n.accuracy)) for n in REPORTED]
-    numbers = ", ".join(f"{n.accuracy:.1%}" for n in REPORTED)
-    ordinary = sum(t > 0.005 for t in tails)
-    return (f"The report's numbers ({numbers}): {ordinary} "
-            f"of {len(tails)} are ordinary for networks that ignore the class "
-            f"(smaller tail {min(tails):.2f} to {max(tails):.2f} when each class comes out as one random class).")
+def reported_places(
+    table: dict,      # a seed table
+) -> list[Place]:     # one a number of `REPORTED`, in order; empty without a trained network of the reported regimes
+    "Where the report's numbers lie among networks trained as reported, and at the widest spread"
+    networks = distinct_networks(row for row in table["rows"] if row["regime"].endswith("_reported"))
+    if not networks: return []
+    null = matched_null([row["confusion"] for row in networks],
+                        n_per_class=REPORTED[0].images//len(networks[0]["confusion"]))
+    return [place_among(number.accuracy, null=null, networks=networks) for number in REPORTED]
+
+def _reported_sentence(table: dict) -> str:
+    places = reported_places(table)
+    if not places: return ""
+    seeds = len({row["seed"] for row in table["rows"] if row["regime"].endswith("_reported")})
+    return ("Are the report's numbers ordinary? That depends on how far networks that ignore the class stray. The "
+            "widest spread there is has one random class for each class; trained networks are our own, as reported, "
+            f"{table['total_steps']:,} steps, {_seeds(seeds)}, equal weights counted once. Shares as far out: "
+            f"{'; '.join(place.words for place in places)}.")
 
 # %% ../../nbs/studies/04_step_10000.ipynb #cb23bb1a
 def _repaired_sentence(table: dict) -> str:
@@ -131,7 +204,7 @@ def _repaired_sentence(table: dict) -> str:
     if not ends: return ""
     words = "; ".join(f"{name} {_percent(table, row)}, the single runs {counted_verdicts(row['run_verdicts'])}"
                       for name, row in ends.items())
-    return (f"With the grounding attached and aimed at the requested class, at step {total}: {words}. "
+    return (f"With the grounding attached and aimed at the requested class, at step {total:,}: {words}. "
             f"{_quality_note(table, ends)}")
 
 def _quality_note(table: dict, ends: dict[str, dict]) -> str:
@@ -148,16 +221,18 @@ def headline(
     table: dict,   # a seed table
 ) -> str:
     "The answer in one sentence"
-    equal, pair = equal_weights(table["rows"], (PHASE1_REPORTED, FULL_REPORTED)), _reported_comparison(table)
-    ours = [row for row in table["pooled"] if row["regime"].endswith("_reported")]
-    above, parts = [row for row in ours if row["verdict"] != Verdict.AT_CHANCE], []
+    equal, pair, (stop, near) = _common(table), _reported_comparison(table), at_boundary(table)
+    ours, parts = reported_once(table), []
+    above = [row for row in ours if row["verdict"] != Verdict.AT_CHANCE]
     if equal and all(equal.values()):
         parts.append(f"it is not the regime (the same weights at all {len(equal)} common checkpoints)")
     elif equal:
         parts.append(f"the regimes differ (other weights at {sum(not e for e in equal.values())} of {len(equal)} "
                      "common checkpoints)")
     if ours and not above:
-        parts.append(f"it is not the stopping (none of {len(ours)} pooled checkpoints is above chance)")
+        alone = f"; the figures alone: at step {stop['step']:,} {near.words}" if stop and near else ""
+        parts.append(f"it is not the stopping (the labels reach no loss{alone})" if equal and all(equal.values()) else
+                     f"the stopping is not shown to matter (none of {len(ours)} pooled checkpoints is above chance)")
     elif ours:
         parts.append(f"the stopping may matter ({len(above)} of {len(ours)} pooled checkpoints are above chance)")
     if pair:
@@ -170,89 +245,22 @@ def headline(
 PREREGISTRATION = Path(curriculum_gen.__file__).parent/"preregistration.json"
 
 def statements() -> list[Statement]:
-    "All registered statements, in order"
+    "All registered statements, in order, the dropped ones among them"
     return registered(PREREGISTRATION)
 
 def preregistration_sha256() -> str:
     "Fingerprint of the file of statements"
     return sha256(PREREGISTRATION)
 
-def _rows(table: dict, regime: str, step: int) -> list[dict]:
-    return [row for row in table["rows"] if row["regime"] == regime and step == row["step"]]
-
-def _seeds(number: int) -> str: return f"{number} seed{'s'*(number != 1)}"
-
-# %% ../../nbs/studies/04_step_10000.ipynb #03d18b21
-def _h1(table: dict) -> tuple[bool, str] | str:
-    last = [row for name in (PHASE1_REPORTED, FULL_REPORTED) for row in _rows(table, name, table["total_steps"])]
-    if not last: return "no reported regime in the table"
-    largest = max(row["output_change"] for row in last)
-    return largest == 0, f"largest change of the output convolution over {len(last)} runs: {largest:g}"
-
-def _h2(table: dict) -> tuple[bool, str] | str:
-    equal = equal_weights(table["rows"], (PHASE1_REPORTED, FULL_REPORTED))
-    if not equal: return "the table does not have both reported regimes"
-    return all(equal.values()), f"equal at {sum(equal.values())} of {len(equal)} common checkpoints"
-
-def _h3(table: dict) -> tuple[bool, str] | str:
-    found = [(number, pooled_at(table, regime=number.regime, step=scaled_step(number.step, table["total_steps"])))
-             for number in REPORTED]
-    if not all(row for _, row in found): return "not all four checkpoints are in the table"
-    words = ", ".join(f"{number.step:,}: {row['accuracy']:.1%}, p = {row['p_chance']:.2g}" for number, row in found)
-    return all(row["p_chance"] > 0.05/4 for _, row in found), f"{words} ({_seeds(found[0][1]['n_seeds'])})"
-
-def _h4(table: dict) -> tuple[bool, str]:
-    tails = [min(one_class_per_row_null().tail_probabilities(number.accuracy)) for number in REPORTED]
-    networks = list({row["weights_sha256"]: row["accuracy"] for row in table["rows"]
-                     if row["regime"].endswith("_reported") and row["step"] > 0}.values())
-    places = [sum(a <= number.accuracy for a in networks) for number in REPORTED]
-    words = ", ".join(f"{number.accuracy:.1%}: tail {tail:.3f}, {place} of {len(networks)} networks at or below"
-                      for number, tail, place in zip(REPORTED, tails, places))
-    return min(tails) > 0.005, words
-
-# %% ../../nbs/studies/04_step_10000.ipynb #7a689c16
-def _h5(table: dict) -> tuple[bool, str] | str:
-    found = _reported_comparison(table)
-    if not found: return "the comparison is not in the table"
-    words = in_steps(found["words"], before=found["before"], after=found["after"])
-    return found["verdict"] == Verdict.REGRESSED, f"{found['verdict']}: {words}"
-
-def _h6(table: dict) -> tuple[bool, str] | str:
-    last = pooled_at(table, regime=PHASE1, step=table["total_steps"])
-    if not last: return f"{PHASE1} is not in the table"
-    return (last["p_chance"] <= 0.005 and last["accuracy"] >= 0.9,
-            f"{last['accuracy']:.1%} of {judged_images(table, last):,} images, "
-            f"p = {last['p_chance']:.2g}, {_seeds(last['n_seeds'])}")
-
-# %% ../../nbs/studies/04_step_10000.ipynb #ada11c05
-def _h7(table: dict) -> tuple[bool, str] | str:
-    verdicts = [row["verdict"] for row in _rows(table, PHASE1, table["total_steps"])]
-    gamed = sum(v in (Verdict.GAMED, Verdict.SUSPECT) for v in verdicts)
-    if len(verdicts) < 5:
-        return f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT; the rule asks for at least 5 seeds"
-    return gamed >= 0.8*len(verdicts), f"{gamed} of {_seeds(len(verdicts))} GAMED or SUSPECT"
-
-def _h9(table: dict) -> tuple[bool, str] | str:
-    first, last = ({(row["regime"], row["seed"]): row for name in (FULL, PHASE1)
-                    for row in _rows(table, name, step)} for step in (table["total_steps"]//3, table["total_steps"]))
-    seeds = sorted(seed for regime, seed in last if regime == FULL and (PHASE1, seed) in last)
-    if len(seeds) < 6: return f"{_seeds(len(seeds))} in common; the rule asks for at least 6"
-    differences = np.array([last[FULL, seed]["accuracy"] - last[PHASE1, seed]["accuracy"] for seed in seeds])
-    equal = sum(first[FULL, seed]["weights_sha256"] == first[PHASE1, seed]["weights_sha256"] for seed in seeds)
-    p = sign_flip_p(differences, two_sided=True)
-    return p <= 0.05, (f"{100*differences.mean():+.2f} points at the last step over "
-                       f"{_seeds(len(seeds))}, p = {p:.2g}; equal weights at T/3 in {equal} of {len(seeds)}")
-
-# %% ../../nbs/studies/04_step_10000.ipynb #523c2456
-_RULES = {"H1": _h1, "H2": _h2, "H3": _h3, "H4": _h4, "H5": _h5, "H6": _h6, "H7": _h7, "H9": _h9}
-
 def decide(
     table: dict,   # a study's `seed_table.json`
 ) -> list[Decision]:
-    "Every registered statement decided from the results of one study"
-    return decisions(table, statements=statements(), rules=_RULES)
+    "Every registered statement decided from the results of one study; `InputError` if they have changed since"
+    check_statements(table.get("preregistration_sha256"), file=PREREGISTRATION, where="seed table")
+    return decisions(table, statements=statements(), rules=RULES)
 
 # %% ../../nbs/studies/04_step_10000.ipynb #bb664ffb
 STEP_10000 = Study(name="step_10000", question="Is it the regime, is it the stopping, is there a regression?",
                    regimes=(PHASE1_REPORTED, FULL_REPORTED, PHASE1, FULL), landmarks=("3/10", "1/3", "3/5", "2/3"),
-                   pairs=reported_pair, answer=answer, headline=headline, decide=decide, report="seed_table")
+                   pairs=reported_pair, answer=answer, headline=headline, decide=decide,
+                   statements=PREREGISTRATION, report="seed_table")
