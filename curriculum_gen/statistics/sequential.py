@@ -31,8 +31,9 @@ def log_e_values(
 # %% ../../nbs/statistics/06_sequential.ipynb #322dbca2
 def e_process(
     tests: Sequence[ChanceTest],   # of independent networks in the order of making, none left out; at least one
-) -> pd.DataFrame:                 # a row a network: accuracy, e_value; then of all so far
-    "Evidence that a regime conditions on the requested class, valid at any stopping time (Ville 1939)"
+) -> pd.DataFrame:                 # a row a network: accuracy and e_value; the rest of all networks so far
+    """Evidence that a regime conditions on the requested class, valid at any stopping time (Ville 1939): after each
+    network evidence, p_anytime, least_p (no p can be less) and above_chance"""
     if not len(tests): raise InputError("e-process: no tests; give one for each network")
     logs = np.array([log_e_values(test) for test in tests])                         # [networks, bets]
     evidence = np.exp(special.logsumexp(logs.cumsum(0), axis=1) - math.log(len(TILTS)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['max_t_p_values', 'series_p_values']
 
-# %% ../../nbs/statistics/09_series.ipynb #638d94cc
+# %% ../../nbs/statistics/09_series.ipynb #c53bf2d5
 import math
 from collections.abc import Sequence
 from itertools import permutations as all_orders
@@ -18,7 +18,7 @@ from curriculum_gen.statistics.chance import (
 )
 from .confusions import check_seeds
 
-# %% ../../nbs/statistics/09_series.ipynb #7b64ddfc
+# %% ../../nbs/statistics/09_series.ipynb #9d79b738
 def _orders(rng: np.random.Generator, *, n_classes: int, n_seeds: int, n_drawn: int) -> np.ndarray:
     "[seeds, orders, classes] with the true order first: all combinations where these are no more than would be drawn"
     if math.factorial(n_classes)**n_seeds <= n_drawn + 1:
@@ -36,7 +36,7 @@ def _standardised(counts: np.ndarray, orders: np.ndarray) -> np.ndarray:
     sd = np.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / (k - 1))[..., 0, 0]
     return np.where(sd > 1e-9, (scores - counts.sum((1, 2, 3))[:, None] / k) / np.maximum(sd, 1e-9), 0.0)
 
-# %% ../../nbs/statistics/09_series.ipynb #f0dee2de
+# %% ../../nbs/statistics/09_series.ipynb #1c69ea4f
 def max_t_p_values(
     standardised: np.ndarray,   # [steps, orders] of scores, each column one order for all steps, the true one first
 ) -> np.ndarray:                # [steps] adjusted for all of them, at least 1 / orders
@@ -47,7 +47,7 @@ def max_t_p_values(
     p[by_size] = np.maximum.accumulate((most >= standardised[by_size, :1] - 1e-9).mean(1))
     return np.where(np.ptp(standardised, axis=1) > 1e-9, p, 1.0)
 
-# %% ../../nbs/statistics/09_series.ipynb #14737a66
+# %% ../../nbs/statistics/09_series.ipynb #8246846a
 def series_p_values(
     tables: Sequence[Sequence[np.ndarray]],    # [steps][seeds] confusions; seeds in the same order at every step
     *,
