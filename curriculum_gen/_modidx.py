@@ -2535,6 +2535,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'curriculum_gen/statistics/verdicts.py'),
                                                     'curriculum_gen.statistics.verdicts._real_panel': ( 'statistics/verdicts.html#_real_panel',
                                                                                                         'curriculum_gen/statistics/verdicts.py'),
+                                                    'curriculum_gen.statistics.verdicts._recognised': ( 'statistics/verdicts.html#_recognised',
+                                                                                                        'curriculum_gen/statistics/verdicts.py'),
                                                     'curriculum_gen.statistics.verdicts._repeats': ( 'statistics/verdicts.html#_repeats',
                                                                                                      'curriculum_gen/statistics/verdicts.py'),
                                                     'curriculum_gen.statistics.verdicts._student_of_real': ( 'statistics/verdicts.html#_student_of_real',

@@ -104,7 +104,7 @@ class CutOffs(Record):
     "Where the rules draw their lines; accuracies after guessing was taken away, all in 0..1"
     renamed: float = 0.85              # WRONG-CLASS: first judge and panel at least this, with the classes renamed
     copied: float = 0.10               # MEMORISED: lower bound of the share of copies at least this
-    collapsed_density: float = 0.4     # COLLAPSED: clipped density at least this share of real's,
+    collapsed_density: float = 0.25    # COLLAPSED: clipped density at least this share of real's,
     collapsed_coverage: float = 0.4    # and coverage less than this share of what real images cover,
     collapsed_class: float = 0.15      # or of some class less than this,
     collapsed_repeats: float = 0.5     # or in some class more than this share of the images has a double
@@ -170,6 +170,14 @@ def _uncovered(e: Evidence) -> list[float]:
     "Coverage of each class beside real's"
     return [a/b if b else 1.0 for a, b in zip(e.coverage, e.real_coverage)] if e.coverage else [1.0]*_classes(e)
 
+def _recognised(e: Evidence) -> list[tuple[float, float]]:
+    "Share of each class's images that the panel's median recognises, and that beside real images of the class"
+    others = [judge for judge in e.correct if judge != "first"]
+    seen = [median(e.correct[judge][c]/e.n_per_class for judge in others) for c in range(_classes(e))]
+    real = [median(e.real_by_class[judge][c] for judge in others) if e.real_by_class else _real_panel(e)
+            for c in range(_classes(e))]
+    return [(a, a/max(b, 1e-9)) for a, b in zip(seen, real)]
+
 def _in_kind(e: Evidence) -> float: return sum(e.density)/sum(e.real_density)
 
 def _covered(e: Evidence) -> float:
@@ -178,7 +186,8 @@ def _covered(e: Evidence) -> float:
 def _collapsed(e: Evidence, cut: CutOffs) -> str | None:
     if e.density is None or _in_kind(e) < cut.collapsed_density: return None
     covered, repeated = _uncovered(e), _repeats(e)
-    few = [c for c in range(_classes(e)) if covered[c] < cut.collapsed_class or repeated[c] > cut.collapsed_repeats]
+    few = [c for c, (_, of_real) in enumerate(_recognised(e)) if of_real >= cut.trusted_class
+           and (covered[c] < cut.collapsed_class or repeated[c] > cut.collapsed_repeats)]
     if not few and _covered(e) >= cut.collapsed_coverage: return None
     c = min(range(_classes(e)), key=lambda c: (covered[c], -repeated[c]))
     twice = f", and {repeated[c]:.0%} of its images have a double" if e.memory else ""
@@ -212,13 +221,9 @@ def _learned(e: Evidence, gap: Gap, cut: CutOffs) -> str | None:
 # %% ../../nbs/statistics/08_verdicts.ipynb #5caaa0b9
 def _worst(e: Evidence) -> dict:
     "The class that the panel's median recognises least, beside real images"
-    others = [judge for judge in e.correct if judge != "first"]
-    seen = [median(e.correct[judge][c]/e.n_per_class for judge in others) for c in range(_classes(e))]
-    real = [median(e.real_by_class[judge][c] for judge in others) if e.real_by_class else _real_panel(e)
-            for c in range(_classes(e))]
-    of_real = [a/max(b, 1e-9) for a, b in zip(seen, real)]
-    c = int(np.argmin(of_real))
-    return {"class": e.names[c] if e.names else str(c), "accuracy": seen[c], "of_real": of_real[c]}
+    seen = _recognised(e)
+    c = min(range(_classes(e)), key=lambda c: seen[c][1])
+    return {"class": e.names[c] if e.names else str(c), "accuracy": seen[c][0], "of_real": seen[c][1]}
 
 def _doubts(e: Evidence, gap: Gap, cut: CutOffs) -> list[str]:
     "What speaks against trust"
