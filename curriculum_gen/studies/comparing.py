@@ -6,7 +6,7 @@
 __all__ = ['TOO_FEW', 'EXAMPLES', 'matched', 'incomparable', 'answers', 'paired_seeds', 'class_changes', 'flips',
            'ComparedSystems', 'exit_code', 'compare', 'gate_against', 'plot_changes', 'flipped_images', 'plot_flips']
 
-# %% ../../nbs/studies/07_comparing.ipynb #e5c77753
+# %% ../../nbs/studies/07_comparing.ipynb #5d6b09ab
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial, hypot
@@ -33,7 +33,7 @@ from ..figures.style import BLUE, VERMILLION, annotate, printed
 from .systems import System, path_and_step, read_system, runs_under, system_of_runs
 from .table import counted_verdicts
 
-# %% ../../nbs/studies/07_comparing.ipynb #2c9d9f07
+# %% ../../nbs/studies/07_comparing.ipynb #b55aa2cf
 def matched(
     baseline: System,
     candidate: System,
@@ -54,7 +54,7 @@ def matched(
                    for one in candidate.checkpoints)
     return baseline, replace(candidate, checkpoints=turned, classes=ours)
 
-# %% ../../nbs/studies/07_comparing.ipynb #deda9259
+# %% ../../nbs/studies/07_comparing.ipynb #adb65d8d
 TOO_FEW = "TOO-FEW-CLASSES"   # INVALID for want of classes, not of instruments: the counts can still be compared
 
 def incomparable(
@@ -73,7 +73,7 @@ def incomparable(
     return (f"they were scored by different judges ({named}: {marks[0]} the baseline, {marks[1]} the candidate); "
             "score both with the same judges")
 
-# %% ../../nbs/studies/07_comparing.ipynb #d1268df3
+# %% ../../nbs/studies/07_comparing.ipynb #472999bd
 def answers(
     baseline: System,
     candidate: System,
@@ -92,7 +92,7 @@ def paired_seeds(
     "Whether a seed of one side has a partner on the other: the same numbers, and more than one"
     return len(baseline.seeds) > 1 and None not in baseline.seeds and baseline.seeds == candidate.seeds
 
-# %% ../../nbs/studies/07_comparing.ipynb #c23a4fa2
+# %% ../../nbs/studies/07_comparing.ipynb #d1b112fc
 def class_changes(
     baseline: System,
     candidate: System,
@@ -121,7 +121,7 @@ def _paired_change(before: np.ndarray, after: np.ndarray) -> dict:
             "p": float(stats.binomtest(min(round(lost), changed), changed).pvalue) if changed else 1.0,
             "lost": found.lost, "gained": found.gained}
 
-# %% ../../nbs/studies/07_comparing.ipynb #07744f4b
+# %% ../../nbs/studies/07_comparing.ipynb #a56128c9
 def _change(right: Sequence[int], images: Sequence[int]) -> dict:
     "Two independent counts of one class"
     (b, c), (m, n) = map(int, right), images
@@ -131,7 +131,7 @@ def _change(right: Sequence[int], images: Sequence[int]) -> dict:
             "high": difference + hypot(second.high - c/n, b/m - first.low),
             "p": float(stats.fisher_exact([[b, m - b], [c, n - c]]).pvalue)}
 
-# %% ../../nbs/studies/07_comparing.ipynb #be9c5d7d
+# %% ../../nbs/studies/07_comparing.ipynb #5660d8c5
 EXAMPLES = 3   # flipped images of a class that are kept, lost and gained each
 
 def flips(
@@ -148,7 +148,7 @@ def flips(
                        "candidate": int(candidate.judged[s, k, i])} for s, i in places]
     return found
 
-# %% ../../nbs/studies/07_comparing.ipynb #e10bd315
+# %% ../../nbs/studies/07_comparing.ipynb #2d010eb5
 def _decided(baseline: System, candidate: System, *, classes: pd.DataFrame,
              margin: float) -> tuple[Verdict, str, SystemComparison]:
     "The word, its sentence, and the comparison by the first judge"
@@ -171,7 +171,7 @@ def _no_direction(baseline: System, candidate: System, found: SystemComparison) 
 
 def _points(difference: float) -> str: return f"{100*difference:+.1f} pp".replace("-", "−")
 
-# %% ../../nbs/studies/07_comparing.ipynb #ee998b5f
+# %% ../../nbs/studies/07_comparing.ipynb #605fec47
 def _lost_classes(found: SystemComparison, classes: pd.DataFrame, *, margin: float) -> str:
     lost = classes[(classes.change == "fell") & (classes.high < -margin)].to_dict("records")
     if exit_code(found.verdict) or not lost: return ""
@@ -190,7 +190,7 @@ def _first_judge_alone(found: SystemComparison, panel: SystemComparison | None) 
 
 def _range(low: float, high: float) -> str: return f"[{100*low:+.1f}, {100*high:+.1f}]".replace("-", "−")
 
-# %% ../../nbs/studies/07_comparing.ipynb #43404c7c
+# %% ../../nbs/studies/07_comparing.ipynb #1d948478
 def _at_chance(system: System) -> bool:
     "Whether the class asked for is not shown to matter; False where so few classes and seeds could not show it"
     found = pooled_chance_test(system.confusions)
@@ -210,7 +210,7 @@ def _design_effect(system: System) -> float:
     asked = np.arange(system.judged.shape[1])[:, None]
     return float(np.mean([design_effect(seen == asked) for seen in system.judged]))
 
-# %% ../../nbs/studies/07_comparing.ipynb #173ce65f
+# %% ../../nbs/studies/07_comparing.ipynb #03c3bb51
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ComparedSystems:
     "What was found of a candidate beside a baseline; shows itself in a notebook"
@@ -242,7 +242,7 @@ class ComparedSystems:
         return "\n".join([f"**{self.verdict}** {self.words}", "", *(f"- {note}" for note in self.notes),
                           f"- Classes that changed: {', '.join(told) or 'none is shown'}."])
 
-# %% ../../nbs/studies/07_comparing.ipynb #eae9b88b
+# %% ../../nbs/studies/07_comparing.ipynb #a9508f16
 def exit_code(
     verdict: str,   # of a comparison
 ) -> int:           # 0 may pass, 1 worse, 3 not decided
@@ -275,7 +275,7 @@ def _instruments(system: System) -> dict[str, float]:
     if all(card.student for card in cards): found["student"] = np.mean([card.student_accuracy for card in cards])
     return _plain(found)
 
-# %% ../../nbs/studies/07_comparing.ipynb #5e223772
+# %% ../../nbs/studies/07_comparing.ipynb #faa91c97
 def compare(
     baseline: str | Path | Card | np.ndarray | System,   # run folder, regime, card or count file, with @STEP or without
     candidate: str | Path | Card | np.ndarray | System,  # the same; in memory, [classes, classes] or with seeds before
@@ -295,7 +295,7 @@ def compare(
                            classes=classes, flips=tuple(flips(before, after)),
                            notes=tuple(_notes(before, after)))
 
-# %% ../../nbs/studies/07_comparing.ipynb #f45b5a89
+# %% ../../nbs/studies/07_comparing.ipynb #a2304f0c
 def _notes(baseline: System, candidate: System) -> list[str]:
     sides, told = {"baseline": baseline, "candidate": candidate}, []
     verdicts = {name: system.verdicts for name, system in sides.items() if system.verdicts}
@@ -309,7 +309,7 @@ def _notes(baseline: System, candidate: System) -> list[str]:
     if None not in weights[0] and weights[0] == weights[1]: told.append("Both sides are the same networks, bit by bit.")
     return told
 
-# %% ../../nbs/studies/07_comparing.ipynb #ef4119d0
+# %% ../../nbs/studies/07_comparing.ipynb #d8cc1017
 def gate_against(
     baseline: str | Path,           # a run folder, regime, card or count file; a study that has the regimes by name
     *,
@@ -337,7 +337,7 @@ def _baseline_of(path: str | Path, regime: str) -> System:
     several = folder.is_dir() and len({p.parent.parent for p in folder.glob("*/seed-*/config.json")}) > 1
     return read_system(folder/regime if several and (folder/regime).is_dir() else folder, step=step)
 
-# %% ../../nbs/studies/07_comparing.ipynb #cdb27a00
+# %% ../../nbs/studies/07_comparing.ipynb #0949617e
 @printed
 def plot_changes(
     found: dict,   # of `ComparedSystems.to_dict`
@@ -365,7 +365,7 @@ def plot_changes(
              key=[Line2D([], [], color=colors[change], marker="o", label=change) for change in ("fell", "rose")])
     return figure
 
-# %% ../../nbs/studies/07_comparing.ipynb #10d518d3
+# %% ../../nbs/studies/07_comparing.ipynb #6723b0c4
 def flipped_images(
     found: dict,               # of `ComparedSystems.to_dict`
     *,
@@ -379,7 +379,7 @@ def flipped_images(
     if not chosen or not there: return None
     return chosen, np.stack([_drawn(side, chosen) for side in sides], axis=1)
 
-# %% ../../nbs/studies/07_comparing.ipynb #c06347a9
+# %% ../../nbs/studies/07_comparing.ipynb #ed289e9b
 def _drawn(side: dict, chosen: list[dict]) -> np.ndarray:
     "What one side makes of the flipped latents and classes: [flips, height, width] uint8"
     from curriculum_gen.evaluation.instruments import as_pixels, evaluation_latents, generate, latent_shape_of
@@ -394,6 +394,7 @@ def _drawn(side: dict, chosen: list[dict]) -> np.ndarray:
         for row, place in enumerate(mine): images[place] = made[chosen[place]["class"], row]
     return np.stack(images)
 
+# %% ../../nbs/studies/07_comparing.ipynb #5d75cc7d
 @printed
 def plot_flips(
     flips: Sequence[dict],     # of `flips`

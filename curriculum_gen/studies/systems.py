@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'READERS', 'Checkpoint', 'System', 'checkpoint_of', 'runs_under', 'system_of_runs', 'path_and_step',
            'read_system']
 
-# %% ../../nbs/studies/06_systems.ipynb #4bdbb2c8
+# %% ../../nbs/studies/06_systems.ipynb #e2f94073
 import json, re, zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from ..curriculum.config import RunConfig
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
 
-# %% ../../nbs/studies/06_systems.ipynb #259f8435
+# %% ../../nbs/studies/06_systems.ipynb #87220bf2
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     "One checkpoint of one seed"
@@ -40,7 +40,7 @@ class Checkpoint:
         known = {"seed": self.seed, "step": self.step}
         return ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
 
-# %% ../../nbs/studies/06_systems.ipynb #e867d426
+# %% ../../nbs/studies/06_systems.ipynb #3072497f
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class System:
     "One checkpoint of every seed, at one step"
@@ -79,7 +79,7 @@ class System:
     def __repr__(self) -> str:
         return f"System({self.name}: {len(self.seeds)} seed(s), {self.accuracies.mean():.1%} as asked)"
 
-# %% ../../nbs/studies/06_systems.ipynb #7ba33595
+# %% ../../nbs/studies/06_systems.ipynb #cd88f866
 def checkpoint_of(
     confusion: object,          # [classes, classes] whole numbers of images, at least 2 classes
     *,
@@ -101,13 +101,13 @@ def checkpoint_of(
     try: return Checkpoint(seed=seed, step=step, confusion=check_confusion(counts))
     except InputError as error: raise InputError(f"{at}: {error}") from None
 
-# %% ../../nbs/studies/06_systems.ipynb #3991122c
+# %% ../../nbs/studies/06_systems.ipynb #300754bb
 def _strange(values: np.ndarray) -> str:
     "The first entry that is no number, for messages"
     odd = next((value for value in values.ravel() if not isinstance(value, (int, float))), values.dtype)
     return repr(odd.item() if isinstance(odd, np.generic) else odd)[:40]
 
-# %% ../../nbs/studies/06_systems.ipynb #b13ee522
+# %% ../../nbs/studies/06_systems.ipynb #f691ec99
 def _from_json(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     value = read_json(path)
     if isinstance(value, dict) and "confusion" in value and "panel" in value: return _from_card(value, path=path)
@@ -131,7 +131,7 @@ def _from_table(table: object, *, path: Path) -> Checkpoint:
     return checkpoint_of(table["confusion"], where=str(path), seed=_whole(table["seed"], "seed", where=str(path)),
                          step=_whole(table.get("step"), "step", where=str(path)))
 
-# %% ../../nbs/studies/06_systems.ipynb #d867c634
+# %% ../../nbs/studies/06_systems.ipynb #f4b3452d
 def _whole(value: object, name: str, *, where: str) -> int | None:
     if value is None or (isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0):
         return None if value is None else int(value)
@@ -153,7 +153,7 @@ def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str,
 def _with_card(checkpoint: Checkpoint, card: Card, **more) -> Checkpoint:
     return Checkpoint(seed=checkpoint.seed, step=checkpoint.step, confusion=checkpoint.confusion, card=card, **more)
 
-# %% ../../nbs/studies/06_systems.ipynb #18c5ee39
+# %% ../../nbs/studies/06_systems.ipynb #2d791bef
 def _from_npz(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     if not zipfile.is_zipfile(path): raise InputError(f"{path}: damaged, not an NPZ archive; save it with numpy.savez")
     try:
@@ -171,7 +171,7 @@ def _from_npz(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     return (_of_array(arrays["confusion"], where=str(path), seeds=arrays.get("seeds")),
             _names(arrays.get("classes"), where=str(path)))
 
-# %% ../../nbs/studies/06_systems.ipynb #2b9c722d
+# %% ../../nbs/studies/06_systems.ipynb #b2d6da7f
 def _of_array(counts: np.ndarray, *, where: str, seeds: Sequence[int] | None = None) -> list[Checkpoint]:
     if counts.ndim not in (2, 3):
         raise InputError(f"{where}: confusion has shape {list(counts.shape)}; give [classes, classes] or "
@@ -183,7 +183,7 @@ def _of_array(counts: np.ndarray, *, where: str, seeds: Sequence[int] | None = N
     return [checkpoint_of(table, where=where, seed=_whole(seed, "seed", where=where))
             for seed, table in zip(numbers, tables)]
 
-# %% ../../nbs/studies/06_systems.ipynb #ba8dad4a
+# %% ../../nbs/studies/06_systems.ipynb #a5cdb2a7
 COLUMNS = "seed", "step", "asked", "judged", "count"   # of a CSV file in long form
 
 def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
@@ -207,7 +207,7 @@ def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
                          "add the counts up")
     return _of_long(table, path=path)
 
-# %% ../../nbs/studies/06_systems.ipynb #1c25badd
+# %% ../../nbs/studies/06_systems.ipynb #f18a8eb9
 def _of_long(table: pd.DataFrame, *, path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     order, numbered = sorted(set(table.asked)), pd.api.types.is_integer_dtype(table.asked)
     if numbered and order != [*range(len(order))]:
@@ -222,7 +222,7 @@ def _of_long(table: pd.DataFrame, *, path: Path) -> tuple[list[Checkpoint], tupl
                           step=_whole(step, "step", where=str(path)))
             for seed, step, counts in tables], None if numbered else tuple(order)
 
-# %% ../../nbs/studies/06_systems.ipynb #de54fb3f
+# %% ../../nbs/studies/06_systems.ipynb #1754f97e
 def runs_under(
     path: str | Path,   # a run folder, the folder of a regime, or a study of a single regime
 ) -> list[Path]:        # run folders, ascending in seed
@@ -241,7 +241,7 @@ def runs_under(
             raise InputError(f"{run.path}: not evaluated yet; run cgen-evaluate {run.path} first")
     return here
 
-# %% ../../nbs/studies/06_systems.ipynb #77bd8d9b
+# %% ../../nbs/studies/06_systems.ipynb #aef291fd
 def system_of_runs(
     folders: Sequence[str | Path],   # evaluated run folders of one regime, a seed each
     *,
@@ -267,7 +267,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
     return found, classes.pop()
 
-# %% ../../nbs/studies/06_systems.ipynb #18003661
+# %% ../../nbs/studies/06_systems.ipynb #6bb1fe68
 def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[Checkpoint, ...]:
     "One checkpoint a seed"
     seeds: dict[object, dict] = {}   # seed -> step -> checkpoint; one without a number is a seed of its own
@@ -288,7 +288,7 @@ def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[
     chosen = [steps[wanted] for steps in seeds.values()]
     return tuple(sorted(chosen, key=lambda one: -1 if one.seed is None else one.seed))
 
-# %% ../../nbs/studies/06_systems.ipynb #0861323d
+# %% ../../nbs/studies/06_systems.ipynb #37997c8f
 def path_and_step(
     source: str | Path,          # a path, with @STEP at its end or without
     step: int | None = None,     # given beside it
@@ -302,7 +302,7 @@ def path_and_step(
         raise InputError(f"{source}: step {number} is named and step {step} asked for; give one of them")
     return Path(path), int(number)
 
-# %% ../../nbs/studies/06_systems.ipynb #5eabd593
+# %% ../../nbs/studies/06_systems.ipynb #5b10961c
 READERS = {".json": _from_json, ".npz": _from_npz, ".csv": _from_csv}
 
 def read_system(
@@ -331,7 +331,7 @@ def read_system(
     found, classes = (_from_folder if path.is_dir() else READERS[path.suffix.lower()])(path)
     return _system(found, classes, step=step, name=name or str(path))
 
-# %% ../../nbs/studies/06_systems.ipynb #bda3a214
+# %% ../../nbs/studies/06_systems.ipynb #3df4eb18
 def _system(found: list[Checkpoint], classes: tuple[str, ...] | None, *, step: int | None, name: str) -> System:
     chosen = _at_step(found, step, where=name)
     if len(sizes := {one.confusion.shape for one in chosen}) > 1:
