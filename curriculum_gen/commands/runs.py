@@ -7,7 +7,7 @@ __all__ = ['train', 'evaluate']
 
 # %% ../../nbs/commands/02_runs.ipynb #82cda17e
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
@@ -92,9 +92,13 @@ def _evaluate_any(given: argparse.Namespace) -> int:
     print(f"card: {file}; report: {report_file('card', file)}")
     return 0
 
-def _print_cards(cards: Iterable[Mapping], names: list[str]) -> None:
+def _print_cards(cards: Iterable, names: list[str]) -> None:
     import pandas as pd
-    columns = [*names, "n_per_class", "accuracy", "accuracy_second_judge", "p_chance", "verdict"]
-    shown = pd.DataFrame([{column: card[column] for column in columns} for card in cards])
-    print(shown.to_string(index=False, formatters={"accuracy": "{:.1%}".format, "p_chance": "{:.2g}".format,
-                                                   "accuracy_second_judge": "{:.1%}".format}))
+    columns = {**{name: name for name in names}, "n_per_class": "n_per_class", "accuracy": "accuracy",
+               "accuracy_second_judge": "second_judge", "p_chance": "raw_p", "p_adjusted": "adjusted_p"}
+    said = [f"{card.verdict}{f' (borderline: {card.borderline})' if card.borderline else ''}" for card in cards]
+    rows = [{shown: card[name] for name, shown in columns.items()} | {"verdict": word}
+            for card, word in zip(cards, said)]
+    percent, small = "{:.1%}".format, "{:.2g}".format
+    print(pd.DataFrame(rows).to_string(index=False, formatters={"accuracy": percent, "second_judge": percent,
+                                                               "raw_p": small, "adjusted_p": small}))
