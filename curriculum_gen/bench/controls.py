@@ -262,6 +262,7 @@ def _wrong(share: float, *, to_next: bool) -> Control:
     return Control(images=partial(wrong_labels, share=share, to_next=to_next), expected=("ABOVE-CHANCE",),
                    student_images=400)
 
+# %% ../../nbs/bench/00_controls.ipynb #8b6189e5
 CONTROLS: Mapping[str, Control] = {
     "real test images": Control(images=real_test_images, expected=("TRUSTED",), student_images=400),
     "honest sampler": Control(images=honest_sampler, expected=("TRUSTED",), student_images=1000),
@@ -294,6 +295,7 @@ def _sources(instruments: Instruments, pilot: bool) -> tuple[Instruments, slice]
                            half_a=Split(images=data.half_a.images[pilot::2], labels=data.half_a.labels[pilot::2]))
     return dataclasses.replace(instruments, dataset=part), other
 
+# %% ../../nbs/bench/00_controls.ipynb #3b05b200
 def run_control(
     name: str,                    # in `CONTROLS`
     seed: int,                    # at least 0; from `PILOT` on for pilots
@@ -310,8 +312,9 @@ def run_control(
         images = control.images(sources, wanted, rng=rng)
     card, judged = score_images(images, chosen, test_rows=test_rows)
     card = judged_cards([card], chosen, judged=[judged], rng=np.random.default_rng(stream_seed(seed, "verdict")))[0]
-    return {"control": name, "seed": seed, "verdict": card.verdict, "trusted": card.trusted, "stability": card.stability,
-            "reasons": list(card.reasons), "n_per_class": card.n_per_class, "worst": card.worst,
+    return {"control": name, "seed": seed, "verdict": card.verdict, "trusted": card.trusted,
+            "stability": card.stability, "reasons": list(card.reasons), "n_per_class": card.n_per_class,
+            "worst": card.worst,
             "accuracies": {judge: entry["accuracy"] for judge, entry in card.panel.items()},
             "student": card.student, **_numbers(card)}
 
@@ -323,7 +326,8 @@ def _numbers(card: Card) -> dict:
     if real:
         covered = [a/b for a, b in zip(real["generated"]["covered"], real["real"]["covered"])]
         found |= {"density": sum(real["generated"]["clipped_density"])/sum(real["real"]["clipped_density"]),
-                  "coverage": card.share("coverage")/card.share("coverage", side="real"), "worst_coverage": min(covered)}
+                  "coverage": card.share("coverage")/card.share("coverage", side="real"),
+                  "worst_coverage": min(covered)}
     return {name: round(value, 4) for name, value in found.items()}
 
 # %% ../../nbs/bench/00_controls.ipynb #218bbe3d

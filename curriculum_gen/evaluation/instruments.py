@@ -119,6 +119,7 @@ class Instruments:
     def certificates(self) -> dict[str, Certificate]:
         return {name: judge.certificate for name, judge in self.judges.items()}
 
+# %% ../../nbs/evaluation/03_instruments.ipynb #fb1fd1ca
 def prepare_instruments(
     judges: Mapping[str, CertifiedJudge],   # the panel, by name
     dataset: Dataset,
@@ -136,7 +137,8 @@ def prepare_instruments(
         detector = copy_detector(dataset, images_per_class=n) if n > NEIGHBOURS else None
         by_class = {name: recognised_by_class(judge, dataset) for name, judge in judges.items()}
     return Instruments(judges=judges, reference=reference, detector=detector, real_by_class=by_class, dataset=dataset,
-                       images_per_class=images_per_class, student_images=min(student_images, available), threads=threads)
+                       images_per_class=images_per_class, student_images=min(student_images, available),
+                       threads=threads)
 
 def recognised_by_class(judge: CertifiedJudge, dataset: Dataset) -> list[float]:   # [classes] 0..1
     "Share of the real test images of each class that a judge recognises; from the cache, or measured and put there"
@@ -203,7 +205,8 @@ def _renamed(judged: Mapping[str, np.ndarray], task: Task) -> dict | None:
     found = relabelling(judged["first"])
     others = [renamed_correct(seen, found.mapping)/found.images for name, seen in judged.items() if name != "first"]
     return {"mapping": list(found.mapping), "words": found.words(task.classes), "p": found.p, "images": found.images,
-            "as_asked": found.correct_as_asked/found.images, "first": found.correct_as_renamed/found.images, "panel": median(others)}
+            "as_asked": found.correct_as_asked/found.images, "first": found.correct_as_renamed/found.images,
+            "panel": median(others)}
 
 def _shows(p: float, renamed: dict | None, task: Task) -> bool:
     "Whether the class asked for may show in the images, under its own name or another"

@@ -140,6 +140,7 @@ class Memory(Record):
                 "real_repeated": self.real_repeated,
                 "support": [min(birthday_support(k, self.images_per_class), 1e9) for k in self.repeated]}
 
+# %% ../../nbs/evaluation/01_memory.ipynb #a71d40e0
 def memory(
     images: Tensor,           # [classes, n, channels, height, width] in [-1, 1], row i of class i; n of the detector
     detector: CopyDetector,

@@ -101,6 +101,20 @@ def real_student(
                               "answers": answers.tolist()})
     return answers
 
+# %% ../../nbs/evaluation/02_student.ipynb #766163c0
+def _half_width(values: Sequence[float]) -> float:
+    "Half of a 95 % t interval of a mean; 0 for one value, which cannot tell"
+    if len(values) < 2: return 0.0
+    return float(stats.t.ppf(0.975, len(values) - 1)*np.std(values, ddof=1)/len(values)**0.5)
+
+def _ratio_interval(score: "StudentScore") -> Interval:
+    n, counts = score.examined, [round(share*score.examined) for share in (score.accuracy, score.real_accuracy)]
+    found = relative_risk(counts[0], n, counts[1], n).confidence_interval(0.95)
+    spread = _half_width([math.log(k/r) if k else -math.inf for k, r in zip(score.by_seed, score.real_by_seed)])
+    low, high = (score.ratio*math.exp(side*math.hypot(abs(math.log(end/score.ratio)), spread)) if end > 0 else 0.0
+                 for side, end in zip((-1, 1), found))
+    return Interval(low, high)
+
 # %% ../../nbs/evaluation/02_student.ipynb #a4662826
 @dataclass(frozen=True, kw_only=True)
 class StudentScore(Record):
@@ -138,12 +152,7 @@ class StudentScore(Record):
     @property
     def ratio_interval(self) -> Interval:
         "95 % interval of the ratio: examination (Katz et al. 1978) and spread over seeds, on the scale of logarithms"
-        n, counts = self.examined, [round(share*self.examined) for share in (self.accuracy, self.real_accuracy)]
-        found = relative_risk(counts[0], n, counts[1], n).confidence_interval(0.95)
-        spread = _half_width([math.log(k/r) if k else -math.inf for k, r in zip(self.by_seed, self.real_by_seed)])
-        low, high = (self.ratio*math.exp(side*math.hypot(abs(math.log(end/self.ratio)), spread)) if end > 0 else 0.0
-                     for side, end in zip((-1, 1), found))
-        return Interval(low, high)
+        return _ratio_interval(self)
 
     def __str__(self) -> str:
         low, high = self.ratio_interval
@@ -151,11 +160,6 @@ class StudentScore(Record):
         return (f"{many} student{'s'*(many > 1)} of {self.images_per_class:,} images a class: "
                 f"{self.accuracy:.1%} of {self.examined:,} real test images, "
                 f"{self.ratio:.2f} [{low:.2f}, {high:.2f}] of what real images teach ({self.real_accuracy:.1%})")
-
-def _half_width(values: Sequence[float]) -> float:
-    "Half of a 95 % t interval of a mean; 0 for one value, which cannot tell"
-    if len(values) < 2: return 0.0
-    return float(stats.t.ppf(0.975, len(values) - 1)*np.std(values, ddof=1)/len(values)**0.5)
 
 # %% ../../nbs/evaluation/02_student.ipynb #85adf3b7
 def student_score(

@@ -25,10 +25,21 @@ SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered"}
 STABLE = 0.95
 # what a card has beyond a row of a table
 _ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "images"
+# what a card holds from the time it is judged
+_JUDGED = {"verdict", "reasons", "trusted", "not_measured", "p_adjusted", "worst", "stability"}
+
+# %% ../../nbs/statistics/07_card.ipynb #769364f7
+class _Fields(Mapping):
+    "A mapping of the fields of a card"
+    def __getitem__(self, name: str) -> object:
+        return {field: getattr(self, field) for field in _FIELDS}[name]
+
+    def __iter__(self) -> Iterator[str]: return iter(_FIELDS)
+    def __len__(self) -> int: return len(_FIELDS)
 
 # %% ../../nbs/statistics/07_card.ipynb #3bf0de58
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Card(Record, Mapping):
+class Card(Record, _Fields):
     "What was measured of one generator; also a mapping of its fields"
     regime: str | None = None                       # of its run; None for a generator without a run
     seed: int | None = None                         # of that run
@@ -66,8 +77,7 @@ class Card(Record, Mapping):
     def row(self) -> dict:
         "The card as a row of `evaluation.json`: JSON values"
         unsaid = {"regime", "seed", "step", "output_change"} if self.step is None else set()
-        unsaid |= set() if self.verdict else {"verdict", "reasons", "trusted", "not_measured", "p_adjusted", "worst",
-                                              "stability"}
+        unsaid |= set() if self.verdict else _JUDGED
         return _plain({name: one for name, one in dataclasses.asdict(self).items() if name not in {*_ABOUT, *unsaid}})
 
     def to_dict(self) -> dict:
@@ -104,11 +114,6 @@ class Card(Record, Mapping):
         "A share of the realism measures"
         return self.realism and _share(self.realism[side], SHARES[name])
 
-    def __getitem__(self, name: str) -> object:
-        return {field: getattr(self, field) for field in _FIELDS}[name]
-
-    def __iter__(self) -> Iterator[str]: return iter(_FIELDS)
-    def __len__(self) -> int: return len(_FIELDS)
     def __repr__(self) -> str: return _line(self)
     def _repr_html_(self) -> str: return _page(self)
 

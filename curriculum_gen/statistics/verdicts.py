@@ -143,8 +143,8 @@ def _wrong_class(e: Evidence, cut: CutOffs) -> str | None:
     if not found or list(found["mapping"]) == sorted(found["mapping"]) or found["p"] > CHANCE_ALPHA: return None
     seen = [above_guessing(found[key], classes=_classes(e)) for key in ("first", "panel")]
     return (f"WRONG-CLASS: {found['words']}; with the classes renamed so, the first judge agrees with "
-            f"{found['first']:.0%} and the panel with {found['panel']:.0%} of the other latents' {found['images']} images, "
-            f"as asked for {found['as_asked']:.0%}" if min(seen) >= cut.renamed else None)
+            f"{found['first']:.0%} and the panel with {found['panel']:.0%} of the other latents' {found['images']} "
+            f"images, as asked for {found['as_asked']:.0%}" if min(seen) >= cut.renamed else None)
 
 def _copies(e: Evidence, cut: CutOffs) -> str | None:
     tests = {"training half": "training_half", "training set": "training_set"}
@@ -152,8 +152,8 @@ def _copies(e: Evidence, cut: CutOffs) -> str | None:
         found = e.memory[key]
         if found["p"] <= CHANCE_ALPHA/len(tests) and found["copied_low"] >= cut.copied:
             known, distinct = sum(found["known"]), sum(found["distinct"])
-            return (f"MEMORISED: of {distinct:,} different real images that lie nearest, {known:,} are of the {name}, where "
-                    f"{found['expected']*distinct:,.0f} would be met by chance ({told_p(found['p'])}): about "
+            return (f"MEMORISED: of {distinct:,} different real images that lie nearest, {known:,} are of the {name}, "
+                    f"where {found['expected']*distinct:,.0f} would be met by chance ({told_p(found['p'])}): about "
                     f"{found['copied']:.0%} copies")
     return None
 
@@ -178,6 +178,7 @@ def _recognised(e: Evidence) -> list[tuple[float, float]]:
             for c in range(_classes(e))]
     return [(a, a/max(b, 1e-9)) for a, b in zip(seen, real)]
 
+# %% ../../nbs/statistics/08_verdicts.ipynb #bbf5aefd
 def _in_kind(e: Evidence) -> float: return sum(e.density)/sum(e.real_density)
 
 def _covered(e: Evidence) -> float:
@@ -191,8 +192,9 @@ def _collapsed(e: Evidence, cut: CutOffs) -> str | None:
     if not few and _covered(e) >= cut.collapsed_coverage: return None
     c = min(range(_classes(e)), key=lambda c: (covered[c], -repeated[c]))
     twice = f", and {repeated[c]:.0%} of its images have a double" if e.memory else ""
-    return (f"COLLAPSED: images cover {_covered(e):.0%} of what real images cover, {_name(e, c)} {covered[c]:.0%}{twice}; "
-            f"{len(few)} of {_classes(e)} classes have hardly any variety (clipped density {_in_kind(e):.2f} of real's)")
+    return (f"COLLAPSED: images cover {_covered(e):.0%} of what real images cover, {_name(e, c)} {covered[c]:.0%}"
+            f"{twice}; {len(few)} of {_classes(e)} classes have hardly any variety (clipped density {_in_kind(e):.2f} "
+            "of real's)")
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #26f2b49f
 def _student_of_real(e: Evidence) -> float | None:
@@ -267,8 +269,8 @@ def checkpoint_verdict(
              f"INVALID: {why}" if chance == Verdict.INVALID else None]
     reasons = [reason for reason in fired if reason]
     verdict = reasons[0].split(":")[0]
-    return Judgement(verdict=verdict, trusted=trusted, worst=_worst(e), not_measured=missing,
-                     reasons=(*reasons, *([f"not trusted: {'; '.join(doubts)}"] if doubts and chance == Verdict.ABOVE_CHANCE else [])))
+    if doubts and chance == Verdict.ABOVE_CHANCE: reasons.append(f"not trusted: {'; '.join(doubts)}")
+    return Judgement(verdict=verdict, trusted=trusted, worst=_worst(e), not_measured=missing, reasons=tuple(reasons))
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #8f883bd9
 def _chance_limit(table: np.ndarray, alpha: float) -> float:
@@ -317,7 +319,7 @@ def verdict_stability(
     students: Sequence[float] = (),    # scores of the single students, 0..1; empty: none was trained
     examined: int = 1,                 # real test images that each student was examined on
     cut_offs: CutOffs = CUT_OFFS,
-) -> dict:                             # "share" of resamples with the same word, the most frequent "second", "resamples"
+) -> dict:                             # "share" of resamples with the same word, most frequent "second", "resamples"
     "How often the verdict would be the same with other latents and other students"
     e, (judges, k, n) = evidence, judged.shape
     weights = rng.multinomial(n, np.full(n, 1/n), size=RESAMPLES)                              # [R, n]
@@ -327,9 +329,11 @@ def verdict_stability(
     above = _z_scores(tables.astype(float)) >= _chance_limit(confusion_counts(judged[0]), level) - 1e-9
     word, words = checkpoint_verdict(e, cut_offs=cut_offs).verdict, Counter()
     for r in range(RESAMPLES):
-        drawn = replace(e, correct=dict(zip(e.correct, map(tuple, right[r].tolist()))), p_chance=0.0 if above[r] else 1.0,
-                        density=e.density and _noisy(e.density, n, rng), student=_drawn_student(e, students, examined, rng),
-                        coverage=e.coverage and _noisy(e.coverage, n, rng), memory=e.memory and _drawn_memory(e.memory, rng))
+        drawn = replace(e, correct=dict(zip(e.correct, map(tuple, right[r].tolist()))),
+                        p_chance=0.0 if above[r] else 1.0, density=e.density and _noisy(e.density, n, rng),
+                        student=_drawn_student(e, students, examined, rng),
+                        coverage=e.coverage and _noisy(e.coverage, n, rng),
+                        memory=e.memory and _drawn_memory(e.memory, rng))
         words[checkpoint_verdict(drawn, cut_offs=cut_offs).verdict] += 1
     others = [(count, other) for other, count in words.items() if other != word]
     return {"share": words[word]/RESAMPLES, "second": str(max(others)[1]) if others else "", "resamples": RESAMPLES}
