@@ -394,11 +394,7 @@ def _drawn(side: dict, chosen: list[dict]) -> np.ndarray:
         for row, place in enumerate(mine): images[place] = made[chosen[place]["class"], row]
     return np.stack(images)
 
-<<<<<<< HEAD
 # %% ../../nbs/studies/07_comparing.ipynb #5d75cc7d
-=======
-# %% ../../nbs/studies/07_comparing.ipynb #b9967cb3
->>>>>>> style
 @printed
 def plot_flips(
     flips: Sequence[dict],     # of `flips`
