@@ -2269,6 +2269,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'curriculum_gen/statistics/card.py'),
                                                 'curriculum_gen.statistics.card._line': ( 'statistics/card.html#_line',
                                                                                           'curriculum_gen/statistics/card.py'),
+                                                'curriculum_gen.statistics.card._mean_student': ( 'statistics/card.html#_mean_student',
+                                                                                                  'curriculum_gen/statistics/card.py'),
                                                 'curriculum_gen.statistics.card._page': ( 'statistics/card.html#_page',
                                                                                           'curriculum_gen/statistics/card.py'),
                                                 'curriculum_gen.statistics.card._plain': ( 'statistics/card.html#_plain',

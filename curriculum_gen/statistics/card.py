@@ -129,9 +129,14 @@ def _share(measured: dict, counts: str) -> float:
     "The share of all images that a list of counts by class makes"
     return sum(measured[counts])/(len(measured[counts])*measured["images_per_class"])
 
-def _told(count: int, total: int) -> str:
-    low, high = wilson_interval(count, total)
+def _told(count: int, total: int, effect: float = 1.0) -> str:
+    low, high = wilson_interval(count, total, design_effect=effect)
     return f"{count/total:.1%} of {total:,} [{low:.1%}, {high:.1%}]"
+
+def _mean_student(student: dict) -> tuple[int, int]:
+    "Mean count of the students, and the real test images that each of them saw"
+    many = len(student.get("by_seed", [0]))
+    return round(student["correct"]/many), student["images"]//many
 
 def _said(card: Card) -> str:
     return f"{card.verdict or 'not judged yet'}{f' (borderline: {card.borderline})' if card.borderline else ''}"
@@ -140,9 +145,10 @@ def _line(card: Card) -> str: return f"Card({_said(card)}, {card.correct()} of {
 
 def _page(card: Card) -> str:
     "A card in HTML: verdict, reasons, and a row for each judge and the student"
-    told = [(JUDGE_NAMES.get(name, name), card.correct(name), card.judged_images) for name in card.panel]
-    if card.student: told.append(("student", card.student["correct"], card.student["images"]))
-    rows = "".join(f"<tr><td>{name}</td><td>{_told(count, total)}</td></tr>" for name, count, total in told)
+    told = [(JUDGE_NAMES.get(name, name), card.correct(name), card.judged_images, card.design_effect)
+            for name in card.panel]
+    if card.student: told.append(("student", *_mean_student(card.student), 1.0))
+    rows = "".join(f"<tr><td>{name}</td><td>{_told(*counts)}</td></tr>" for name, *counts in told)
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in card.reasons)
     where = f"{card.regime} seed {card.seed}, step {card.step:,}: " if card.step is not None else ""
     return f"<b>{where}{_said(card)}</b><ul>{reasons}</ul><table>{rows}</table>"
