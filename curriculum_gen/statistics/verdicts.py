@@ -187,8 +187,8 @@ def _covered(e: Evidence) -> float:
 def _collapsed(e: Evidence, cut: CutOffs) -> str | None:
     if e.density is None or _in_kind(e) < cut.collapsed_density: return None
     covered, repeated = _uncovered(e), _repeats(e)
-    few = [c for c, (_, of_real) in enumerate(_recognised(e)) if of_real >= cut.trusted_class
-           and (covered[c] < cut.collapsed_class or repeated[c] > cut.collapsed_repeats)]
+    few = [c for c, (_, of_real) in enumerate(_recognised(e)) if repeated[c] > cut.collapsed_repeats
+           or (covered[c] < cut.collapsed_class and of_real >= cut.trusted_class)]   # else it is another class
     if not few and _covered(e) >= cut.collapsed_coverage: return None
     c = min(range(_classes(e)), key=lambda c: (covered[c], -repeated[c]))
     twice = f", and {repeated[c]:.0%} of its images have a double" if e.memory else ""

@@ -212,8 +212,9 @@ def _quality_note(table: dict, ends: dict[str, dict]) -> str:
                 if row["regime"] in ends and row["step"] == table["total_steps"] and row.get("student")]
     if not students: return "That is conditioning, what judges make of the images; how real they are was not measured."
     scores, real = ([s[key]/s["images"] for s in students] for key in ("correct", "real_correct"))
-    return ("That is conditioning, what judges make of the images. A student trained "
-            f"on them recognises {min(scores):.1%} to {max(scores):.1%} of {students[0]['images']:,} real test images, "
+    examined = students[0]["images"]//len(students[0].get("by_seed", "1"))   # by each student; all see the same
+    return ("That is conditioning, what judges make of the images. Students trained "
+            f"on them recognise {min(scores):.1%} to {max(scores):.1%} of {examined:,} real test images, "
             f"one trained on as many real images {min(real):.1%}.")
 
 # %% ../../nbs/studies/04_step_10000.ipynb #3f3e0f22
