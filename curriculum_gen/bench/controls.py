@@ -6,7 +6,7 @@
 __all__ = ['CONTROLS', 'PILOT', 'real_test_images', 'honest_sampler', 'disguised_copies', 'half_stored', 'stored_images',
            'class_centres', 'one_class_of_one_image', 'one_class_as_another', 'two_classes_exchanged', 'rolled_labels',
            'wrong_labels', 'constant_class', 'permuted_labels', 'optimised_noise', 'trained_through_first_judge',
-           'Control', 'run_control', 'said', 'bench_controls', 'fall_controls']
+           'Control', 'run_control', 'said', 'fall_controls', 'bench_controls']
 
 # %% ../../nbs/bench/00_controls.ipynb #6e2ba341
 import dataclasses, json
@@ -337,6 +337,37 @@ def said(
     "What came of a control in one word"
     return "TRUSTED" if run["trusted"] else run["verdict"]
 
+# %% ../../nbs/bench/00_controls.ipynb #19a68c05
+def fall_controls(
+    instruments: Instruments,
+    *,
+    runs: int = 20,          # of each share, at least 1
+    seeds: int = 5,          # of a run; its first is the one of the run with one seed
+    first_seed: int = 0,     # from `PILOT` on for pilots
+) -> list[dict]:             # control, seeds, expected, runs, right, got (verdict -> count)
+    "Labels that go wrong between two checkpoints, through the gates"
+    plain = dataclasses.replace(instruments, reference=None, detector=None)
+    sources, got = _sources(plain, first_seed >= PILOT)[0], Counter()
+    for run in range(runs):
+        pairs = [_fallen(sources, plain, first_seed + run*seeds + s) for s in range(seeds)]
+        for name in pairs[0]:
+            for many in (1, seeds):
+                (a, seen_a), (b, seen_b) = (list(zip(*side)) for side in zip(*(p[name] for p in pairs[:many])))
+                found = compare_cards(a, b, judged_before=[j[0] for j in seen_a], judged_after=[j[0] for j in seen_b])
+                got[name, many, str(found.verdict)] += 1
+    return [{"control": name, "seeds": many, "expected": word, "runs": runs, "right": got[name, many, word],
+             "got": {v: n for (c, m, v), n in got.items() if (c, m) == (name, many)}}
+            for name in pairs[0] for many, word in ((1, "MEASURED-DROP"), (seeds, "REGRESSED"))]
+
+def _fallen(sources: Instruments, plain: Instruments, seed: int) -> dict:
+    "Name of a fall -> cards and answers before and after, of one seed"
+    rng = torch.Generator().manual_seed(stream_seed(seed, "falls"))
+    images = real_test_images(sources, plain.images_per_class, rng=rng)
+    before = score_images(images, plain, student=False)
+    return {f"{100*share:.0f} % of labels go wrong, {where}":
+            (before, score_images(_mislabelled(images, share, where == "to the next", rng), plain, student=False))
+            for share in (0.1, 0.2, 0.4) for where in ("to any", "to the next")}
+
 # %% ../../nbs/bench/00_controls.ipynb #2c43bd9e
 def bench_controls(
     out: str | Path,                   # the result (controls.json); finished runs are kept beside it until all are done
@@ -393,34 +424,3 @@ def _one(name: str, seed: int, judge_training: str, images_per_class: int) -> di
         panel = certified_panel(dataset, training=judge_training)
         _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])
-
-# %% ../../nbs/bench/00_controls.ipynb #19a68c05
-def fall_controls(
-    instruments: Instruments,
-    *,
-    runs: int = 20,          # of each share, at least 1
-    seeds: int = 5,          # of a run; its first is the one of the run with one seed
-    first_seed: int = 0,     # from `PILOT` on for pilots
-) -> list[dict]:             # control, seeds, expected, runs, right, got (verdict -> count)
-    "Labels that go wrong between two checkpoints, through the gates"
-    plain = dataclasses.replace(instruments, reference=None, detector=None)
-    sources, got = _sources(plain, first_seed >= PILOT)[0], Counter()
-    for run in range(runs):
-        pairs = [_fallen(sources, plain, first_seed + run*seeds + s) for s in range(seeds)]
-        for name in pairs[0]:
-            for many in (1, seeds):
-                (a, seen_a), (b, seen_b) = (list(zip(*side)) for side in zip(*(p[name] for p in pairs[:many])))
-                found = compare_cards(a, b, judged_before=[j[0] for j in seen_a], judged_after=[j[0] for j in seen_b])
-                got[name, many, str(found.verdict)] += 1
-    return [{"control": name, "seeds": many, "expected": word, "runs": runs, "right": got[name, many, word],
-             "got": {v: n for (c, m, v), n in got.items() if (c, m) == (name, many)}}
-            for name in pairs[0] for many, word in ((1, "MEASURED-DROP"), (seeds, "REGRESSED"))]
-
-def _fallen(sources: Instruments, plain: Instruments, seed: int) -> dict:
-    "Name of a fall -> cards and answers before and after, of one seed"
-    rng = torch.Generator().manual_seed(stream_seed(seed, "falls"))
-    images = real_test_images(sources, plain.images_per_class, rng=rng)
-    before = score_images(images, plain, student=False)
-    return {f"{100*share:.0f} % of labels go wrong, {where}":
-            (before, score_images(_mislabelled(images, share, where == "to the next", rng), plain, student=False))
-            for share in (0.1, 0.2, 0.4) for where in ("to any", "to the next")}
