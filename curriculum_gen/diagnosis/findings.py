@@ -64,11 +64,26 @@ _SCORING = {
                                         "score the averaged network, or declare that the plain one is scored"),
 }
 
+# %% ../../nbs/diagnosis/00_findings.ipynb #57cd4cd1
+_SAMPLING = {
+    "averaged buffers not updated": _cause("CANARY", "copy the buffers too: running means and variances are "
+                                           "no parameters"),
+    "stored batch statistics do not fit": _cause("AA", "let BatchNorm see batches like those of sampling "
+                                                 "before eval(), and copy its buffers with the weights"),
+    "classes are renamed": _cause("LPERM", "give the generator and the judge one numbering: read the map"),
+    "latents ignored by the generator": _cause("SENS", "let the output depend on the latents that are given"),
+    "data range does not match": _cause("BATCH", "scale the images to the range that the network gives, once, "
+                                        "where they are loaded"),
+    "class never requested": _cause("BATCH", "draw labels from all classes: the upper end of randint is exclusive"),
+    "requested labels are constant": _cause("BATCH", "draw new labels in every step"),
+}
+
 # %% ../../nbs/diagnosis/00_findings.ipynb #bcc24b30
 _RESUME = {
     "schedule restarts on resume": _cause("LEDGER",
                                           "restore the step with the weights, and compute the schedule from it"),
     "optimiser state not restored": _cause("REPLAY", "save and load the optimiser's state_dict with the weights"),
+    "optimiser state lost": _cause("REPLAY", "make the optimiser once, outside of the loop"),
     "data repeat after resume": _cause("BATCH",
                                        "save the position in the data, or derive the order from the seed and the step"),
     "random draws repeat after resume": _cause("BATCH", "save and load the random state, or derive each step's draws "
@@ -89,6 +104,9 @@ _LOOP = {
     "gradients accumulate": _cause("GREC", "call zero_grad() once before the backward passes of every step"),
     "gradients cleared before the step": _cause("GREC",
                                                 "call zero_grad() before backward, not between backward and step"),
+    "gradients never used": _cause("GREC", "call step() after this backward pass, or leave the pass out"),
+    "gradients clipped at the wrong place": _cause("GREC", "clip after backward (and after unscale_), before step()"),
+    "scaler bypassed": _cause("GREC", "call scaler.step(optimiser) and scaler.update(), not optimiser.step()"),
     "parameters do not change": _cause("UPD",
                                        "raise the learning rate; step the scheduler as often as its period is meant"),
     "learning rate differs from declared": _cause("LEDGER", "step the scheduler as often as its period is meant"),
@@ -101,6 +119,11 @@ _LOSS = {
     "loss term missing from the loss": _cause("GREC", "add the declared term itself to the loss, "
                                               "not a constant or another tensor"),
     "loss term trains nothing": _cause("TERM", "compute the term from the output of the network that is trained by it"),
+    "gradient cut inside the network": _cause("TERM", "leave out .data, detach() and NumPy between the parameter and "
+                                              "the output"),
+    "activation before a loss on logits": _cause("TERM", "give this loss the raw logits: it applies softmax or sigmoid "
+                                                 "itself"),
+    "loss saturated": _cause("TERM", "use a loss on logits, or a weaker opponent: at its bound a loss has no gradient"),
     "labels ignored by the generator": _cause("SENS", "let the generator's output depend on the labels it is given"),
     "requested labels reach no loss": _cause("TERM", "use the labels that the generator was given as the target, "
                                              "or as input, of a network in its loss"),
@@ -128,9 +151,10 @@ _NOTES = {
     "owned parameters without a gradient": _cause("OWN", "nothing, if no loss is meant to reach them yet", "note"),
     "constant in the loss": _cause("TERM", "leave it out of the loss, or give it a gradient", "note"),
     "another thread count": _cause("REPLAY", "compare bits only at the thread count of the recorded run", "note"),
+    "optimiser replaced": _cause("OWN", "nothing, if a new phase is meant to begin with a new optimiser", "note"),
 }
 # in the order in which they are reported
-CAUSES = MappingProxyType({**_SCORING, **_RESUME, **_LOOP, **_LOSS, **_EFFECTS, **_NOTES})
+CAUSES = MappingProxyType({**_SCORING, **_RESUME, **_LOOP, **_LOSS, **_SAMPLING, **_EFFECTS, **_NOTES})
 
 # %% ../../nbs/diagnosis/00_findings.ipynb #578dae7a
 @dataclass(frozen=True, kw_only=True)
