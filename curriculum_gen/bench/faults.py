@@ -41,13 +41,14 @@ from ..diagnosis.examination import Examination, examine, watch_program
 from .catalogues.first import Edits, FAULTS, VARIANTS, digits, planted
 from .catalogues.second import SECOND_FAULTS, SECOND_VARIANTS
 from .catalogues.third import THIRD_FAULTS, THIRD_VARIANTS
+from .catalogues.fourth import FieldEntry, field_entries, field_source, names_line, run_field
 
 # %% ../../nbs/bench/01_faults.ipynb #e39faa84
 PROGRAMS = {name: f"curriculum_gen.bench.programs.{name}"
             for name in ("mlp", "convolutional", "regime", "gan", "cvae", "diffusion", "projection_gan", "prior_vae",
                          "flow_matching")}
-WAVES = "first", "second", "third"   # of programs and catalogues, in the order in which they were written
-UNSEEN = "third"                     # the wave that nobody had measured when the checks were frozen
+WAVES = "first", "second", "third", "fourth"   # of programs and catalogues, in the order in which they were written
+UNSEEN = "fourth"                    # the wave that nobody had measured when the checks were frozen
 
 def mnist() -> tuple[Tensor, Tensor]:   # images [6000, 1, 28, 28] float32 in [-1, 1], labels [6000] int64
     "Real digits of 28x28 pixels, from the subset that is shipped with the package"
@@ -100,13 +101,14 @@ def examined(
 class Entry:
     "One planted fault or healthy variant with its seeds"
     wave: str                # a name in `WAVES`
-    program: str             # a name in `PROGRAMS`
+    program: str             # a name in `PROGRAMS`, or a script of the fourth wave
     kind: str                # "fault", or "control" for a healthy variant
     name: str                # id of the fault, name of the variant
     title: str               # what was done
     expected: str            # the cause that has to come first; empty for a healthy variant
     edits: Edits             # of the program's source
     seeds: tuple[int, ...]   # one run each
+    field: FieldEntry | None = None   # of the fourth wave, which has programs of its own form
 
 def entries(
     wave: str,                           # a name in `WAVES`
@@ -114,6 +116,10 @@ def entries(
     seeds: tuple[int, int, int] = (10, 15, 3),   # runs of MLP faults, MLP variants, entries of the others
 ) -> list[Entry]:
     "Everything that one wave of the bench runs"
+    if wave == "fourth":
+        return [Entry(wave=wave, program=e.program, kind="fault" if e.kind == "fault" else "control", name=e.id,
+                      title=e.title, expected=" or ".join(e.expected), edits=e.edits, seeds=tuple(range(seeds[2])),
+                      field=e) for e in field_entries()]
     if wave == "first":
         listed = ([(program, "fault", e.id, e) for program in FAULTS for e in FAULTS[program]]
                   + [(program, "control", e.name, e) for program in VARIANTS for e in VARIANTS[program]])
@@ -130,12 +136,16 @@ def run_entry(
     seed: int,
 ) -> dict:          # JSON values: what was named, whether it was expected, the step and the seconds
     "Examine one planted program with one seed, on one thread"
-    setting, began = setting_of(entry.program), time.perf_counter()
-    with torch_threads(1): found = alarms(examined(setting, entry.edits, seed=seed).findings)
+    setting, began = None if entry.field else setting_of(entry.program), time.perf_counter()
+    with torch_threads(1):
+        found = (run_field(entry.field, seed=seed) if entry.field
+                 else alarms(examined(setting, entry.edits, seed=seed).findings))
     first = found[0] if found else None
     return {"wave": entry.wave, "program": entry.program, "kind": entry.kind, "name": entry.name, "seed": seed,
             "expected": entry.expected, "named": first.cause if first else "", "check": first.check if first else "",
             "step": first.step if first else None, "evidence": first.evidence if first else "",
+            "where": first.where if first else None, "right": bool(first) and first.cause in entry.expected.split(" or "),
+            "line": names_line(entry.field, found) if entry.field else None,
             "others": [f.cause for f in found[1:]], "seconds": round(time.perf_counter() - began, 2)}
 
 # %% ../../nbs/bench/01_faults.ipynb #0bb5acc8
@@ -171,11 +181,13 @@ def _plain(part: object) -> object:
 @cache
 def _sources(program: str) -> str:
     "Fingerprint of what an entry of a program runs through, beside its edits"
-    parts = [inspect.getsource(module) for module in (examination, importlib.import_module(PROGRAMS[program]))]
+    parts = ([inspect.getsource(importlib.import_module(module)) for module in (examination.__name__, PROGRAMS[program])]
+             if program in PROGRAMS else [])
     return sha256(checks_fingerprint() + definitions_fingerprint(*parts))
 
 def _key(entry: Entry, seed: int) -> str:
-    return sha256(json.dumps([_sources(entry.program), entry.wave, entry.kind, entry.name, entry.edits, seed]))[:16]
+    what = field_source(entry.field) if entry.field else entry.edits
+    return sha256(json.dumps([_sources(entry.program), entry.wave, entry.kind, entry.name, what, seed]))[:16]
 
 def run_wave(
     wave: str,                   # a name in `WAVES`
@@ -217,9 +229,9 @@ def by_entry(
     rows: list[dict],   # of runs
 ) -> pd.DataFrame:      # a row an entry: program, kind, name, runs, found, right, accused, step (of the first alarm)
     "Every fault and every healthy variant once, at the worst of its runs"
-    columns = ["program", "kind", "name", "named", "expected", "step"]
+    columns = ["program", "kind", "name", "named", "right", "step"]
     runs = pd.DataFrame(rows, columns=columns)
-    runs = runs.assign(alarm=runs.named != "", right=runs.named == runs.expected)
+    runs = runs.assign(alarm=runs.named != "", right=runs.right.astype(bool))
     return runs.groupby(columns[:3], sort=False).agg(
         runs=("alarm", "size"), found=("alarm", "all"), right=("right", "all"), accused=("alarm", "any"),
         step=("step", "median")).reset_index()
