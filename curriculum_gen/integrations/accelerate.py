@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['watch_accelerated']
 
-# %% ../../nbs/integrations/03_accelerate.ipynb #70387342
+# %% ../../nbs/integrations/03_accelerate.ipynb #8c347f8b
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ from torch import nn
 from .trainer import TrainerWatch
 from ..statistics.card import Card
 
-# %% ../../nbs/integrations/03_accelerate.ipynb #725f9b8d
+# %% ../../nbs/integrations/03_accelerate.ipynb #c3283333
 @contextmanager
 def watch_accelerated(
     accelerator: Accelerator,    # whose trackers get what was found

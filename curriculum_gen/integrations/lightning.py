@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WatchCallback']
 
-# %% ../../nbs/integrations/01_lightning.ipynb #a2ef550d
+# %% ../../nbs/integrations/01_lightning.ipynb #c987f5f0
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..core.errors import unknown_name
 from .trainer import TrainerWatch
 from ..statistics.card import Card
 
-# %% ../../nbs/integrations/01_lightning.ipynb #0ddaec9e
+# %% ../../nbs/integrations/01_lightning.ipynb #64407696
 class WatchCallback(Callback):
     "Watch the first steps of a fit, and judge every checkpoint that is saved"
     def __init__(
@@ -58,7 +58,7 @@ class WatchCallback(Callback):
         if _saves(trainer) > self._saved: self.watched.checkpoint(trainer.global_step)
         self._saved = _saves(trainer)
 
-# %% ../../nbs/integrations/01_lightning.ipynb #337265bc
+# %% ../../nbs/integrations/01_lightning.ipynb #03554dea
 def _saves(trainer: Trainer) -> int:
     "The step of the newest checkpoint that a callback of the trainer has written"
     return max((getattr(callback, "_last_global_step_saved", 0) for callback in trainer.callbacks

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['finding_values', 'card_values', 'evaluated', 'TrainerWatch']
 
-# %% ../../nbs/integrations/00_trainer.ipynb #c14d9ad0
+# %% ../../nbs/integrations/00_trainer.ipynb #6d739281
 import json, logging
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from ..diagnosis.watching.watch import watch
 from ..statistics.card import Card
 from ..statistics.intervals import wilson_interval
 
-# %% ../../nbs/integrations/00_trainer.ipynb #60ab1acd
+# %% ../../nbs/integrations/00_trainer.ipynb #c929853b
 def finding_values(
     findings: list[Finding],   # of `watch`
 ) -> dict[str, float]:         # name of a curve -> value
@@ -39,7 +39,7 @@ def card_values(
             "curriculum_gen/accuracy_high": between.high, "curriculum_gen/second_judge": card.accuracy_second_judge,
             f"curriculum_gen/verdict/{card.verdict}": 1.0}
 
-# %% ../../nbs/integrations/00_trainer.ipynb #cc59c461
+# %% ../../nbs/integrations/00_trainer.ipynb #2548197a
 @contextmanager
 def evaluated(
     networks: Mapping[str, nn.Module],   # role -> network
@@ -52,7 +52,7 @@ def evaluated(
         finally:
             for module, mode in modes: module.training = mode
 
-# %% ../../nbs/integrations/00_trainer.ipynb #2e58206e
+# %% ../../nbs/integrations/00_trainer.ipynb #32380e8d
 class TrainerWatch:
     "Watching and judging for a trainer, told of its events"
     def __init__(
@@ -89,7 +89,7 @@ class TrainerWatch:
         self._tell(finding_values(found), step, words=[str(finding) for finding in found])
         for finding in found: logging.getLogger("curriculum_gen").warning("%s", finding)
 
-# %% ../../nbs/integrations/00_trainer.ipynb #8837b315
+# %% ../../nbs/integrations/00_trainer.ipynb #bb53c673
 @patch
 def checkpoint(self: TrainerWatch, step: int) -> Card | None:   # of what was saved after so many completed steps
     "A checkpoint was written: judge it; None where nothing judges"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WatchCallback']
 
-# %% ../../nbs/integrations/02_transformers.ipynb #fb59c75a
+# %% ../../nbs/integrations/02_transformers.ipynb #70b1fc93
 from collections.abc import Callable, Mapping
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,7 +14,7 @@ from ..core.errors import unknown_name
 from .trainer import TrainerWatch
 from ..statistics.card import Card
 
-# %% ../../nbs/integrations/02_transformers.ipynb #92ece997
+# %% ../../nbs/integrations/02_transformers.ipynb #d579676c
 class WatchCallback(TrainerCallback):
     "Watch the first steps of a trainer, and judge every save"
     def __init__(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELD', 'FieldEntry', 'field_source', 'field_entries', 'run_field', 'names_line']
 
-# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #8be541a9
+# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #d4501104
 import linecache
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ...core.records import Record, read_json
 from ...diagnosis.findings import CAUSES, Finding
 from ...diagnosis.watching.watch import watch
 
-# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #9858b42f
+# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #82425fc4
 FIELD = Path(curriculum_gen.__file__).parent.parent/"nbs"/"bench"/"field"
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def field_source(
         text = text.replace(old, new)
     return text
 
-# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #0d55758a
+# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #433b430d
 @cache
 def field_entries() -> tuple[FieldEntry, ...]:
     "The whole catalogue; ValueError for an entry that cannot be told apart or names no cause"
@@ -58,7 +58,7 @@ def field_entries() -> tuple[FieldEntry, ...]:
             raise ValueError(f"{entry.program} {entry.id}: expects {entry.expected}")
     return found
 
-# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #a7a0724f
+# %% ../../../nbs/bench/catalogues/03_fourth.ipynb #cdd878de
 def run_field(
     entry: FieldEntry,
     *,
