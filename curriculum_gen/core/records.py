@@ -66,7 +66,7 @@ def stream_seed(
     return int(sha256(f"{seed}/{name}")[:16], 16) >> 1
 
 # %% ../../nbs/core/01_records.ipynb #a60c631e
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)   # a subclass compares its own fields
 class Record:
     "A frozen dataclass with a JSON round trip that refuses unknown fields"
     def to_dict(self) -> dict:
