@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'AVERAGES', 'read_values', 'Contents', 'words', 'is_average', 'checkpoints_in', 'contents',
-           'OptimiserState', 'optimiser_state']
+           'OptimiserState', 'optimiser_state', 'is_running', 'is_fresh', 'clean_name', 'listed', 'rates_said',
+           'inside', 'missing_for_a_resume']
 
 # %% ../../nbs/models/03_contents.ipynb #b3e4b545
 import argparse, pathlib, pickletools, re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,8 +126,8 @@ def words(name: str) -> list[str]:
 def _count_of(name: str) -> int | None:
     "The rank of a counter by its name, steps before epochs; None for what is no counter"
     found = words(name.rpartition(".")[2])
-    planned = not found or found[-1] not in _COUNTS or {*found} & _PLANS or {*words(name)} & {"config", "args", "hparams"}
-    return None if planned else _COUNTS[found[-1]]
+    planned = {*found} & _PLANS or {*words(name)} & {"config", "args", "hparams"}
+    return None if planned or not found else _COUNTS.get(found[-1])
 
 def _number(value: object) -> float | int | None:
     if isinstance(value, Tensor) and value.numel() == 1 and value.dim() == 0: value = value.item()
@@ -144,6 +146,7 @@ def _is_random_state(name: str, value: object) -> bool:
 _FORMS = {"optimisers": {"state", "param_groups"}, "schedules": {"last_epoch"},
           "scalers": {"scale", "growth_factor", "growth_interval"}}
 
+# %% ../../nbs/models/03_contents.ipynb #e80fbf57
 def _sort(found: Contents, name: str, value: object) -> None:
     "Put a value where it belongs, and what is inside it"
     def inner(key): return f"{name}.{key}" if name else str(key)
@@ -251,8 +254,8 @@ def contents(
 
 # %% ../../nbs/models/03_contents.ipynb #1b798b00
 _KINDS = (("NAdam", {"momentum_decay"}), ("Adagrad", {"lr_decay", "initial_accumulator_value"}),
-          ("LBFGS", {"max_iter", "history_size"}), ("RMSprop", {"alpha", "centered"}), ("SGD", {"momentum", "nesterov"}),
-          ("Adadelta", {"rho"}), ("Adam or AdamW", {"betas", "amsgrad"}), ("an optimiser with betas", {"betas"}))
+          ("LBFGS", {"max_iter", "history_size"}), ("RMSprop", {"alpha", "centered"}),
+          ("SGD", {"momentum", "nesterov"}), ("Adadelta", {"rho"}), ("Adam or AdamW", {"betas", "amsgrad"}), ("an optimiser with betas", {"betas"}))
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserState:
@@ -286,3 +289,83 @@ def optimiser_state(value: Mapping) -> OptimiserState:
         first_rates=tuple(_number(group["initial_lr"]) or 0.0 for group in groups if "initial_lr" in group),
         settings=str([{key: each for key, each in group.items() if key not in moving} for group in groups]),
         shapes=tuple(shape for shape in shapes if shape))
+
+# %% ../../nbs/models/03_contents.ipynb #48ea41ff
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+def is_running(name: str) -> bool:
+    "Whether a tensor's name is that of a running statistic of BatchNorm"
+    return name.rpartition(".")[2] in _RUNNING
+
+def is_fresh(
+    tensors: Mapping[str, Tensor],   # by name
+) -> bool | None:                    # None where there are no running statistics
+    "Whether the running statistics of BatchNorm are as freshly made; None where there are none"
+    means = [tensor for name, tensor in tensors.items() if name.endswith("running_mean")]
+    variances = [tensor for name, tensor in tensors.items() if name.endswith("running_var")]
+    if not means: return None
+    return all(not mean.any() for mean in means) and all((variance == 1).all() for variance in variances)
+
+def clean_name(name: str) -> str:
+    "A tensor's name without what wrappers put into it"
+    return re.sub(r"(?:^|(?<=\.))(?:_orig_mod|module)\.", "", name)
+
+def listed(
+    names: Sequence[str],   # any number
+    most: int = 3,          # so many are named
+) -> str:
+    "Names for a sentence: a, b, c and 4 more"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+# %% ../../nbs/models/03_contents.ipynb #192d1bba
+def rates_said(schedule: Mapping) -> str:
+    "Learning rates that a schedule's state keeps, as words"
+    return ", ".join(f"{float(rate):.3g}" for rate in schedule.get("_last_lr", ())) or "is not kept"
+
+def _network_says(tensors: Mapping[str, Tensor]) -> str:
+    running = [key for key in tensors if is_running(key)]
+    kinds = Counter(str(each.dtype).removeprefix("torch.") for key, each in tensors.items() if key not in running)
+    size = sum(each.numel() for key, each in tensors.items() if not is_running(key))
+    said = f"{len(tensors) - len(running)} tensors, {size:,} values, {', '.join(kinds)}" + (f"; {len(running)} running statistics" if running else "")
+    return said + (" as freshly made" if is_fresh(tensors) else "")
+
+def _optimiser_says(state: OptimiserState) -> str:
+    step = f" at its step {state.step:,}" if state.step is not None else ""
+    rates = sorted({f"{rate:.3g}" for rate in state.rates})
+    return (f"{state.kind}{step}, learning rate {', '.join(rates)}, state of {len(state.shapes)} of "
+            f"{state.parameters} parameters")
+
+def inside(
+    held: Contents,   # of one checkpoint
+) -> list[tuple[str, str, str]]:
+    "Kind, name and words for all that a checkpoint holds"
+    optimisers = {name: optimiser_state(value) for name, value in held.optimisers.items()}
+    rows = [("average" if is_average(name) else "network", name, _network_says(each))
+            for name, each in held.networks.items()]
+    rows += [("optimiser", name, _optimiser_says(each)) for name, each in optimisers.items()]
+    rows += [("schedule", name, f"last_epoch {each['last_epoch']:,}, rate {rates_said(each)}")
+             for name, each in held.schedules.items()]
+    rows += [("scaler", name, f"scale {float(each['scale']):,g}") for name, each in held.scalers.items()]
+    if held.random_states: rows.append(("random states", listed([*held.random_states]), ""))
+    rows += [("counter", name, f"{value:,}") for name, value in held.counters.items()]
+    if more := [*held.plain, *held.others]: rows.append(("other", listed(more, 6), ""))
+    return rows + [("not read", name, why) for name, why in held.unread.items()]
+
+# %% ../../nbs/models/03_contents.ipynb #88f0a519
+def missing_for_a_resume(
+    found: Contents,   # of one checkpoint
+) -> list[str]:        # in words; empty where nothing is missing, or there is nothing to resume
+    "What a run that goes on from a checkpoint begins without"
+    if not found.networks: return []
+    optimisers = [*map(optimiser_state, found.optimisers.values())]
+    missing = []
+    if not optimisers: missing.append("no optimiser state: a resumed run begins with a new optimiser at its step 1 "
+                                      "(optimiser state not restored)")
+    elif any(each.keeps_state and not each.shapes for each in optimisers):
+        missing.append("an optimiser without state: it took no step, or was made anew before it was saved")
+    scheduled = not optimisers or any(each.first_rates and each.first_rates != each.rates for each in optimisers)
+    if not found.schedules and scheduled: missing.append("no schedule: a learning rate that changes begins again "
+                                                         "(schedule restarts on resume)")
+    if not found.counters: missing.append("no step or epoch: the run counts from 0")
+    if not found.random_states: missing.append("no random states: draws go on from another place")
+    return missing
