@@ -372,6 +372,11 @@ class Files:
         "Equal bit for bit: earlier, later, network, weights and running statistics as equal and all"
         columns = ["earlier", "later", "network", "weights_equal", "weights", "running_equal", "running"]
         return pd.DataFrame(self.equal_rows, columns=columns)
+    def to_dict(self) -> dict:
+        "JSON values: what is inside, what is equal, findings, notes, and what could not be read"
+        return {"inside": list(self.rows), "equal": list(self.equal_rows), "notes": list(self.notes),
+                "unread": self.unread, "findings": [finding.to_dict() for finding in ranked(self.findings)],
+                "network": [str(match) for match in self.matches]}
     @property
     def exit_code(self) -> int:
         if alarms(self.findings) or not all(match.fits for match in self.matches): return 1

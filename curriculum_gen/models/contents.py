@@ -255,7 +255,8 @@ def contents(
 # %% ../../nbs/models/03_contents.ipynb #1b798b00
 _KINDS = (("NAdam", {"momentum_decay"}), ("Adagrad", {"lr_decay", "initial_accumulator_value"}),
           ("LBFGS", {"max_iter", "history_size"}), ("RMSprop", {"alpha", "centered"}),
-          ("SGD", {"momentum", "nesterov"}), ("Adadelta", {"rho"}), ("Adam or AdamW", {"betas", "amsgrad"}), ("an optimiser with betas", {"betas"}))
+          ("SGD", {"momentum", "nesterov"}), ("Adadelta", {"rho"}), ("Adam or AdamW", {"betas", "amsgrad"}),
+          ("an optimiser with betas", {"betas"}))
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserState:
@@ -326,9 +327,11 @@ def _network_says(tensors: Mapping[str, Tensor]) -> str:
     running = [key for key in tensors if is_running(key)]
     kinds = Counter(str(each.dtype).removeprefix("torch.") for key, each in tensors.items() if key not in running)
     size = sum(each.numel() for key, each in tensors.items() if not is_running(key))
-    said = f"{len(tensors) - len(running)} tensors, {size:,} values, {', '.join(kinds)}" + (f"; {len(running)} running statistics" if running else "")
+    said = f"{len(tensors) - len(running)} tensors, {size:,} values, {', '.join(kinds)}"
+    said += (f"; {len(running)} running statistics" if running else "")
     return said + (" as freshly made" if is_fresh(tensors) else "")
 
+# %% ../../nbs/models/03_contents.ipynb #646734dd
 def _optimiser_says(state: OptimiserState) -> str:
     step = f" at its step {state.step:,}" if state.step is not None else ""
     rates = sorted({f"{rate:.3g}" for rate in state.rates})
