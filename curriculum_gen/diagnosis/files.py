@@ -148,8 +148,7 @@ def _not_begun(found: _Checkpoint, name: str) -> str:
         if ({*words(key)} & {"start", "after", "begin", "from", "warmup", "delay"} and {*words(key)} & {*_AVERAGING}
                 and not isinstance(value, (str, bool)) and value >= max(_counted(found).values(), default=0)):
             return f"{key} is {value:,}"
-    rates = [rate for each in found.optimisers.values() for rate in each.rates]
-    return "the learning rate is 0" if rates and not any(rates) else ""
+    return ""
 
 # %% ../../nbs/diagnosis/05_files.ipynb #592c9ccb
 _AVERAGING = ("ema", "swa", "average", "averaging", "avg", "update")
@@ -162,7 +161,9 @@ def _check_averages(found: _Checkpoint) -> Iterator[Finding | str]:
         other, pairs = followed
         weights = [(a, b) for key, (a, b) in pairs.items() if not is_running(key)]
         equal = all(_hashed(a) == _hashed(b) for a, b in weights)
-        why, shared = _not_begun(found, name), all(a.data_ptr() == b.data_ptr() for a, b in weights)
+        still = [key for key, each in found.optimisers.items() if each.rates and not any(each.rates)]
+        why = _not_begun(found, name) or (f"the learning rate of {still[0]} is 0" if still else "")
+        shared = all(a.data_ptr() == b.data_ptr() for a, b in weights)
         told = (f"its {len(weights)} weights are those of {other}, bit for bit"
                 + (", and share their memory" if shared else ""))
         if equal and not why and (_at(found) or 0) > 1:

@@ -8,7 +8,7 @@ __all__ = ['SUFFIXES', 'AVERAGES', 'read_values', 'Contents', 'words', 'is_avera
            'inside', 'missing_for_a_resume']
 
 # %% ../../nbs/models/03_contents.ipynb #b3e4b545
-import argparse, pathlib, pickletools, re
+import argparse, pathlib, pickletools, re, warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ def _tensor(values: np.ndarray) -> object:
 # %% ../../nbs/models/03_contents.ipynb #11928863
 def _read_torch(path: Path, head: bytes) -> object:
     zipped = head.startswith(b"PK")
-    with safe_globals([*_HARMLESS, *_ALIASES]):
+    with safe_globals([*_HARMLESS, *_ALIASES]), warnings.catch_warnings(action="ignore"):
         if zipped and (names := get_unsafe_globals_in_checkpoint(path)): raise InputError(_refusal(path, names))
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
 
@@ -77,7 +77,7 @@ def _problem(path: Path, head: bytes, error: Exception) -> str:
         return "a TorchScript archive, which is code: load it where you trust it and save state_dict()"
     if "allow_pickle" in str(error): return "would run code: holds Python objects; save plain arrays"
     if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return _refusal(path, [named[1]]).partition(": ")[2]
+        return _refusal(path, [named[1] if "." in named[1] else f"builtins.{named[1]}"]).partition(": ")[2]
     if head.isascii() and all(byte > 8 for byte in head): return f"text, no checkpoint: {head[:30].decode()!r}"
     if head[:1] == b"\x80" and (names := _globals(path)): return _refusal(path, names).partition(": ")[2]
     if head[:1] == b"\x80" or head.startswith(b"PK") or head[8:9] == b"{" or b"NUMPY" in head[:8]:
