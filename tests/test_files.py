@@ -338,3 +338,19 @@ def test_the_command_and_its_exit_codes(put, tmp_path, monkeypatch, capsys):
     Path("empty.pt").touch()
     assert commands.diagnose(["a.pt", "empty.pt"]) == 3
     assert commands.diagnose(["a.pt", "nowhere.pt"]) == 2
+
+
+def test_an_average_beside_its_online_network_in_one_state_dict(put):
+    run = Run().steps(5)
+    def beside(average):
+        return {"step": 5, "model": run.g.state_dict(), "ema": {
+            **{f"online_model.{key}": each for key, each in run.g.state_dict().items()},
+            **{f"ema_model.{key}": each for key, each in average.state_dict().items()}, "initted": torch.tensor(True),
+            "step": torch.tensor(5)}}
+    assert causes(put("a.pt", beside(run.ema))) == []
+    assert causes(put("b.pt", beside(run.g))) == ["averaged weights not updated"]
+
+
+def test_two_runs_of_equal_length_are_no_resume(put):
+    found = look_into(*[put(f"seed{seed}.pt", Run(seed).steps(5).gan()) for seed in (0, 1)])
+    assert found.findings == () and found.exit_code == 0

@@ -257,7 +257,7 @@ def _new_phase(a: _Checkpoint, b: _Checkpoint) -> bool:
 # %% ../../nbs/diagnosis/05_files.ipynb #871596b2
 def _check_optimisers(a: _Checkpoint, b: _Checkpoint) -> Iterator[Finding | str]:
     "Optimisers that began again between an earlier and a later checkpoint"
-    times = _times(a, b)
+    times = {key: pair for key, pair in _times(a, b).items() if pair[0] < pair[1]}
     for name, after in b.optimisers.items():
         before = a.optimisers.get(name)
         started = before.step if before else None
@@ -283,7 +283,7 @@ def _check_optimisers(a: _Checkpoint, b: _Checkpoint) -> Iterator[Finding | str]
 # %% ../../nbs/diagnosis/05_files.ipynb #f830bf2c
 def _check_schedules(a: _Checkpoint, b: _Checkpoint) -> Iterator[Finding | str]:
     "Schedules of the learning rate that began again"
-    times = _times(a, b)
+    times = {key: pair for key, pair in _times(a, b).items() if pair[0] < pair[1]}
     for name, after in b.held.schedules.items():
         before = a.held.schedules.get(name)
         if not before or not times or before.get("base_lrs") != after.get("base_lrs"): continue

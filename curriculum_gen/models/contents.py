@@ -178,7 +178,7 @@ AVERAGES = {"ema", "avg", "average", "averaged", "shadow", "swa", "polyak", "ave
 
 def is_average(name: str) -> bool:
     "Whether a network's name calls it an average"
-    return bool({*words(name)} & AVERAGES) or name.rpartition(".")[2] == "Gs"
+    return bool({*words(name)} & AVERAGES) and "online" not in words(name) or name.rpartition(".")[2] == "Gs"
 
 def _network(value: Mapping) -> dict[str, Tensor]:
     "The tensors of a dictionary that are a network's: all, or those with a dot in their names"
@@ -198,6 +198,7 @@ def _add_network(found: Contents, name: str, tensors: dict[str, Tensor]) -> None
         found.networks[f"{name}.{head}" if name else head] = {
             key.partition(".")[2]: each for key, each in tensors.items() if key.partition(".")[0] == head}
     rest = {key: each for key, each in tensors.items() if key.partition(".")[0] not in split}
+    if name and split and len(others := heads - split) == 1: name = f"{name}.{others.pop()}"   # it and its average
     if rest: found.networks[name] = rest
 
 # %% ../../nbs/models/03_contents.ipynb #de7f0588
