@@ -737,6 +737,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'curriculum_gen/commands/diagnose.py'),
                                                   'curriculum_gen.commands.diagnose._of_a_file': ( 'commands/diagnose.html#_of_a_file',
                                                                                                    'curriculum_gen/commands/diagnose.py'),
+                                                  'curriculum_gen.commands.diagnose._parser': ( 'commands/diagnose.html#_parser',
+                                                                                                'curriculum_gen/commands/diagnose.py'),
                                                   'curriculum_gen.commands.diagnose._print_diagnosis': ( 'commands/diagnose.html#_print_diagnosis',
                                                                                                          'curriculum_gen/commands/diagnose.py'),
                                                   'curriculum_gen.commands.diagnose.diagnose': ( 'commands/diagnose.html#diagnose',

@@ -19,19 +19,7 @@ from .manners import Parser, function_named, run_command
 def diagnose(args: Sequence[str] | None = None) -> int:
     "`cgen-diagnose`: which fault explains it"
     def work() -> int:
-        parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything "
-                        "learned,\nis it worse, and which fault explains it? Of checkpoint files: what is inside, what "
-                        "is\nequal, and what is wrong with them?", example="cgen-diagnose runs/mine")
-        parser.add_argument("what", nargs="+", metavar="RUN_FOLDER|MODULE:FUNCTION|FILE", help="a run folder; a "
-                            "function without arguments that trains a few steps inside watch(...) and returns what "
-                            "was seen; or checkpoint files of any training, or folders of them")
-        parser.add_argument("--network", metavar="MODULE:FUNCTION", help="with files: makes the network that they "
-                            "should fit, such as mine.py:make")
-        parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
-                            "(default: diagnosis, of a run inside its folder; of files nowhere)")
-        parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
-                            "undone, and as many with it; 0 leaves that out (default: 40)")
-        given = parser.parse_args(args)
+        given = _parser().parse_args(args)
         if given.undo_steps < 0: raise InputError(f"undo steps is {given.undo_steps}: it must be at least 0")
         is_loop = len(given.what) == 1 and ":" in given.what[0] and not Path(given.what[0]).exists()
         if not is_loop and _are_files(given): return _files_diagnosed(given)
@@ -48,6 +36,21 @@ def diagnose(args: Sequence[str] | None = None) -> int:
     return run_command("cgen-diagnose", work)
 
 # %% ../../nbs/commands/05_diagnose.ipynb #3d7dd074
+def _parser() -> Parser:
+    parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything "
+                    "learned,\nis it worse, and which fault explains it? Of checkpoint files: what is inside, what "
+                    "is\nequal, and what is wrong with them?", example="cgen-diagnose runs/mine")
+    parser.add_argument("what", nargs="+", metavar="RUN_FOLDER|MODULE:FUNCTION|FILE", help="a run folder; a "
+                        "function without arguments that trains a few steps inside watch(...) and returns what "
+                        "was seen; or checkpoint files of any training, or folders of them")
+    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="with files: makes the network that they "
+                        "should fit, such as mine.py:make")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
+                        "(default: diagnosis, of a run inside its folder; of files nowhere)")
+    parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
+                        "undone, and as many with it; 0 leaves that out (default: 40)")
+    return parser
+
 def _diagnosed_loop(what: str):
     function = function_named(what, what="loop")
     from curriculum_gen.diagnosis.questions import diagnose_loop
