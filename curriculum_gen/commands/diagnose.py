@@ -51,6 +51,7 @@ def _parser() -> Parser:
                         "undone, and as many with it; 0 leaves that out (default: 40)")
     return parser
 
+# %% ../../nbs/commands/05_diagnose.ipynb #44c1c2d8
 def _diagnosed_loop(what: str):
     function = function_named(what, what="loop")
     from curriculum_gen.diagnosis.questions import diagnose_loop
