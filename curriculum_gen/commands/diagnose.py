@@ -89,6 +89,7 @@ def _files_diagnosed(given: argparse.Namespace) -> int:
     if given.out: print(f"findings: {write_json(given.out/'findings.json', found.to_dict())}")
     return found.exit_code
 
+# %% ../../nbs/commands/05_diagnose.ipynb #6e9ab606
 def _network_named(address: str):
     "The network that a function of a module, or of a file, makes"
     file, _, name = address.rpartition(":")
