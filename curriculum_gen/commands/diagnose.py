@@ -6,11 +6,11 @@
 __all__ = ['diagnose']
 
 # %% ../../nbs/commands/05_diagnose.ipynb #ff82e701
-import argparse
+import argparse, importlib.util, json, sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import InputError, unknown_name
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
 from .manners import Parser, function_named, run_command
@@ -19,17 +19,12 @@ from .manners import Parser, function_named, run_command
 def diagnose(args: Sequence[str] | None = None) -> int:
     "`cgen-diagnose`: which fault explains it"
     def work() -> int:
-        parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything "
-                        "learned,\nis it worse, and which fault explains it?", example="cgen-diagnose runs/mine")
-        parser.add_argument("what", metavar="RUN_FOLDER|MODULE:FUNCTION", help="a run folder, or a function without "
-                            "arguments that trains a few steps inside watch(...) and returns what was seen")
-        parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
-                            "(default: diagnosis, of a run inside its folder)")
-        parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
-                            "undone, and as many with it; 0 leaves that out (default: 40)")
-        given = parser.parse_args(args)
+        given = _parser().parse_args(args)
         if given.undo_steps < 0: raise InputError(f"undo steps is {given.undo_steps}: it must be at least 0")
-        is_loop = ":" in given.what and not Path(given.what).exists()
+        is_loop = len(given.what) == 1 and ":" in given.what[0] and not Path(given.what[0]).exists()
+        if not is_loop and _are_files(given): return _files_diagnosed(given)
+        if given.network: raise InputError("--network goes with checkpoint files")
+        given.what, = given.what
         found = _diagnosed_loop(given.what) if is_loop else _diagnosed_run(given)
         file = (given.out/"findings.json" if given.out else Path("diagnosis/findings.json") if is_loop
                 else RunFolder(given.what).findings)
@@ -41,6 +36,22 @@ def diagnose(args: Sequence[str] | None = None) -> int:
     return run_command("cgen-diagnose", work)
 
 # %% ../../nbs/commands/05_diagnose.ipynb #3d7dd074
+def _parser() -> Parser:
+    parser = Parser("cgen-diagnose", "Ask of a run, or of any training loop: is the meter right, was anything "
+                    "learned,\nis it worse, and which fault explains it? Of checkpoint files: what is inside, what "
+                    "is\nequal, and what is wrong with them?", example="cgen-diagnose runs/mine")
+    parser.add_argument("what", nargs="+", metavar="RUN_FOLDER|MODULE:FUNCTION|FILE", help="a run folder; a "
+                        "function without arguments that trains a few steps inside watch(...) and returns what "
+                        "was seen; or checkpoint files of any training, or folders of them")
+    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="with files: makes the network that they "
+                        "should fit, such as mine.py:make")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
+                        "(default: diagnosis, of a run inside its folder; of files nowhere)")
+    parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
+                        "undone, and as many with it; 0 leaves that out (default: 40)")
+    return parser
+
+# %% ../../nbs/commands/05_diagnose.ipynb #44c1c2d8
 def _diagnosed_loop(what: str):
     function = function_named(what, what="loop")
     from curriculum_gen.diagnosis.questions import diagnose_loop
@@ -48,7 +59,7 @@ def _diagnosed_loop(what: str):
 
 def _diagnosed_run(given: argparse.Namespace):
     if not RunFolder(given.what).config.exists():
-        raise InputError(f"{given.what}: not a run folder (no config.json); give one, or module:function")
+        raise InputError(f"{given.what}: not a run folder (no config.json); give one, module:function, or files")
     from curriculum_gen.diagnosis.questions import diagnose_run
     return diagnose_run(given.what, undo_steps=given.undo_steps)
 
@@ -60,3 +71,42 @@ def _print_diagnosis(found) -> None:
     for tried in found.confirmations:
         print(f"\n{tried.outcome.upper()}: {tried.cause}. Undone: {tried.undone}. {tried.evidence}")
     if found.not_possible: print(f"\nnot made: {', '.join(found.not_possible)} (why: see the report)")
+
+# %% ../../nbs/commands/05_diagnose.ipynb #0d2cd882
+def _are_files(given: argparse.Namespace) -> bool:
+    "Whether checkpoint files are given, rather than one run folder or what does not exist"
+    if len(given.what) > 1 or not Path(given.what[0]).exists(): return len(given.what) > 1
+    if not (config := RunFolder(given.what[0]).config).exists(): return True
+    try: settings = json.loads(config.read_text())
+    except (ValueError, OSError): return False   # told as a damaged run
+    return not (isinstance(settings, dict) and "regime" in settings)
+
+def _files_diagnosed(given: argparse.Namespace) -> int:
+    network = _network_named(given.network) if given.network else None
+    from curriculum_gen.diagnosis.files import look_into
+    found = look_into(*given.what, network=network)
+    print(found)
+    if given.out: print(f"findings: {write_json(given.out/'findings.json', found.to_dict())}")
+    return found.exit_code
+
+# %% ../../nbs/commands/05_diagnose.ipynb #6e9ab606
+def _network_named(address: str):
+    "The network that a function of a module, or of a file, makes"
+    file, _, name = address.rpartition(":")
+    make = _of_a_file(Path(file), name) if file.endswith(".py") else function_named(address, what="network")
+    from torch import nn
+    if not callable(make): raise InputError(f"network {address!r}: it is no function but {type(make).__name__}")
+    network = make if isinstance(make, nn.Module) else make()
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network {address!r}: it gives no torch.nn.Module but {type(network).__name__}")
+    return network
+
+def _of_a_file(file: Path, name: str):
+    if not file.exists(): raise InputError(f"network {file}:{name}: no such file")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    sys.modules[file.stem] = module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))   # what it imports lies beside it
+    try: spec.loader.exec_module(module)
+    finally: sys.path.remove(str(file.resolve().parent))
+    if not hasattr(module, name): raise unknown_name(f"name in {file}", name, among=vars(module))
+    return getattr(module, name)
