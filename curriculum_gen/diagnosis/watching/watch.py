@@ -25,6 +25,7 @@ from .ownership import FrozenState, NamedNetworks, mode_dependent, ownership, un
 from curriculum_gen.diagnosis.watching.backward import (
     GeneratorStep, idle_terms, lost_terms, repeated_draws, see_backward, unused_labels
 )
+from .inputs import BoundObserver, InputsObserver
 from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
 
@@ -39,7 +40,7 @@ DECLARATIONS = {
     "class_imbalance": "batches do not hold the classes equally",
     "plain_weights_scored": "scores are of the network itself, not of its average",
 }
-OBSERVERS: tuple[type[Observer], ...] = ()   # who else looks, in the order in which they are told
+OBSERVERS: tuple[type[Observer], ...] = (InputsObserver, BoundObserver)   # who else looks, in the order in which they are told
 _WATCHED = "TERM", "GREC", "OWN", "UPD", "LEDGER", "FINITE"   # checks that watching can make
 
 # %% ../../../nbs/diagnosis/watching/09_watch.ipynb #df9f3ef1
