@@ -1538,6 +1538,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                  'curriculum_gen/diagnosis/watching/origins.py'),
                                                            'curriculum_gen.diagnosis.watching.origins.Origin.ancestors': ( 'diagnosis/watching/origins.html#origin.ancestors',
                                                                                                                            'curriculum_gen/diagnosis/watching/origins.py'),
+                                                           'curriculum_gen.diagnosis.watching.origins.Origin.noise': ( 'diagnosis/watching/origins.html#origin.noise',
+                                                                                                                       'curriculum_gen/diagnosis/watching/origins.py'),
                                                            'curriculum_gen.diagnosis.watching.origins.Severed': ( 'diagnosis/watching/origins.html#severed',
                                                                                                                   'curriculum_gen/diagnosis/watching/origins.py'),
                                                            'curriculum_gen.diagnosis.watching.origins.SeveredNumber': ( 'diagnosis/watching/origins.html#severednumber',

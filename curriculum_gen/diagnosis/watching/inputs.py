@@ -7,7 +7,7 @@ __all__ = ['named_inputs', 'class_numbers', 'head', 'looks_drawn', 'DrawBook', '
            'constant_request', 'last_activation', 'range_mismatch', 'RangeBook', 'PairBook', 'mismatched',
            'InputsObserver', 'at_bound', 'BoundObserver']
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b20e6ac8
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #4ae37a5c
 import inspect, math, re, weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from .observers import Observer
 from .graph import reached
 from .origins import Origin, is_label, tensors_in, user_line
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #6b40a20d
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #5d424811
 @cache
 def _parameter_names(kind: type) -> tuple[str, ...]:
     try: return tuple(inspect.signature(kind.forward).parameters)[1:]
@@ -50,7 +50,7 @@ def named_inputs(
 def _numbered(name: str, value: object) -> dict[str, Tensor]:
     return {f"{name}[{j}]": tensor for j, tensor in enumerate(tensors_in(value))}
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #934031f0
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #8bc34f94
 def class_numbers(
     tensor: Tensor,                            # any input of a network
 ) -> tuple[np.ndarray, int] | None:            # class of each example, -1 for none; width, 0 where it is unknown
@@ -62,7 +62,7 @@ def class_numbers(
     if not len(rows) or ones.max() != 1 or np.count_nonzero(rows) != ones.sum(): return None
     return np.where(ones == 1, rows.argmax(1), -1), rows.shape[1]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #903877a6
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1624036e
 def head(
     rows: np.ndarray,   # [B, D]
 ) -> int:               # a hash
@@ -81,7 +81,7 @@ def looks_drawn(
     neighbours = abs(np.corrcoef(values[:-1], values[1:])[0, 1])*math.sqrt(values.size)
     return fits > 1e-3 and neighbours < 5
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #767c2150
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9de73109
 class DrawBook:
     "The batches that one input of the generator was given, each known by a few integers"
     def __init__(self):
@@ -117,7 +117,7 @@ class DrawBook:
         self._reused |= any(draws == earlier for when, earlier in self._draws.items() if when != step)
         if len(self._draws) < 30: self._draws[step] = draws
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #5e97d83f
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ec95da4b
 @patch
 def _note(self: DrawBook, before: tuple | None, step: int, *, company: int, end: int, same: bool) -> None:
     if before is None: self._run, self._beside = 0, {company}
@@ -142,7 +142,7 @@ def finding(self: DrawBook) -> Finding | None:
                    f"{'all' if whole else 'at least the first'} rows in the same order; so did "
                    f"{len(hits)} of {self.updates} batches")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #7cad6968
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #6dcb7c70
 class LabelCounts:
     "How often each class was given, and when first and last"
     def __init__(self):
@@ -174,7 +174,7 @@ class LabelCounts:
         "How many examples of a class came"
         return int(self.counts[label]) if label < len(self.counts) else 0
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d8f40263
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c9741921
 def never_requested(
     requested: LabelCounts,
     *,
@@ -194,7 +194,7 @@ def never_requested(
     excluded = n*-math.log1p(-1/classes) > math.log(1e6*classes) if classes > 1 else False
     return missing if few and excluded and (certain or not {0, classes - 1} & {*missing}) else []
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #205cd30e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b8315ec0
 def constant_request(
     requested: LabelCounts,
     *,
@@ -208,7 +208,7 @@ def constant_request(
     if not classes and not len(others): return None
     return None if len(others) == 1 and others[0] == asked[0] else int(asked[0])
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c206b3ca
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #4afe0088
 _SAME_NUMBERS = re.compile(r"(View|Reshape|Unsafe|Unsqueeze|Squeeze|Transpose|Permute|Clone|T|Contiguous)\w*Backward\d*$")
 
 def last_activation(
@@ -238,7 +238,7 @@ def range_mismatch(
     if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001: return f"{told}; none of them is below 0"
     return ""
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c81dcdf8
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1217979b
 _COMPARED = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
              "binary_cross_entropy_with_logits", "sub", "__sub__", "rsub"}
 
@@ -252,7 +252,7 @@ class RangeBook:
         "Empty"
         # place -> lowest and highest number, numbers, and those outside of [-1, 1] and [0, 1]; the activation
         self._real, self._bounded, self.where = {}, {}, {}
-        self._noised, self._on_noise = [], False
+        self._noised, self.entered = [], 0.0   # sums with noise; the largest number of what entered the generator
 
     def real(self, place: object, images: Tensor) -> None:
         "Note real images at a place"
@@ -267,7 +267,7 @@ class RangeBook:
         "Note an output that ends in an activation, or in none, at a place"
         self._bounded.setdefault(place, set()).add(activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #003f9bb3
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e4aa637f
 @patch
 def noised(
     self: RangeBook,
@@ -289,13 +289,13 @@ def finding(self: RangeBook) -> Finding | None:
         why = range_mismatch(low, high, outside=outside[activation == "sigmoid"]/n, activation=activation)
         if why: return Finding(cause="data range does not match", subject="real images", evidence=why,
                                where=self.where[place])
-    if len(self._noised) < 2 or not self._on_noise: return None
+    if len(self._noised) < 2 or self.entered < 20: return None
     low, high, spread, where = max(self._noised, key=lambda row: row[1])
     return Finding(cause="data range does not match", subject="real images", where=where, evidence="the images that "
                    f"noise is added to go up to {high:.4g} and the noise has a standard deviation of {spread:.2g}: "
                    "both must have one scale, such as images in [-1, 1]")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #204bfe0f
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e422f0de
 @patch
 def read(
     self: RangeBook,
@@ -308,25 +308,25 @@ def read(
     (a, b), (from_a, from_b) = inputs[:2], before[:2]
     if not (a.requires_grad or b.requires_grad):
         for (image, i), (noise, j) in (((a, from_a), (b, from_b)), ((b, from_b), (a, from_a))):
-            if _is_batch(image) and image.shape == noise.shape and i.data and not i.draws and j.draws and not j.data:
-                self.noised(image, noise)
+            if _is_batch(image) and i.data and not i.noise and j.noise and not j.data: self.noised(image, noise)
         return
     for output, images, origin in ((a, b, from_b), (b, a, from_a)):
         if not (_is_batch(images) and images.shape == output.shape and output.requires_grad): continue
         if images.requires_grad: continue
-        self._on_noise |= bool(origin.draws and not origin.data) or float(images.detach().abs().max()) > 20
         if origin.calls or not origin.data: continue
         activation = "sigmoid" if name.endswith("with_logits") else last_activation(output)
         if not activation: continue
         self.real((name, user_line()), images)
         self.generated((name, user_line()), activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #98e07323
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ba13ccd8
 class PairBook:
     "The label that each image was given with"
     def __init__(self):
         "Empty"
-        self._label, self._changes, self.met, self.off, self.calls, self.where = {}, [], 0, False, 0, None
+        self._label, self._changes, self.met, self.calls, self.where = {}, [], 0, 0, None
+        # whether the same batch came with two kinds of labels in one step; labels of the batches of this step
+        self.on_purpose, self._step, self._batches = False, -1, {}
 
     def add(
         self,
@@ -337,6 +337,9 @@ class PairBook:
     ) -> None:
         "Note images and labels; of those after the first 30 calls about one in 32, the same ones in each epoch"
         self.calls += 1
+        if step != self._step: self._step, self._batches = step, {}
+        all_labels = hash(numbers.tobytes())
+        self.on_purpose |= self._batches.setdefault(head(rows), all_labels) != all_labels
         for i in range(len(rows)) if self.calls <= 30 else self._chosen(rows):
             label, row = int(numbers[i]), rows[i]
             if label < 0 or (row[0] == row[-1] and row.min() == row.max()): continue
@@ -344,8 +347,7 @@ class PairBook:
             before = self._label.get(key)
             if before is None:
                 if len(self._label) < 100_000: self._label[key] = label, step
-            elif before[1] == step: self.off |= before[0] != label
-            else:
+            elif before[1] != step:
                 self.met += 1
                 if before[0] != label and len(self._changes) < 10_000: self._changes.append((before[0], label, step))
                 self._label[key] = before[0], step
@@ -357,14 +359,14 @@ class PairBook:
 
     def finding(self) -> Finding | None:
         "What is wrong, if most images came back with another label"
-        if self.off or len(self._changes) < 8 or len(self._changes) < 0.4*self.met: return None
+        if self.on_purpose or len(self._changes) < 8 or len(self._changes) < 0.4*self.met: return None
         if set.intersection(*({old, new} for old, new, _ in self._changes)): return None
         old, new, step = self._changes[0]
         return Finding(cause="batch labels do not match images", subject="labels", where=self.where, step=step,
                        evidence=f"{len(self._changes)} of {self.met} images that were met again had another label than "
                        f"before, the first one {new} instead of {old}")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #26c56d38
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d214656e
 def mismatched(
     images: Tensor,   # [B, ...] as they are added to noise, each scaled and shifted by any numbers
     *,
@@ -381,7 +383,7 @@ def mismatched(
     right = known_labels.reshape(-1)[None] == labels.reshape(-1)[::every, None]
     return int((alike.any(1) & ~(alike & right).any(1)).sum()), int(alike.any(1).sum())
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9ebf52aa
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #006c332e
 _NO_CLASS = re.compile(r"(t|ts|k|n|i|s|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind(ex|ices)|pos|len).*|(.*_)?ids?)$",
                        re.I)
 
@@ -400,7 +402,7 @@ class InputsObserver(Observer):
         self.draws, self.requested, self.real, self.pairs, self.ranges = {}, {}, {}, {}, RangeBook()
         self.widths, self._outside, self._others, self._where, self._one_hot = {}, {}, {}, {}, set()
         self._kinds, self._not_classes, self._label_of, self._tracer = {}, set(), {}, None
-        self._made, self._asked, self._beside, self._sum, self._coupled = deque(maxlen=8), deque(maxlen=8), 0, None, []
+        self._made, self._beside, self._sum, self._coupled = deque(maxlen=8), 0, None, []
         self._error = None
 
     def called(self, role, network, args, kwargs, output):
@@ -418,7 +420,7 @@ class InputsObserver(Observer):
     def before_backward(self, roots):
         if self.loop._window_open: self._read()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #6f2d31ee
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b6a3da2d
 @patch
 def _kind(self: InputsObserver, role: str, name: str, tensor: Tensor) -> str:
     "What an input is: labels, images or latents (rows), or neither; asked once"
@@ -434,7 +436,6 @@ def _requested(self: InputsObserver, given: Mapping, kinds: Mapping, *, labels: 
     "A call of the generator"
     outputs = tensors_in(output)
     self._made.extend(StorageWeakRef(t.untyped_storage()) for t in outputs)
-    self._asked.extend(hash(numbers.tobytes()) for numbers, _ in labels.values())
     node = next((t.grad_fn for t in outputs if t.grad_fn is not None), None)
     if node is None or not torch.is_grad_enabled(): return
     for name in given:
@@ -452,7 +453,7 @@ def _requested(self: InputsObserver, given: Mapping, kinds: Mapping, *, labels: 
 @patch
 def _origin(self: InputsObserver, tensor: Tensor) -> Origin: return self.loop._tracer.origins.get(tensor) or Origin()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #713429d0
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #721a9d50
 @patch
 def _used(self: InputsObserver, rows: Mapping, labels: Mapping, origins: Mapping) -> None:
     "A backward pass goes through a call"
@@ -477,13 +478,13 @@ def _shown(self: InputsObserver, role: str, given: Mapping, *, kinds: Mapping, l
     rows = _rows(images.cpu())
     self._beside = head(rows)
     for name, (numbers, _) in labels.items():
-        if hash(numbers.tobytes()) not in self._asked: self.real.setdefault(name, LabelCounts()).add(numbers)
+        self.real.setdefault(name, LabelCounts()).add(numbers)
         if len(numbers) != len(rows): continue
         book = self.pairs.setdefault((role, name), PairBook())
         book.where = book.where or user_line()
         book.add(rows, numbers=numbers, step=self.loop.step)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a5c6b403
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #678bb980
 @patch
 def _look_closely(self: InputsObserver, role: str, given: Mapping, kinds: Mapping) -> None:
     if self._tracer is not self.loop._tracer: self._tracer, self._label_of = self.loop._tracer, {}
@@ -495,7 +496,11 @@ def _look_closely(self: InputsObserver, role: str, given: Mapping, kinds: Mappin
     for name, origin in asked.items(): self._couple(given[name], origin)
     for name, tensor in given.items():
         origin = self._origin(tensor)
-        if role == "generator" or not _is_batch(tensor): continue
+        if not _is_batch(tensor): continue
+        if role == "generator":
+            if origin.data and origin.noise:
+                self.ranges.entered = max(self.ranges.entered, float(tensor.detach().abs().max()))
+            continue
         if tensor.requires_grad and origin.calls: self.ranges.generated((role, name), last_activation(tensor))
         elif origin.data and not origin.calls and not tensor.requires_grad: self.ranges.real((role, name), tensor)
 
@@ -506,9 +511,9 @@ def _read(self: InputsObserver) -> None:
         if name in ("embedding", "one_hot", "cross_entropy", "nll_loss"): self._read_labels(name, inputs, before, out)
         else:
             self.ranges.read(name, inputs, before)
-            if {(bool(o.data), bool(o.draws)) for o in before} == {(True, False), (False, True)}: self._sum = inputs, before
+            if {(bool(o.data), o.noise) for o in before} == {(True, False), (False, True)}: self._sum = inputs, before
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #90e99909
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c6d38bbb
 @patch
 def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], before: Sequence[Origin],
                  out: object) -> None:
@@ -541,7 +546,7 @@ def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     wrong, seen = mismatched(image, labels=labels, known=known[0][0], known_labels=known[0][1])
     self._coupled.append((wrong, seen, user_line()))
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #970838ba
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9df9cf84
 @patch
 def _classes(self: InputsObserver, name: str) -> tuple[int, LabelCounts, bool]:
     "How many classes a requested label has, the real labels beside it, and whether none stands for dropped labels"
@@ -582,7 +587,7 @@ def findings(self: InputsObserver) -> list[Finding]:
                              "image of their batch: one of the two was put into another order"))
     return [f for f in found if f is not None]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e56fded9
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #2f406fbc
 def at_bound(
     value: float,    # of a loss
 ) -> bool:           # 100 of the binary cross-entropy, or -log of a power of ten
@@ -613,7 +618,7 @@ class BoundObserver(Observer):
                 self._loss = float(root.detach()), user_line(), True in self._opponent
         self._opponent = set()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #7ad542e6
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d05f7b66
 @patch
 def before_step(self: BoundObserver, optimiser: Optimizer) -> None:
     if self._found: return

@@ -76,9 +76,14 @@ class Origin:
     cut: frozenset[Severed] = frozenset()               # where a gradient was lost on any way to it, through numbers
     lost: frozenset[tuple[Severed, str]] = frozenset()  # severed summands of a sum with gradient, and the sum's line
     recent: tuple[frozenset[int], ...] = ()             # numbers of its inputs, of their inputs, ...: four generations
+    size: int = 0                                       # count of numbers
 
     @property
     def ancestors(self) -> frozenset[int]: return frozenset().union(*self.recent)
+    @property
+    def noise(self) -> bool:   # a drawn time step makes no image noise
+        "Whether it depends on about as many drawn numbers as it has"
+        return any(2*draw.size >= self.size > 0 for draw in self.draws)
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dd5fa7be
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +178,7 @@ class Tracer(TorchFunctionMode):
                  and tensor.layout == torch.strided)
         varies = batch and tensor.numel() > 0 and not torch.equal(
             tensor, tensor.view(-1)[:1].expand_as(tensor) if tensor.is_contiguous() else tensor[:1].expand_as(tensor))
-        return Origin(number=number, data=frozenset({number}) if varies else frozenset())
+        return Origin(number=number, data=frozenset({number}) if varies else frozenset(), size=tensor.numel())
 
     @entry
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -204,7 +209,7 @@ def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts
 def _meets(name: str, inputs: list[Tensor], before: list[Origin]) -> bool:
     "Whether an operation adds data from outside to a draw, or takes them from what has a gradient"
     if len(inputs) != 2 or inputs[0].shape != inputs[1].shape: return False
-    kinds = {(bool(o.data), bool(o.draws)) for o in before}
+    kinds = {(bool(o.data), o.noise) for o in before}
     return (kinds == {(True, False), (False, True)} or ("sub" in name and any(o.data and not o.calls for o in before)
                                                         and {t.requires_grad for t in inputs} == {True, False}))
 
@@ -236,7 +241,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
     found = Origin(number=number, labels=_union([o.labels for o in before]), data=_union([o.data for o in before]),
                    calls=_union([o.calls for o in before]),
                    draws=_union([o.draws for o in (before[:1] if name in _CHOICES else before)]), severed=severed,
-                   cut=cut, lost=lost, recent=recent)
+                   cut=cut, lost=lost, recent=recent, size=tensor.numel())
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b7083fb8
@@ -259,7 +264,8 @@ def _drawn(self: Tracer, tensor: Tensor, name: str) -> None:
                 size=tensor.numel()) if tensor.numel() <= 1_000_000 and name != "randperm" else None
     labels = frozenset({number}) if is_label(tensor) else frozenset()
     self.random |= labels
-    self.origins[tensor] = Origin(number=number, labels=labels, draws=frozenset({draw}) if draw else frozenset())
+    self.origins[tensor] = Origin(number=number, labels=labels, draws=frozenset({draw}) if draw else frozenset(),
+                                  size=tensor.numel())
 
 @patch
 def _number(self: Tracer, value: float, tensor: Tensor, origin: Origin) -> float:
