@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['named_inputs', 'class_numbers', 'head', 'looks_drawn', 'DrawBook', 'LabelCounts', 'never_requested',
            'constant_request', 'last_activation', 'range_mismatch', 'RangeBook', 'PairBook', 'mismatched',
-           'InputsObserver', 'at_bound', 'BoundObserver']
+           'InputsObserver']
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #4ae37a5c
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #fdca3164
 import inspect, math, re, weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -20,22 +20,21 @@ from fastcore.basics import patch
 from scipy import stats
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.optim.optimizer import Optimizer
 
 from ..findings import Finding
 from .observers import Observer
-from .graph import reached
 from .origins import Origin, is_label, tensors_in, user_line
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #5d424811
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #19be9cc0
 @cache
 def _parameter_names(kind: type) -> tuple[str, ...]:
     try: return tuple(inspect.signature(kind.forward).parameters)[1:]
     except (TypeError, ValueError): return ()
 
 def named_inputs(
-    network: nn.Module,
-    args: tuple,          # positional arguments of a call
+    network: nn.Module,   # that was called
+    args: tuple,          # positional arguments of the call
+    *,
     kwargs: Mapping,      # keyword arguments of it
 ) -> dict[str, Tensor]:   # tensors within lists and dictionaries are numbered
     "The tensors that went into a call, by the name of their parameter"
@@ -50,7 +49,7 @@ def named_inputs(
 def _numbered(name: str, value: object) -> dict[str, Tensor]:
     return {f"{name}[{j}]": tensor for j, tensor in enumerate(tensors_in(value))}
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #8bc34f94
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b89faff3
 def class_numbers(
     tensor: Tensor,                            # any input of a network
 ) -> tuple[np.ndarray, int] | None:            # class of each example, -1 for none; width, 0 where it is unknown
@@ -62,7 +61,7 @@ def class_numbers(
     if not len(rows) or ones.max() != 1 or np.count_nonzero(rows) != ones.sum(): return None
     return np.where(ones == 1, rows.argmax(1), -1), rows.shape[1]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1624036e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #7a15ab6f
 def head(
     rows: np.ndarray,   # [B, D]
 ) -> int:               # a hash
@@ -81,7 +80,7 @@ def looks_drawn(
     neighbours = abs(np.corrcoef(values[:-1], values[1:])[0, 1])*math.sqrt(values.size)
     return fits > 1e-3 and neighbours < 5
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9de73109
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0cd92620
 class DrawBook:
     "The batches that one input of the generator was given, each known by a few integers"
     def __init__(self):
@@ -117,7 +116,7 @@ class DrawBook:
         self._reused |= any(draws == earlier for when, earlier in self._draws.items() if when != step)
         if len(self._draws) < 30: self._draws[step] = draws
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ec95da4b
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #4fbebdb2
 @patch
 def _note(self: DrawBook, before: tuple | None, step: int, *, company: int, end: int, same: bool) -> None:
     if before is None: self._run, self._beside = 0, {company}
@@ -142,7 +141,7 @@ def finding(self: DrawBook) -> Finding | None:
                    f"{'all' if whole else 'at least the first'} rows in the same order; so did "
                    f"{len(hits)} of {self.updates} batches")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #6dcb7c70
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ec5c130e
 class LabelCounts:
     "How often each class was given, and when first and last"
     def __init__(self):
@@ -174,9 +173,9 @@ class LabelCounts:
         "How many examples of a class came"
         return int(self.counts[label]) if label < len(self.counts) else 0
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c9741921
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a3a86bdb
 def never_requested(
-    requested: LabelCounts,
+    requested: LabelCounts,     # labels that the generator was given
     *,
     real: LabelCounts,          # labels of the loop that were not requested: those of real images
     classes: int,               # how many there are; 0 where that is unknown
@@ -194,9 +193,9 @@ def never_requested(
     excluded = n*-math.log1p(-1/classes) > math.log(1e6*classes) if classes > 1 else False
     return missing if few and excluded and (certain or not {0, classes - 1} & {*missing}) else []
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b8315ec0
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #56a7a3d8
 def constant_request(
-    requested: LabelCounts,
+    requested: LabelCounts,     # labels that the generator was given
     *,
     real: LabelCounts,    # labels of real images
     classes: int = 0,     # how many there are; 0 where that is unknown
@@ -208,7 +207,7 @@ def constant_request(
     if not classes and not len(others): return None
     return None if len(others) == 1 and others[0] == asked[0] else int(asked[0])
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #4afe0088
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a9c4aa52
 _SAME_NUMBERS = re.compile(r"(View|Reshape|Unsafe|Unsqueeze|Squeeze|Transpose|Permute|Clone|T|Contiguous)\w*Backward\d*$")
 
 def last_activation(
@@ -225,8 +224,8 @@ def last_activation(
     return ""
 
 def range_mismatch(
-    low: float,               # of real images
-    high: float,
+    low: float,               # lowest number of real images
+    high: float,              # their highest number
     *,
     outside: float,           # share of their numbers that lie outside of the output's range by more than 0.1
     activation: str,          # that bounds the output: "tanh" or "sigmoid"
@@ -238,7 +237,7 @@ def range_mismatch(
     if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001: return f"{told}; none of them is below 0"
     return ""
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1217979b
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #290c5628
 _COMPARED = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
              "binary_cross_entropy_with_logits", "sub", "__sub__", "rsub"}
 
@@ -254,7 +253,11 @@ class RangeBook:
         self._real, self._bounded, self.where = {}, {}, {}
         self._noised, self.entered = [], 0.0   # sums with noise; the largest number of what entered the generator
 
-    def real(self, place: object, images: Tensor) -> None:
+    def real(
+        self,
+        place: object,    # where they meet what is generated, such as an input of a network
+        images: Tensor,   # [B, ...]
+    ) -> None:
         "Note real images at a place"
         low, high, *counts = self._real.get(place, (math.inf, -math.inf, 0, 0, 0))
         values = images.detach().float().flatten(1)[:256]
@@ -263,11 +266,15 @@ class RangeBook:
                              *(a + b for a, b in zip(counts, new)))
         self.where.setdefault(place, user_line())
 
-    def generated(self, place: object, activation: str) -> None:
-        "Note an output that ends in an activation, or in none, at a place"
+    def generated(
+        self,
+        place: object,     # where it meets real images
+        activation: str,   # that bounds it: "tanh", "sigmoid" or nothing
+    ) -> None:
+        "Note an output of the generator at a place"
         self._bounded.setdefault(place, set()).add(activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e4aa637f
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b1ae5a59
 @patch
 def noised(
     self: RangeBook,
@@ -295,12 +302,13 @@ def finding(self: RangeBook) -> Finding | None:
                    f"noise is added to go up to {high:.4g} and the noise has a standard deviation of {spread:.2g}: "
                    "both must have one scale, such as images in [-1, 1]")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e422f0de
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #6630e8c0
 @patch
 def read(
     self: RangeBook,
     name: str,                     # of an operation
     inputs: Sequence[Tensor],      # its tensors
+    *,
     before: Sequence[Origin],      # where they come from
 ) -> None:
     "Note one operation"
@@ -319,7 +327,7 @@ def read(
         self.real((name, user_line()), images)
         self.generated((name, user_line()), activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ba13ccd8
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #64b549bd
 class PairBook:
     "The label that each image was given with"
     def __init__(self):
@@ -357,16 +365,18 @@ class PairBook:
         bits = np.ascontiguousarray(rows[:, ::max(1, rows.shape[1]//4)]).view(np.uint32).sum(1, dtype=np.uint32)
         return np.flatnonzero((bits*np.uint32(2654435761) >> np.uint32(20)) % 32 == 5)[:8]
 
-    def finding(self) -> Finding | None:
-        "What is wrong, if most images came back with another label"
-        if self.on_purpose or len(self._changes) < 8 or len(self._changes) < 0.4*self.met: return None
-        if set.intersection(*({old, new} for old, new, _ in self._changes)): return None
-        old, new, step = self._changes[0]
-        return Finding(cause="batch labels do not match images", subject="labels", where=self.where, step=step,
-                       evidence=f"{len(self._changes)} of {self.met} images that were met again had another label than "
-                       f"before, the first one {new} instead of {old}")
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #86ed4265
+@patch
+def finding(self: PairBook) -> Finding | None:
+    "What is wrong, if most images came back with another label"
+    if self.on_purpose or len(self._changes) < 8 or len(self._changes) < 0.4*self.met: return None
+    if set.intersection(*({old, new} for old, new, _ in self._changes)): return None
+    old, new, step = self._changes[0]
+    return Finding(cause="batch labels do not match images", subject="labels", where=self.where, step=step,
+                   evidence=f"{len(self._changes)} of {self.met} images that were met again had another label than "
+                   f"before, the first one {new} instead of {old}")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d214656e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d47a12b8
 def mismatched(
     images: Tensor,   # [B, ...] as they are added to noise, each scaled and shifted by any numbers
     *,
@@ -383,11 +393,11 @@ def mismatched(
     right = known_labels.reshape(-1)[None] == labels.reshape(-1)[::every, None]
     return int((alike.any(1) & ~(alike & right).any(1)).sum()), int(alike.any(1).sum())
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #006c332e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d696caab
 _NO_CLASS = re.compile(r"(t|ts|k|n|i|s|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind(ex|ices)|pos|len).*|(.*_)?ids?)$",
                        re.I)
 
-def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().reshape(len(tensor), -1).numpy()
+def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).numpy()
 
 def _readable(tensor: Tensor) -> bool:
     return (tensor.layout == torch.strided and tensor.ndim > 0 and tensor.numel() > 1 and tensor.dtype != torch.bfloat16
@@ -399,7 +409,8 @@ class InputsObserver(Observer):
     def __init__(self, loop):
         "`loop` is the watch"
         super().__init__(loop)
-        self.draws, self.requested, self.real, self.pairs, self.ranges = {}, {}, {}, {}, RangeBook()
+        self.draws, self.requested, self.real, self.pairs = map(defaultdict, (DrawBook, LabelCounts, LabelCounts, PairBook))
+        self.ranges = RangeBook()
         self.widths, self._outside, self._others, self._where, self._one_hot = {}, {}, {}, {}, set()
         self._kinds, self._not_classes, self._label_of, self._tracer = {}, set(), {}, None
         self._made, self._beside, self._sum, self._coupled = deque(maxlen=8), 0, None, []
@@ -407,42 +418,42 @@ class InputsObserver(Observer):
 
     def called(self, role, network, args, kwargs, output):
         if self._error: raise self._error
-        if not torch.is_grad_enabled() and role != "generator": return
-        given = {name: t for name, t in named_inputs(network, args, kwargs).items() if _readable(t)}
-        kinds = {name: self._kind(role, name, t) for name, t in given.items()}
-        if self.loop._window_open: self._look_closely(role, given, kinds)
-        if any(t.device.type != "cpu" for t in given.values()) and self.loop.step - self.loop.start_step > 100: return
-        labels = {name: class_numbers(t) for name, t in given.items() if kinds[name] == "labels"}
-        labels = {name: found for name, found in labels.items() if found is not None}
-        if role == "generator": self._requested(given, kinds, labels=labels, output=output)
-        else: self._shown(role, given, kinds=kinds, labels=labels)
+        window, asked = self.loop._window_open, role == "generator"
+        made = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
+        if not asked and (not torch.is_grad_enabled() or (made and not window)): return
+        given = {name: (t, self._kind((role, name), t)) for name, t in named_inputs(network, args, kwargs=kwargs).items()
+                 if _readable(t)}
+        if window: self._look_closely(role, given)
+        if self.loop.step - self.loop.start_step > 100 and any(t.device.type != "cpu" for t, _ in given.values()): return
+        labels = {name: found for name, (t, kind) in given.items() if kind == "labels"
+                  and (found := class_numbers(t)) is not None}
+        if asked: self._requested(given, labels=labels, output=output)
+        else: self._shown(role, given, labels=labels)
 
     def before_backward(self, roots):
         if self.loop._window_open: self._read()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b6a3da2d
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ced8113b
 @patch
-def _kind(self: InputsObserver, role: str, name: str, tensor: Tensor) -> str:
+def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
     "What an input is: labels, images or latents (rows), or neither; asked once"
-    key = role, name, tensor.shape[1:], tensor.dtype
+    key = place, tensor.shape[1:], tensor.dtype
     if key not in self._kinds:
         labels = class_numbers(tensor) is not None
-        self._kinds[key] = ("" if labels and _NO_CLASS.match(name) else "labels" if labels
+        self._kinds[key] = ("" if labels and _NO_CLASS.match(place[1]) else "labels" if labels
                             else "rows" if tensor.is_floating_point() and tensor.numel() >= 8*len(tensor) else "")
     return self._kinds[key]
 
 @patch
-def _requested(self: InputsObserver, given: Mapping, kinds: Mapping, *, labels: Mapping, output: object) -> None:
+def _requested(self: InputsObserver, given: Mapping, *, labels: Mapping, output: object) -> None:
     "A call of the generator"
     outputs = tensors_in(output)
     self._made.extend(StorageWeakRef(t.untyped_storage()) for t in outputs)
     node = next((t.grad_fn for t in outputs if t.grad_fn is not None), None)
     if node is None or not torch.is_grad_enabled(): return
-    for name in given:
-        if name not in self._where: self._where[name] = user_line()
-    rows = {name: t for name, t in given.items() if kinds[name] == "rows" and not t.requires_grad}
-    origins = {name: self._origin(t) for name, t in rows.items()} if self.loop._window_open else {}
-    waiting = [(rows, labels, origins)]
+    if not given.keys() <= self._where.keys(): self._where |= dict.fromkeys(given, user_line())
+    rows = {name: (t, self._origin(t)) for name, (t, kind) in given.items() if kind == "rows" and not t.requires_grad}
+    waiting = [(rows, labels)]
     def used(*_):
         if not waiting: return
         try:
@@ -451,71 +462,71 @@ def _requested(self: InputsObserver, given: Mapping, kinds: Mapping, *, labels: 
     node.register_prehook(used)
 
 @patch
-def _origin(self: InputsObserver, tensor: Tensor) -> Origin: return self.loop._tracer.origins.get(tensor) or Origin()
+def _origin(self: InputsObserver, tensor: Tensor) -> Origin:
+    return (self.loop._window_open and self.loop._tracer.origins.get(tensor)) or Origin()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #721a9d50
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9e3365c4
 @patch
-def _used(self: InputsObserver, rows: Mapping, labels: Mapping, origins: Mapping) -> None:
+def _used(self: InputsObserver, rows: Mapping, labels: Mapping) -> None:
     "A backward pass goes through a call"
+    company = self._beside
     for name, (numbers, width) in labels.items():
         if width:
             self.widths[name] = width
             self._one_hot.add(name)
-        self.requested.setdefault(name, LabelCounts()).add(numbers)
-    company = hash((self._beside, *(hash(numbers.tobytes()) for numbers, _ in labels.values())))
-    for name, tensor in rows.items():
-        book = self.draws.setdefault(name, DrawBook())
-        book.where = self._where.get(name)
-        book.add(_rows(tensor.cpu()), step=self.loop.step, company=company,
-                 draws=frozenset(draw.number for draw in origins.get(name, Origin()).draws),
-                 owner=tensor if tensor._base is None else tensor._base)
+        self.requested[name].add(numbers)
+        company = hash((company, numbers.tobytes()))
+    for name, (tensor, origin) in rows.items():
+        self.draws[name].where = self._where.get(name)
+        self.draws[name].add(_rows(tensor), step=self.loop.step, company=company,
+                             draws=frozenset(draw.number for draw in origin.draws),
+                             owner=tensor if tensor._base is None else tensor._base)
 
 @patch
-def _shown(self: InputsObserver, role: str, given: Mapping, *, kinds: Mapping, labels: Mapping) -> None:
+def _shown(self: InputsObserver, role: str, given: Mapping, *, labels: Mapping) -> None:
     "A call of another network: images that the generator did not make, and their labels"
-    images = next((t for name, t in given.items() if kinds[name] == "rows" and not t.requires_grad), None)
+    images = next((t for t, kind in given.values() if kind == "rows" and not t.requires_grad), None)
     if images is None or images.untyped_storage()._cdata in [ref.cdata for ref in self._made]: return
-    rows = _rows(images.cpu())
+    rows = _rows(images)
     self._beside = head(rows)
     for name, (numbers, _) in labels.items():
-        self.real.setdefault(name, LabelCounts()).add(numbers)
+        self.real[name].add(numbers)
         if len(numbers) != len(rows): continue
-        book = self.pairs.setdefault((role, name), PairBook())
+        book = self.pairs[role, name]
         book.where = book.where or user_line()
         book.add(rows, numbers=numbers, step=self.loop.step)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #678bb980
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #17743e27
 @patch
-def _look_closely(self: InputsObserver, role: str, given: Mapping, kinds: Mapping) -> None:
+def _look_closely(self: InputsObserver, role: str, given: Mapping) -> None:
     if self._tracer is not self.loop._tracer: self._tracer, self._label_of = self.loop._tracer, {}
-    asked = {name: self._origin(t) for name, t in given.items() if role == "generator" and kinds[name] == "labels"}
-    others = frozenset().union(*(self._origin(t).labels for name, t in given.items() if kinds[name] == "rows"))
+    asked = {name: self._origin(t) for name, (t, kind) in given.items() if role == "generator" and kind == "labels"}
+    others = frozenset().union(*(self._origin(t).labels for t, kind in given.values() if kind == "rows"))
     self._not_classes |= {name for name, origin in asked.items() if origin.labels & others}
     self._label_of |= {origin.number: name for name, origin in asked.items()}
     self._read()
-    for name, origin in asked.items(): self._couple(given[name], origin)
-    for name, tensor in given.items():
+    for name, origin in asked.items(): self._couple(given[name][0], origin)
+    for name, (tensor, _) in given.items():
         origin = self._origin(tensor)
         if not _is_batch(tensor): continue
         if role == "generator":
             if origin.data and origin.noise:
                 self.ranges.entered = max(self.ranges.entered, float(tensor.detach().abs().max()))
-            continue
-        if tensor.requires_grad and origin.calls: self.ranges.generated((role, name), last_activation(tensor))
+        elif tensor.requires_grad and origin.calls: self.ranges.generated((role, name), last_activation(tensor))
         elif origin.data and not origin.calls and not tensor.requires_grad: self.ranges.real((role, name), tensor)
 
 @patch
 def _read(self: InputsObserver) -> None:
     while self.loop._tracer.read:
         name, inputs, before, out = self.loop._tracer.read.popleft()
-        if name in ("embedding", "one_hot", "cross_entropy", "nll_loss"): self._read_labels(name, inputs, before, out)
-        else:
-            self.ranges.read(name, inputs, before)
-            if {(bool(o.data), o.noise) for o in before} == {(True, False), (False, True)}: self._sum = inputs, before
+        if name in ("embedding", "one_hot", "cross_entropy", "nll_loss"):
+            self._read_labels(name, inputs, before=before, out=out)
+        else: self.ranges.read(name, inputs, before=before)
+        if {(bool(o.data), o.noise) for o in before} == {(True, False), (False, True)}: self._sum = inputs, before
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c6d38bbb
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0836a3fb
 @patch
-def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], before: Sequence[Origin],
+def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], *, before: Sequence[Origin],
                  out: object) -> None:
     at = int(name in ("cross_entropy", "nll_loss"))    # where the labels stand
     table = out if name == "one_hot" else inputs[1 - at] if len(inputs) > 1 else inputs[0]
@@ -530,6 +541,7 @@ def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], befo
     numbers, _ = class_numbers(labels)
     if numbers.min() < numbers.max(): self._others.setdefault(classes, LabelCounts()).add(numbers)
 
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #3d21ff8a
 @patch
 def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     "Hold the images in the last sum with noise against the batch that they come from"
@@ -546,7 +558,7 @@ def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     wrong, seen = mismatched(image, labels=labels, known=known[0][0], known_labels=known[0][1])
     self._coupled.append((wrong, seen, user_line()))
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9df9cf84
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b95a1771
 @patch
 def _classes(self: InputsObserver, name: str) -> tuple[int, LabelCounts, bool]:
     "How many classes a requested label has, the real labels beside it, and whether none stands for dropped labels"
@@ -557,6 +569,7 @@ def _classes(self: InputsObserver, name: str) -> tuple[int, LabelCounts, bool]:
     if classes and len(real.counts) > classes: real = LabelCounts()   # they count something else
     return classes, real, name in self._one_hot or classes in outside
 
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #f818b020
 @patch
 def _asked_for(self: InputsObserver, name: str, requested: LabelCounts) -> list[Finding]:
     classes, real, certain = self._classes(name)
@@ -573,6 +586,7 @@ def _asked_for(self: InputsObserver, name: str, requested: LabelCounts) -> list[
                     + (f"; of the real labels {beside}" if beside else f", of {classes} classes"),
                     confidence="statistical", **told)]
 
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #3fc3c985
 @patch
 def findings(self: InputsObserver) -> list[Finding]:
     "What is wrong so far"
@@ -586,63 +600,3 @@ def findings(self: InputsObserver) -> list[Finding]:
                              evidence=f"{wrong} of {seen} images that were added to noise have the label of another "
                              "image of their batch: one of the two was put into another order"))
     return [f for f in found if f is not None]
-
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #2f406fbc
-def at_bound(
-    value: float,    # of a loss
-) -> bool:           # 100 of the binary cross-entropy, or -log of a power of ten
-    "Whether a loss is as large as its form allows"
-    powers = value/math.log(10)
-    return (value >= 100 and abs(value/100 - round(value/100)) < 1e-5) or (5 < powers < 46
-                                                                          and abs(powers - round(powers)) < 1e-3)
-
-class BoundObserver(Observer):
-    "Gradients of exactly 0 under a loss that stands at its bound"
-    checks = "TERM",
-    def __init__(self, loop):
-        "`loop` is the watch"
-        super().__init__(loop)
-        self._generator = {id(p) for p in loop.named.parameters("generator").values()}
-        self._steps, self._alert, self._loss, self._opponent, self._run, self._found = 0, False, None, set(), [], []
-
-    def called(self, role, network, args, kwargs, output):
-        if not self._alert or role == "generator": return
-        for tensor in tensors_in(output):
-            if tensor.requires_grad and tensor.is_floating_point() and tensor.numel():
-                self._opponent.add(bool(((tensor == 0) | (tensor == 1)).all()))
-
-    def before_backward(self, roots):
-        if not self._alert: return
-        for root in roots:
-            if root.numel() == 1 and self._generator & reached(root.grad_fn).keys():
-                self._loss = float(root.detach()), user_line(), True in self._opponent
-        self._opponent = set()
-
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d05f7b66
-@patch
-def before_step(self: BoundObserver, optimiser: Optimizer) -> None:
-    if self._found: return
-    mine = [p for group in optimiser.param_groups for p in group["params"]
-            if id(p) in self._generator and p.grad is not None]
-    if not mine: return
-    self._steps += 1
-    if not self._alert and self._steps % 10: return
-    zero = not any(bool(p.grad.any()) for p in reversed(mine))
-    if zero and self._loss is not None and (self._loss[2] or at_bound(self._loss[0])):
-        self._run.append((self.loop.step, *self._loss))
-    elif not zero or self._loss is not None: self._run = []
-    self._alert, self._loss = zero, None
-    if len(self._run) >= 5: self._found = [self._saturated()]
-
-@patch
-def _saturated(self: BoundObserver) -> Finding:
-    step, value, where, opponent = self._run[0]
-    why = "the network that judges its output gives exactly 0 or 1" if opponent else "that is its bound"
-    return Finding(cause="loss saturated", subject="the generator's loss", where=where, step=step,
-                   evidence=f"from step {step} on the generator's gradients are exactly 0 in {len(self._run)} of "
-                   f"{len(self._run)} steps, and its loss stands at {value:.4g}: {why}")
-
-@patch
-def findings(self: BoundObserver) -> list[Finding]:
-    "The saturated loss, if there is one"
-    return list(self._found)
