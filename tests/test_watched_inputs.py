@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
                                                       nn.Linear(PIXELS + 16, PIXELS), drop)
 
     def forward(self, x, t, y):
-        if self.drop: y = torch.where(torch.rand(len(y)) < self.drop, torch.full_like(y, self.table.num_embeddings - 1), y)
+        if self.drop: y = torch.where(torch.rand(len(y)) < self.drop, self.table.num_embeddings - 1, y)
         return self.net(torch.cat([x, self.time(t), self.table(y)], 1))
 
 
@@ -69,8 +69,8 @@ def adversarial(g, d, x, y, z, asked, optimisers):
 
 
 def gan(steps=30, *, latents=lambda step, n: torch.randn(n, 16), asked=lambda step, y: torch.randint(10, (len(y),)),
-        rows=lambda step, n: torch.randint(n, (32,)), images=None, labels=lambda step, y: y, before=lambda step, g: None,
-        classes=10, **declared):
+        rows=lambda step, n: torch.randint(n, (32,)), images=None, labels=lambda step, y: y,
+        before=lambda step, g: None, classes=10, **declared):
     g, d = Maker(classes), Critic(classes=classes)
     optimisers = torch.optim.Adam(g.parameters(), 1e-3), torch.optim.Adam(d.parameters(), 1e-3)
     X, Y = images if images is not None else data()
@@ -350,7 +350,8 @@ def imbalance_is_declared():
 
 
 @healthy
-def too_few_to_tell(): return gan(4, asked=lambda step, y: torch.randint(9, (8,)), rows=lambda s, n: torch.randint(n, (8,)))
+def too_few_to_tell():
+    return gan(4, asked=lambda step, y: torch.randint(9, (8,)), rows=lambda step, n: torch.randint(n, (8,)))
 
 
 @healthy
@@ -461,8 +462,8 @@ def a_phase_of_weight_zero():
 @healthy
 def a_margin_that_is_kept():
     def margin(out, x): return F.relu((out - x).square().mean() - 5)
-    return fitting(Maker, ((torch.randn(16, 16), torch.randint(10, (16,)), data(16)[0]) for _ in itertools.count()), margin,
-                   steps=60)
+    drawn = ((torch.randn(16, 16), torch.randint(10, (16,)), data(16)[0]) for _ in itertools.count())
+    return fitting(Maker, drawn, margin, steps=60)
 
 
 @faulty("loss saturated")
@@ -489,7 +490,8 @@ def images_in_zero_one_and_a_sigmoid():
 
 @healthy
 def tanh_rescaled_in_the_loop():
-    return fitting(Maker, ((z, y, (x + 1)/2) for z, y, x in stored_pairs()), lambda out, x: F.mse_loss(out*0.5 + 0.5, x))
+    return fitting(Maker, ((z, y, (x + 1)/2) for z, y, x in stored_pairs()),
+                   lambda out, x: F.mse_loss(out*0.5 + 0.5, x))
 
 
 @healthy
@@ -546,7 +548,8 @@ def minus_one_as_target_of_probabilities():
 
 @faulty("data range does not match")
 def bytes_compared_by_hand():
-    return fitting(Maker, ((z, y, 127.5*x + 127.5) for z, y, x in stored_pairs()), lambda out, x: (out - x).abs().mean())
+    return fitting(Maker, ((z, y, 127.5*x + 127.5) for z, y, x in stored_pairs()),
+                   lambda out, x: (out - x).abs().mean())
 
 
 @faulty("data range does not match")
@@ -590,7 +593,8 @@ def wrong_labels_as_negatives():
             chosen = torch.randint(256, (32,))
             x, y = X[chosen], Y[chosen]
             fake = g(torch.randn(32, 16), y)
-            loss = (F.softplus(-d(x, y)) + F.softplus(d(x, y[torch.randperm(32)])) + F.softplus(d(fake.detach(), y))).mean()
+            wrong, made = d(x, y[torch.randperm(32)]), d(fake.detach(), y)
+            loss = (F.softplus(-d(x, y)) + F.softplus(wrong) + F.softplus(made)).mean()
             d_opt.zero_grad(), loss.backward(), d_opt.step()
             g_opt.zero_grad(), F.softplus(-d(fake, y)).mean().backward(), g_opt.step()
     return seen
@@ -605,7 +609,8 @@ def mixed_images():
         for step in range(40):
             chosen, w = torch.randint(256, (32,)), torch.rand(1)
             x = w*X[chosen] + (1 - w)*X[chosen.flip(0)]
-            adversarial(g, d, x, Y[chosen] if w > 0.5 else Y[chosen.flip(0)], torch.randn(32, 16), Y[chosen], optimisers)
+            y = Y[chosen] if w > 0.5 else Y[chosen.flip(0)]
+            adversarial(g, d, x, y, torch.randn(32, 16), Y[chosen], optimisers)
     return seen
 
 

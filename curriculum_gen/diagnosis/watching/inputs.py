@@ -7,7 +7,7 @@ __all__ = ['named_inputs', 'class_numbers', 'head', 'looks_drawn', 'DrawBook', '
            'constant_request', 'last_activation', 'range_mismatch', 'RangeBook', 'PairBook', 'mismatched',
            'InputsObserver']
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #fdca3164
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #47b09317
 import inspect, math, re, weakref
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from ..findings import Finding
 from .observers import Observer
 from .origins import Origin, is_label, tensors_in, user_line
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #19be9cc0
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #103ac88e
 @cache
 def _parameter_names(kind: type) -> tuple[str, ...]:
     try: return tuple(inspect.signature(kind.forward).parameters)[1:]
@@ -39,17 +39,12 @@ def named_inputs(
 ) -> dict[str, Tensor]:   # tensors within lists and dictionaries are numbered
     "The tensors that went into a call, by the name of their parameter"
     names, found = _parameter_names(type(network)), {}
-    for i, value in enumerate(args):
-        name = names[i] if i < len(names) else f"input {i}"
-        found |= {name: value} if isinstance(value, Tensor) else _numbered(name, value)
-    for name, value in kwargs.items():
-        found |= {name: value} if isinstance(value, Tensor) else _numbered(name, value)
+    for name, value in (*zip((*names, *map("input {}".format, range(len(names), len(args)))), args), *kwargs.items()):
+        if isinstance(value, Tensor): found[name] = value
+        else: found |= {f"{name}[{j}]": tensor for j, tensor in enumerate(tensors_in(value))}
     return found
 
-def _numbered(name: str, value: object) -> dict[str, Tensor]:
-    return {f"{name}[{j}]": tensor for j, tensor in enumerate(tensors_in(value))}
-
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b89faff3
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #fa1b0806
 def class_numbers(
     tensor: Tensor,                            # any input of a network
 ) -> tuple[np.ndarray, int] | None:            # class of each example, -1 for none; width, 0 where it is unknown
@@ -61,7 +56,7 @@ def class_numbers(
     if not len(rows) or ones.max() != 1 or np.count_nonzero(rows) != ones.sum(): return None
     return np.where(ones == 1, rows.argmax(1), -1), rows.shape[1]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #7a15ab6f
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #70b9344a
 def head(
     rows: np.ndarray,   # [B, D]
 ) -> int:               # a hash
@@ -74,13 +69,12 @@ def looks_drawn(
     "Whether numbers could be independent draws of one normal or uniform distribution"
     values = rows.ravel()[:4096].astype(np.float64)
     if values.size < 128 or len(np.unique(values)) < 0.99*values.size: return False
-    low, high, spread = values.min(), values.max(), values.std()
-    fits = max(stats.kstest(values, "norm", (values.mean(), spread)).pvalue,
-               stats.kstest(values, "uniform", (low, high - low)).pvalue)
+    fits = max(stats.kstest(values, "norm", (values.mean(), values.std())).pvalue,
+               stats.kstest(values, "uniform", (values.min(), np.ptp(values))).pvalue)
     neighbours = abs(np.corrcoef(values[:-1], values[1:])[0, 1])*math.sqrt(values.size)
     return fits > 1e-3 and neighbours < 5
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0cd92620
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #27297abf
 class DrawBook:
     "The batches that one input of the generator was given, each known by a few integers"
     def __init__(self):
@@ -101,7 +95,8 @@ class DrawBook:
         owner: Tensor | None = None,           # the tensor that the loop keeps them in
     ) -> None:
         "Note a batch that a backward pass used"
-        if not self.updates: self._continuous, self._looks_drawn = len(np.unique(rows[:8])) > 0.9*rows[:8].size, looks_drawn(rows)
+        if not self.updates:
+            self._continuous, self._looks_drawn = len(np.unique(rows[:8])) > 0.9*rows[:8].size, looks_drawn(rows)
         if not self._continuous or len(rows) < 4 or rows.shape[1] < 8: return
         self.updates += 1
         if draws: self._learn(step, draws)
@@ -116,7 +111,7 @@ class DrawBook:
         self._reused |= any(draws == earlier for when, earlier in self._draws.items() if when != step)
         if len(self._draws) < 30: self._draws[step] = draws
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #4fbebdb2
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b8eec120
 @patch
 def _note(self: DrawBook, before: tuple | None, step: int, *, company: int, end: int, same: bool) -> None:
     if before is None: self._run, self._beside = 0, {company}
@@ -125,9 +120,8 @@ def _note(self: DrawBook, before: tuple | None, step: int, *, company: int, end:
     self._run = self._run + 1 if following else 0
     self._beside = {*self._beside, company} if following and len(self._beside) < 20 else self._beside
     fixed = self._run >= 20 and len(self._beside) > 10
-    changed = company != before[1]
     if len(self.hits) < 1000 and (fixed or not (following and same)):
-        self.hits.append((before[0], step, changed or fixed, end == before[2], following))
+        self.hits.append((before[0], step, company != before[1] or fixed, end == before[2], following))
 
 @patch
 def finding(self: DrawBook) -> Finding | None:
@@ -139,9 +133,9 @@ def finding(self: DrawBook) -> Finding | None:
     return Finding(cause="random draws repeat", subject="latents", where=self.where, step=second,
                    evidence=f"the numbers that the generator was given at step {first} came again at step {second}, "
                    f"{'all' if whole else 'at least the first'} rows in the same order; so did "
-                   f"{len(hits)} of {self.updates} batches")
+                   f"{len(hits)} of the {self.updates} batches looked at")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ec5c130e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #77965c36
 class LabelCounts:
     "How often each class was given, and when first and last"
     def __init__(self):
@@ -173,7 +167,7 @@ class LabelCounts:
         "How many examples of a class came"
         return int(self.counts[label]) if label < len(self.counts) else 0
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a3a86bdb
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #28c47584
 def never_requested(
     requested: LabelCounts,     # labels that the generator was given
     *,
@@ -193,7 +187,7 @@ def never_requested(
     excluded = n*-math.log1p(-1/classes) > math.log(1e6*classes) if classes > 1 else False
     return missing if few and excluded and (certain or not {0, classes - 1} & {*missing}) else []
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #56a7a3d8
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #20729af0
 def constant_request(
     requested: LabelCounts,     # labels that the generator was given
     *,
@@ -203,12 +197,12 @@ def constant_request(
     "The one class that every update asked for"
     asked = np.flatnonzero(requested.counts)
     others = np.flatnonzero(real.counts)
-    if len(asked) != 1 or requested.batches < 20 or classes == 1 or requested.examples < 4*requested.batches: return None
-    if not classes and not len(others): return None
-    return None if len(others) == 1 and others[0] == asked[0] else int(asked[0])
+    few = requested.batches < 20 or requested.examples < 4*requested.batches
+    if len(asked) != 1 or few or classes == 1 or not (classes or len(others)): return None
+    return None if list(others) == list(asked) else int(asked[0])
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a9c4aa52
-_SAME_NUMBERS = re.compile(r"(View|Reshape|Unsafe|Unsqueeze|Squeeze|Transpose|Permute|Clone|T|Contiguous)\w*Backward\d*$")
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #eec56222
+_SAME_NUMBERS = re.compile(r"(View|Reshape|Unsafe|Unsqueeze|Squeeze|Transpose|Permute|Clone|T)\w*Backward\d*$")
 
 def last_activation(
     tensor: Tensor,   # with a gradient, or without
@@ -237,7 +231,7 @@ def range_mismatch(
     if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001: return f"{told}; none of them is below 0"
     return ""
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #290c5628
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ae762f62
 _COMPARED = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
              "binary_cross_entropy_with_logits", "sub", "__sub__", "rsub"}
 
@@ -274,7 +268,7 @@ class RangeBook:
         "Note an output of the generator at a place"
         self._bounded.setdefault(place, set()).add(activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b1ae5a59
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #be963c35
 @patch
 def noised(
     self: RangeBook,
@@ -302,7 +296,7 @@ def finding(self: RangeBook) -> Finding | None:
                    f"noise is added to go up to {high:.4g} and the noise has a standard deviation of {spread:.2g}: "
                    "both must have one scale, such as images in [-1, 1]")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #6630e8c0
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0d8a18e6
 @patch
 def read(
     self: RangeBook,
@@ -327,7 +321,7 @@ def read(
         self.real((name, user_line()), images)
         self.generated((name, user_line()), activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #64b549bd
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d4ddaedb
 class PairBook:
     "The label that each image was given with"
     def __init__(self):
@@ -365,7 +359,7 @@ class PairBook:
         bits = np.ascontiguousarray(rows[:, ::max(1, rows.shape[1]//4)]).view(np.uint32).sum(1, dtype=np.uint32)
         return np.flatnonzero((bits*np.uint32(2654435761) >> np.uint32(20)) % 32 == 5)[:8]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #86ed4265
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #61ebde9a
 @patch
 def finding(self: PairBook) -> Finding | None:
     "What is wrong, if most images came back with another label"
@@ -376,7 +370,7 @@ def finding(self: PairBook) -> Finding | None:
                    evidence=f"{len(self._changes)} of {self.met} images that were met again had another label than "
                    f"before, the first one {new} instead of {old}")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d47a12b8
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #fac5d652
 def mismatched(
     images: Tensor,   # [B, ...] as they are added to noise, each scaled and shifted by any numbers
     *,
@@ -393,9 +387,8 @@ def mismatched(
     right = known_labels.reshape(-1)[None] == labels.reshape(-1)[::every, None]
     return int((alike.any(1) & ~(alike & right).any(1)).sum()), int(alike.any(1).sum())
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d696caab
-_NO_CLASS = re.compile(r"(t|ts|k|n|i|s|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind(ex|ices)|pos|len).*|(.*_)?ids?)$",
-                       re.I)
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0bef242c
+_NO_CLASS = re.compile(r"(?i)(ts?|[knis]|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind(ex|ices)|pos|len).*|(.*_)?ids?)$")
 
 def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).numpy()
 
@@ -403,37 +396,43 @@ def _readable(tensor: Tensor) -> bool:
     return (tensor.layout == torch.strided and tensor.ndim > 0 and tensor.numel() > 1 and tensor.dtype != torch.bfloat16
             and tensor.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
+def _looked_at(step: int) -> bool: return step < 100 or step % 16 == 0 or step % 128 < 16
+
 class InputsObserver(Observer):
     "Draws, requested labels, ranges and pairs"
     checks = "BATCH",
     def __init__(self, loop):
         "`loop` is the watch"
         super().__init__(loop)
-        self.draws, self.requested, self.real, self.pairs = map(defaultdict, (DrawBook, LabelCounts, LabelCounts, PairBook))
-        self.ranges = RangeBook()
+        self.draws, self.pairs, self.ranges = defaultdict(DrawBook), defaultdict(PairBook), RangeBook()
+        self.requested, self.real = defaultdict(LabelCounts), defaultdict(LabelCounts)
         self.widths, self._outside, self._others, self._where, self._one_hot = {}, {}, {}, {}, set()
         self._kinds, self._not_classes, self._label_of, self._tracer = {}, set(), {}, None
         self._made, self._beside, self._sum, self._coupled = deque(maxlen=8), 0, None, []
         self._error = None
 
-    def called(self, role, network, args, kwargs, output):
-        if self._error: raise self._error
-        window, asked = self.loop._window_open, role == "generator"
-        made = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
-        if not asked and (not torch.is_grad_enabled() or (made and not window)): return
-        given = {name: (t, self._kind((role, name), t)) for name, t in named_inputs(network, args, kwargs=kwargs).items()
-                 if _readable(t)}
-        if window: self._look_closely(role, given)
-        if self.loop.step - self.loop.start_step > 100 and any(t.device.type != "cpu" for t, _ in given.values()): return
-        labels = {name: found for name, (t, kind) in given.items() if kind == "labels"
-                  and (found := class_numbers(t)) is not None}
-        if asked: self._requested(given, labels=labels, output=output)
-        else: self._shown(role, given, labels=labels)
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #2d3a738d
+@patch
+def called(self: InputsObserver, role, network, args, kwargs, output):
+    if self._error: raise self._error
+    window, asked = self.loop._window_open, role == "generator"
+    made = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
+    if not window and (not _looked_at(self.loop.step - self.loop.start_step) or (made and not asked)): return
+    if not torch.is_grad_enabled() and not asked: return
+    given = {name: (t, self._kind((role, name), t)) for name, t in named_inputs(network, args, kwargs=kwargs).items()
+             if _readable(t)}
+    if window: self._look_closely(role, given)
+    if self.loop.step - self.loop.start_step > 100 and any(t.device.type != "cpu" for t, _ in given.values()): return
+    labels = {name: found for name, (t, kind) in given.items() if kind == "labels"
+              and (found := class_numbers(t)) is not None}
+    if asked: self._requested(given, labels=labels, output=output)
+    else: self._shown(role, given, labels=labels)
 
-    def before_backward(self, roots):
-        if self.loop._window_open: self._read()
+@patch
+def before_backward(self: InputsObserver, roots):
+    if self.loop._window_open: self._read()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ced8113b
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ee05e6ab
 @patch
 def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
     "What an input is: labels, images or latents (rows), or neither; asked once"
@@ -444,6 +443,11 @@ def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
                             else "rows" if tensor.is_floating_point() and tensor.numel() >= 8*len(tensor) else "")
     return self._kinds[key]
 
+@patch
+def _origin(self: InputsObserver, tensor: Tensor) -> Origin:
+    return (self.loop._window_open and self.loop._tracer.origins.get(tensor)) or Origin()
+
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #81b17316
 @patch
 def _requested(self: InputsObserver, given: Mapping, *, labels: Mapping, output: object) -> None:
     "A call of the generator"
@@ -461,11 +465,7 @@ def _requested(self: InputsObserver, given: Mapping, *, labels: Mapping, output:
         except Exception as error: self._error = error   # told at the next call, where it can be caught
     node.register_prehook(used)
 
-@patch
-def _origin(self: InputsObserver, tensor: Tensor) -> Origin:
-    return (self.loop._window_open and self.loop._tracer.origins.get(tensor)) or Origin()
-
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #9e3365c4
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #09abc954
 @patch
 def _used(self: InputsObserver, rows: Mapping, labels: Mapping) -> None:
     "A backward pass goes through a call"
@@ -482,6 +482,7 @@ def _used(self: InputsObserver, rows: Mapping, labels: Mapping) -> None:
                              draws=frozenset(draw.number for draw in origin.draws),
                              owner=tensor if tensor._base is None else tensor._base)
 
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #409c125f
 @patch
 def _shown(self: InputsObserver, role: str, given: Mapping, *, labels: Mapping) -> None:
     "A call of another network: images that the generator did not make, and their labels"
@@ -496,7 +497,7 @@ def _shown(self: InputsObserver, role: str, given: Mapping, *, labels: Mapping) 
         book.where = book.where or user_line()
         book.add(rows, numbers=numbers, step=self.loop.step)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #17743e27
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0b6833b0
 @patch
 def _look_closely(self: InputsObserver, role: str, given: Mapping) -> None:
     if self._tracer is not self.loop._tracer: self._tracer, self._label_of = self.loop._tracer, {}
@@ -524,7 +525,7 @@ def _read(self: InputsObserver) -> None:
         else: self.ranges.read(name, inputs, before=before)
         if {(bool(o.data), o.noise) for o in before} == {(True, False), (False, True)}: self._sum = inputs, before
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0836a3fb
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a214c924
 @patch
 def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], *, before: Sequence[Origin],
                  out: object) -> None:
@@ -541,7 +542,7 @@ def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], *, b
     numbers, _ = class_numbers(labels)
     if numbers.min() < numbers.max(): self._others.setdefault(classes, LabelCounts()).add(numbers)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #3d21ff8a
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #361ae5f5
 @patch
 def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     "Hold the images in the last sum with noise against the batch that they come from"
@@ -558,18 +559,17 @@ def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     wrong, seen = mismatched(image, labels=labels, known=known[0][0], known_labels=known[0][1])
     self._coupled.append((wrong, seen, user_line()))
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b95a1771
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #26084779
 @patch
 def _classes(self: InputsObserver, name: str) -> tuple[int, LabelCounts, bool]:
     "How many classes a requested label has, the real labels beside it, and whether none stands for dropped labels"
     classes, outside = self.widths.get(name, 0), self._outside.get(name, set())
-    alone = len(self.requested) == 1
-    real = self.real.get(name) or (next(iter(self.real.values())) if alone and len(self.real) == 1 else None)
-    real = real or self._others.get(classes) or LabelCounts()
+    alone = next(iter(self.real.values())) if len(self.requested) == len(self.real) == 1 else None
+    real = self.real.get(name) or alone or self._others.get(classes) or LabelCounts()
     if classes and len(real.counts) > classes: real = LabelCounts()   # they count something else
     return classes, real, name in self._one_hot or classes in outside
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #f818b020
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #12bd3f6b
 @patch
 def _asked_for(self: InputsObserver, name: str, requested: LabelCounts) -> list[Finding]:
     classes, real, certain = self._classes(name)
@@ -577,16 +577,16 @@ def _asked_for(self: InputsObserver, name: str, requested: LabelCounts) -> list[
     constant = constant_request(requested, real=real, classes=classes)
     if constant is not None:
         return [Finding(cause="requested labels are constant", evidence=f"all {requested.examples:,} labels requested "
-                        f"in {requested.batches} updates are {constant}", **told)]
+                        f"in the {requested.batches} updates looked at are {constant}", **told)]
     missing = never_requested(requested, real=real, classes=classes, certain=certain)
     if not missing: return []
     beside = ", ".join(f"{real.of(k)} of {real.examples:,}" for k in missing[:3] if real.of(k))
     return [Finding(cause="class never requested", evidence=f"class {', '.join(map(str, missing[:10]))}: 0 of "
-                    f"{requested.examples:,} labels requested in {requested.batches} updates"
+                    f"{requested.examples:,} labels requested in the {requested.batches} updates looked at"
                     + (f"; of the real labels {beside}" if beside else f", of {classes} classes"),
                     confidence="statistical", **told)]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #3fc3c985
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #42717da1
 @patch
 def findings(self: InputsObserver) -> list[Finding]:
     "What is wrong so far"
