@@ -8,6 +8,7 @@ __all__ = ['entry', 'user_frames', 'place', 'user_line', 'Severed', 'Draw', 'Ori
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #d7f3aedc
 import hashlib, sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -75,9 +76,14 @@ class Origin:
     cut: frozenset[Severed] = frozenset()               # where a gradient was lost on any way to it, through numbers
     lost: frozenset[tuple[Severed, str]] = frozenset()  # severed summands of a sum with gradient, and the sum's line
     recent: tuple[frozenset[int], ...] = ()             # numbers of its inputs, of their inputs, ...: four generations
+    size: int = 0                                       # count of numbers
 
     @property
     def ancestors(self) -> frozenset[int]: return frozenset().union(*self.recent)
+    @property
+    def noise(self) -> bool:   # a drawn time step makes no image noise
+        "Whether it depends on about as many drawn numbers as it has"
+        return any(2*draw.size >= self.size > 0 for draw in self.draws)
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dd5fa7be
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,8 @@ _SUMS = {"add", "add_", "sub", "sub_", "rsub", "__radd__", "__rsub__", "__add__"
 _HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", "div_", "true_divide",
                     "__truediv__", "neg", "negative", "squeeze", "unsqueeze", "view", "reshape", "flatten",
                     "clone", "to", "float", "double", "half", "contiguous"}
+_READ = {"embedding", "one_hot", "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+         "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 _CHOICES = {"__getitem__", "index_select", "take", "gather"}   # what stands at drawn places is no draw itself
 # no tensor to follow
 _QUESTIONS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "_set_grad_enabled", "requires_grad_",
@@ -154,6 +162,8 @@ class Tracer(TorchFunctionMode):
         super().__init__()
         self.origins, self.calls, self.random, self.bad, self.paused = WeakTensorKeyDictionary(), {}, set(), [], False
         self._known, self._numbers, self._inside, self._loose = known, count(), [], None
+        # operations that tell what labels and data are for: name, tensors, their origins, result
+        self.read = deque(maxlen=64)
         self._generator_parameters = {id(p) for p in generator.parameters()} if generator is not None else set()
 
     def origin(self, tensor: Tensor) -> Origin:
@@ -168,7 +178,7 @@ class Tracer(TorchFunctionMode):
                  and tensor.layout == torch.strided)
         varies = batch and tensor.numel() > 0 and not torch.equal(
             tensor, tensor.view(-1)[:1].expand_as(tensor) if tensor.is_contiguous() else tensor[:1].expand_as(tensor))
-        return Origin(number=number, data=frozenset({number}) if varies else frozenset())
+        return Origin(number=number, data=frozenset({number}) if varies else frozenset(), size=tensor.numel())
 
     @entry
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -187,6 +197,7 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
     out = func(*args, **kwargs)
     if name in ("nan_to_num", "nan_to_num_"): self._see_masking(inputs)
     if name == "item" and isinstance(out, float): return self._number(out, inputs[0], before[0])
+    if name in _READ or (name in _SUMS and _meets(name, inputs, before)): self.read.append((name, inputs, before, out))
     numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, SeveredNumber)]
     for tensor in tensors_in(out):
         self._follow(tensor, name, inputs=inputs, before=before, had_gradient=had_gradient, numbers=numbers)
@@ -194,6 +205,13 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #90cdc2b0
 def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts)
+
+def _meets(name: str, inputs: list[Tensor], before: list[Origin]) -> bool:
+    "Whether an operation adds data from outside to a draw, or takes them from what has a gradient"
+    if len(inputs) != 2 or inputs[0].shape != inputs[1].shape: return False
+    kinds = {(bool(o.data), o.noise) for o in before}
+    return (kinds == {(True, False), (False, True)} or ("sub" in name and any(o.data and not o.calls for o in before)
+                                                        and {t.requires_grad for t in inputs} == {True, False}))
 
 def _leaves(tensors: list[Tensor]) -> frozenset[int]:
     return frozenset(key for tensor in tensors if tensor.requires_grad
@@ -223,7 +241,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
     found = Origin(number=number, labels=_union([o.labels for o in before]), data=_union([o.data for o in before]),
                    calls=_union([o.calls for o in before]),
                    draws=_union([o.draws for o in (before[:1] if name in _CHOICES else before)]), severed=severed,
-                   cut=cut, lost=lost, recent=recent)
+                   cut=cut, lost=lost, recent=recent, size=tensor.numel())
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b7083fb8
@@ -246,7 +264,8 @@ def _drawn(self: Tracer, tensor: Tensor, name: str) -> None:
                 size=tensor.numel()) if tensor.numel() <= 1_000_000 and name != "randperm" else None
     labels = frozenset({number}) if is_label(tensor) else frozenset()
     self.random |= labels
-    self.origins[tensor] = Origin(number=number, labels=labels, draws=frozenset({draw}) if draw else frozenset())
+    self.origins[tensor] = Origin(number=number, labels=labels, draws=frozenset({draw}) if draw else frozenset(),
+                                  size=tensor.numel())
 
 @patch
 def _number(self: Tracer, value: float, tensor: Tensor, origin: Origin) -> float:
