@@ -1652,6 +1652,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'curriculum_gen/diagnosis/watching/steps.py'),
                                                          'curriculum_gen.diagnosis.watching.steps._see_rate': ( 'diagnosis/watching/steps.html#_see_rate',
                                                                                                                 'curriculum_gen/diagnosis/watching/steps.py'),
+                                                         'curriculum_gen.diagnosis.watching.steps._unscaled': ( 'diagnosis/watching/steps.html#_unscaled',
+                                                                                                                'curriculum_gen/diagnosis/watching/steps.py'),
                                                          'curriculum_gen.diagnosis.watching.steps._wiped': ( 'diagnosis/watching/steps.html#_wiped',
                                                                                                              'curriculum_gen/diagnosis/watching/steps.py')},
             'curriculum_gen.diagnosis.watching.watch': { 'curriculum_gen.diagnosis.watching.watch.Watch': ( 'diagnosis/watching/watch.html#watch',

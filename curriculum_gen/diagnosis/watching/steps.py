@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Movement', 'Lives', 'Averages', 'Passes']
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #2270e5d8
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #576459bf
 import math, sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from .origins import entry, user_frames, user_line
 from .ownership import NamedNetworks, ownership
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ae0a752d
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #91c0e2ed
 class _Still:
     "A parameter that has not moved yet, and the steps in which it could have"
     def __init__(self, parameter: Tensor):
@@ -51,7 +51,7 @@ def _largest(gradient: Tensor | None) -> float:
     values = gradient.detach()._values() if gradient.layout == torch.sparse_coo else gradient.detach()
     return float(values.abs().max()) if values.numel() else 0.0
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #25aaa899
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f50fc2ff
 class Movement(Observer):
     "Parameters that get gradients and do not move, over all steps that could have moved them"
     checks = "UPD",
@@ -95,7 +95,7 @@ class Movement(Observer):
         still.share = float((still.copy == p.detach()).float().mean())
         return still.share < 0.9
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1ae6ac28
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1397143f
 class _Rate:
     "The learning rate of one optimiser, and the stretch in which it is next to nothing"
     def __init__(self): self.highest, self.steps, self.low, self.snapshot, self.checked = 0.0, 0, 0, {}, math.inf
@@ -120,7 +120,7 @@ def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood
     kept = [name for name, (copy, p, _) in seen.snapshot.items() if torch.equal(copy, p.detach())]
     return kept if len(kept) >= len(seen.snapshot)/2 else []
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #15c1bdf7
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #708b70be
 @patch
 def findings(self: Movement) -> list[Finding]:
     still = {name: s for name, s in self._still.items() if s.largest > 1e-6 and s.stands}
@@ -148,7 +148,7 @@ def _finding(self: Movement, names: list[str], of: int, *, step: int, evidence: 
     return Finding(cause="parameters do not change", step=step, evidence=evidence, subject=names[0]
                    if len(names) == 1 else f"{len(names)} of {of} parameters, such as {names[0]}")
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #87d7bb32
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d4de91a1
 class _Life:
     "One optimiser, from its first step to its last, in steps of all optimisers"
     def __init__(self, optimiser: Optimizer, names: dict[int, str], tick: int):
@@ -169,7 +169,7 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #950377aa
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1bb24b00
 class Lives(Observer):
     "Which optimisers own what, one after the other or side by side, and what they remember"
     checks = "OWN", "REPLAY"
@@ -214,7 +214,7 @@ class Lives(Observer):
         # the moments are those of a first step, though it is not the first
         life.restarts += life.steps > 1 and count == 1.0 and any("step" in s for s in optimiser.state.values())
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #012d5b2c
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #12063f90
 def _optimisers_in(frames: Sequence) -> list[Optimizer]:
     "Optimisers in the variables of running functions, and in what objects and containers there hold"
     found = []
@@ -243,7 +243,7 @@ def _born(self: Lives, optimiser: Optimizer) -> _Life:
     self._lives.append(life)
     return life
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4d44c3af
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4f45a8f9
 @patch
 def chains(self: Lives) -> list[list[_Life]]:   # each one after the other over parameters that they share
     "Optimisers, those that replaced one another together"
@@ -266,7 +266,7 @@ def findings(self: Lives) -> list[Finding]:
                       idle=[p for key, p in self.waiting.items() if key not in stepped])
     return found + self._lost(chains) + self._not_restored()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #21936c4f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d369744a
 @patch
 def _lost(self: Lives, chains: list[list[_Life]]) -> list[Finding]:
     found = []
@@ -297,7 +297,7 @@ def _not_restored(self: Lives) -> list[Finding]:
                 f"{life.kind} was its step 1: it had no moments{rate}")
         for life, rate in self._unrestored if life.stateful]
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4b00ddc0
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #8ddc4804
 def _numbers(network: nn.Module, kind: str) -> list[Tensor]:
     entries = network.named_parameters() if kind == "parameters" else network.named_buffers()
     return [entry for name, entry in entries if entry.numel() and entry.is_floating_point()]
@@ -338,7 +338,7 @@ class Averages(Observer):
             if role in self._last and not torch.equal(self._last[role], one): self._changed[role] = self._steps
             self._last[role] = one.clone()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #78dd73cb
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #fd2ff6ec
 @patch
 def _moved(self: Averages, role: str, kind: str) -> bool:
     first = self._pairs[role if role in self._pairs else next(r for r, pair in self._pairs.items() if pair[0] == role)]
@@ -383,12 +383,12 @@ def _buffers(self: Averages, behind: list[str], follows: str, told: dict) -> Fin
                    f"are still what they were at first, while its parameters and the {follows}'s buffers moved in "
                    f"{self._steps} steps", **told)
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c42a7049
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1ef7471f
 class _Stand:
     "A parameter that stands for its network, and the passes whose gradient lies there"
     def __init__(self, name: str, parameter: Tensor):
         self.name, self.role, self.p = name, name.split(".")[0], parameter
-        self.pending, self.before, self.mark, self.spent, self.clipped = [], None, None, None, False
+        self.pending, self.before, self.mark, self.spent, self.clipped, self.unscaled = [], None, None, None, False, False
         self.value = self.gradient = None
 
     def now(self) -> tuple[int, int] | None:
@@ -406,7 +406,7 @@ class _Pass:
     def __init__(self, line: _Line, scale: object):
         self.line, self.open, self.used, self.scale = line, set(), False, scale
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4049a310
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #33ba9606
 class Passes(Observer):
     "Which backward passes nobody used, and what happens to gradients at the wrong moment"
     checks = "GREC",
@@ -436,7 +436,7 @@ class Passes(Observer):
         line.all_intervals.add(self._tick)
         made = _Pass(line, next((self.loop.scales[root] for root in roots if root in self.loop.scales), None))
         for stand in landed:
-            stand.mark, stand.clipped = stand.now(), False
+            stand.mark, stand.clipped, stand.unscaled = stand.now(), False, False
             if self._inside: continue   # in a closure, which the step itself calls
             stand.pending = [*stand.pending[-500:], made]
             made.open.add(stand)
@@ -457,7 +457,7 @@ class Passes(Observer):
 
     def after_step(self, optimiser): self._inside = False
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #e58b215f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ae3d6c1f
 def _line_of(passes: Passes) -> _Line:
     frame, key = sys._getframe(1), []
     while frame is not None and len(key) < 3:
@@ -485,8 +485,8 @@ def _wiped(passes: Passes, stand: _Stand) -> None:
 def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
     last, now = stand.pending[-1], stand.now()
     untouched = now == stand.mark or stand.clipped and now == (stand.mark[0], stand.mark[1] + 1)
-    if last.scale is not None and float(last.scale) != 1 and untouched and getattr(optimiser, "grad_scale",
-                                                                                   None) is None:
+    if last.scale is not None and float(last.scale) != 1 and untouched and not stand.unscaled and (
+        getattr(optimiser, "grad_scale", None) is None):
         passes._bypassed.setdefault(optimiser, []).append((passes._tick, user_line(), float(last.scale), stand.role))
     if stand.gradient is not None:   # is it that of the last pass, or was it put together by hand?
         cosine = torch.cosine_similarity(stand.gradient.flatten().double(), stand.p.grad.detach().flatten().double(), 0)
@@ -495,7 +495,7 @@ def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
         if not one.used: one.used, one.line.used = True, one.line.used + 1
     stand.pending, stand.spent, stand.value, stand.gradient = [], now, None, None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ba32ec1e
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ebd81f62
 @patch
 def findings(self: Passes) -> list[Finding]:
     return _never_used(self) + _misplaced(self)
@@ -518,12 +518,12 @@ def _never_used(passes: Passes) -> list[Finding]:
                                  f"backward passes here {line.lost} were cleared before any step had used them"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #e052dfc4
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #60f573a1
 @patch
 def entered(self: Passes) -> None:
     if self._restore: return
-    norm, groups, scale = (clip_grad._clip_grads_with_norm_, clip_grad._group_tensors_by_device_and_dtype,
-                           torch.amp.GradScaler.scale)
+    norm, groups, scale, unscale = (clip_grad._clip_grads_with_norm_, clip_grad._group_tensors_by_device_and_dtype,
+                                    torch.amp.GradScaler.scale, torch.amp.GradScaler.unscale_)
     @entry
     def by_norm(parameters, max_norm, *args, **kwargs):
         _guarded(self, _clipped, parameters, max_norm)
@@ -539,24 +539,32 @@ def entered(self: Passes) -> None:
         out = scale(scaler, outputs)
         if isinstance(out, Tensor) and out is not outputs: _guarded(self, _scaled, out, scaler)
         return out
+    @entry
+    def unscaled(scaler, optimizer):
+        unscale(scaler, optimizer)
+        _guarded(self, _unscaled, optimizer)
     clip_grad._clip_grads_with_norm_, clip_grad._group_tensors_by_device_and_dtype = by_norm, grouped
-    torch.amp.GradScaler.scale = scaled
-    self._restore = norm, groups, scale
+    torch.amp.GradScaler.scale, torch.amp.GradScaler.unscale_ = scaled, unscaled
+    self._restore = norm, groups, scale, unscale
 
 @patch
 def left(self: Passes) -> None:
     if not self._restore: return
     (clip_grad._clip_grads_with_norm_, clip_grad._group_tensors_by_device_and_dtype,
-     torch.amp.GradScaler.scale) = self._restore
+     torch.amp.GradScaler.scale, torch.amp.GradScaler.unscale_) = self._restore
     self._restore = None
 
 def _guarded(passes: Passes, look: Callable, *told: object) -> None:
     try: look(passes, *told)
     except Exception: passes._clips.clear(); passes._wrong.clear()   # nothing is said of clipping then
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4b6c9d55
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #6891c7de
 def _scaled(passes: Passes, out: Tensor, scaler: object) -> None:
     passes.loop.scales[out] = scaler._scale.detach().clone()
+
+def _unscaled(passes: Passes, optimiser: Optimizer) -> None:
+    ids = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    for stand in passes._stands: stand.unscaled |= id(stand.p) in ids
 
 def _clipped(passes: Passes, parameters: object, bound: object) -> None:
     if passes._inside or isinstance(parameters, Tensor) or not isinstance(parameters, (list, tuple)): return
@@ -568,7 +576,8 @@ def _clipped(passes: Passes, parameters: object, bound: object) -> None:
     waiting = [stand for stand in stands if stand.pending and stand.now() is not None]
     if waiting:
         scale = waiting[0].pending[-1].scale
-        if scale is not None and float(scale) != 1 and waiting[0].now() == waiting[0].mark and bound < 0.01*float(scale):
+        if (scale is not None and float(scale) != 1 and waiting[0].now() == waiting[0].mark
+            and not waiting[0].unscaled and bound < 0.01*float(scale)):
             passes._wrong[where] += 1
             passes._evidence[where] = waiting[0].role, f"the gradients were still {float(scale):.6g} times too large"
         for stand in waiting: stand.clipped = True
