@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Movement', 'Lives', 'Averages', 'Passes']
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #576459bf
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1d089708
 import math, sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,16 +22,17 @@ from .origins import entry, user_frames, user_line
 from .ownership import NamedNetworks, ownership
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #91c0e2ed
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9c35e8ba
 class _Still:
     "A parameter that has not moved yet, and the steps in which it could have"
     def __init__(self, parameter: Tensor):
         self.copy, self.half = parameter.detach().clone(), parameter.dtype in (torch.bfloat16, torch.float16)
-        self.rated = self.idle = self.since_top = 0   # steps with a rate, without one, and since the highest one
+        self.rated = self.idle = self.since_top = self.seen = 0   # steps with a rate, without one, since the top one
         self.top, self.last, self.planned, self.largest, self.share = 0.0, 0.0, None, 0.0, 1.0
 
     def saw(self, rate: float, planned: float | None, largest: float) -> None:
         "One step: its rate, the rate that a scheduler began with, and the largest gradient"
+        self.seen += 1
         self.since_top = self.since_top + 1 if 0 < rate <= self.top*(1 + 1e-9) else 1
         if largest > 1e-6 and rate > 0: self.rated += 1
         elif largest > 1e-6: self.idle += 1
@@ -44,14 +45,14 @@ class _Still:
         if self.rated:
             late = self.planned and self.top < 1e-3*self.planned   # the end of a schedule, not its middle
             return self.since_top >= 3 and self.rated >= (30 if late else 10 if self.half else 3)
-        return self.idle >= (200 if self.planned else 10)
+        return self.idle >= (25 if self.planned else 10)   # of a long stand only every twentieth step is looked at
 
 def _largest(gradient: Tensor | None) -> float:
     if gradient is None: return 0.0
     values = gradient.detach()._values() if gradient.layout == torch.sparse_coo else gradient.detach()
     return float(values.abs().max()) if values.numel() else 0.0
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f50fc2ff
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #980811a5
 class Movement(Observer):
     "Parameters that get gradients and do not move, over all steps that could have moved them"
     checks = "UPD",
@@ -76,7 +77,7 @@ class Movement(Observer):
         for group, name, p in waiting:
             if name not in self._still: self._still[name] = _Still(p)
             still = self._still[name]
-            if still.rated + still.idle > 50 and self.loop.step % 10: continue
+            if still.seen > 20 and self.loop.step % 20: continue
             planned = group.get("initial_lr")
             still.saw(float(group.get("lr", 1.0)), None if planned is None else float(planned), _largest(p.grad))
             self._now.append((name, p))
@@ -95,7 +96,7 @@ class Movement(Observer):
         still.share = float((still.copy == p.detach()).float().mean())
         return still.share < 0.9
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1397143f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #b9398725
 class _Rate:
     "The learning rate of one optimiser, and the stretch in which it is next to nothing"
     def __init__(self): self.highest, self.steps, self.low, self.snapshot, self.checked = 0.0, 0, 0, {}, math.inf
@@ -120,7 +121,7 @@ def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood
     kept = [name for name, (copy, p, _) in seen.snapshot.items() if torch.equal(copy, p.detach())]
     return kept if len(kept) >= len(seen.snapshot)/2 else []
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #708b70be
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #115d1335
 @patch
 def findings(self: Movement) -> list[Finding]:
     still = {name: s for name, s in self._still.items() if s.largest > 1e-6 and s.stands}
@@ -148,7 +149,7 @@ def _finding(self: Movement, names: list[str], of: int, *, step: int, evidence: 
     return Finding(cause="parameters do not change", step=step, evidence=evidence, subject=names[0]
                    if len(names) == 1 else f"{len(names)} of {of} parameters, such as {names[0]}")
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d4de91a1
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #0cc160cb
 class _Life:
     "One optimiser, from its first step to its last, in steps of all optimisers"
     def __init__(self, optimiser: Optimizer, names: dict[int, str], tick: int):
@@ -169,7 +170,7 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1bb24b00
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c103f82e
 class Lives(Observer):
     "Which optimisers own what, one after the other or side by side, and what they remember"
     checks = "OWN", "REPLAY"
@@ -214,7 +215,7 @@ class Lives(Observer):
         # the moments are those of a first step, though it is not the first
         life.restarts += life.steps > 1 and count == 1.0 and any("step" in s for s in optimiser.state.values())
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #12063f90
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #815f133f
 def _optimisers_in(frames: Sequence) -> list[Optimizer]:
     "Optimisers in the variables of running functions, and in what objects and containers there hold"
     found = []
@@ -243,7 +244,7 @@ def _born(self: Lives, optimiser: Optimizer) -> _Life:
     self._lives.append(life)
     return life
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4f45a8f9
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #43e04697
 @patch
 def chains(self: Lives) -> list[list[_Life]]:   # each one after the other over parameters that they share
     "Optimisers, those that replaced one another together"
@@ -266,7 +267,7 @@ def findings(self: Lives) -> list[Finding]:
                       idle=[p for key, p in self.waiting.items() if key not in stepped])
     return found + self._lost(chains) + self._not_restored()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d369744a
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ab3b125b
 @patch
 def _lost(self: Lives, chains: list[list[_Life]]) -> list[Finding]:
     found = []
@@ -297,7 +298,7 @@ def _not_restored(self: Lives) -> list[Finding]:
                 f"{life.kind} was its step 1: it had no moments{rate}")
         for life, rate in self._unrestored if life.stateful]
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #8ddc4804
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #fdd2c187
 def _numbers(network: nn.Module, kind: str) -> list[Tensor]:
     entries = network.named_parameters() if kind == "parameters" else network.named_buffers()
     return [entry for name, entry in entries if entry.numel() and entry.is_floating_point()]
@@ -338,7 +339,7 @@ class Averages(Observer):
             if role in self._last and not torch.equal(self._last[role], one): self._changed[role] = self._steps
             self._last[role] = one.clone()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #fd2ff6ec
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #52f1179c
 @patch
 def _moved(self: Averages, role: str, kind: str) -> bool:
     first = self._pairs[role if role in self._pairs else next(r for r, pair in self._pairs.items() if pair[0] == role)]
@@ -383,7 +384,7 @@ def _buffers(self: Averages, behind: list[str], follows: str, told: dict) -> Fin
                    f"are still what they were at first, while its parameters and the {follows}'s buffers moved in "
                    f"{self._steps} steps", **told)
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1ef7471f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #27d96e4f
 class _Stand:
     "A parameter that stands for its network, and the passes whose gradient lies there"
     def __init__(self, name: str, parameter: Tensor):
@@ -406,7 +407,7 @@ class _Pass:
     def __init__(self, line: _Line, scale: object):
         self.line, self.open, self.used, self.scale = line, set(), False, scale
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #33ba9606
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #a3129b7e
 class Passes(Observer):
     "Which backward passes nobody used, and what happens to gradients at the wrong moment"
     checks = "GREC",
@@ -415,20 +416,25 @@ class Passes(Observer):
         self._stands, self._lines, self._tick = [], {}, 0
         for role in loop.named.networks:
             mine = [(n, p) for n, p in loop.named.trained().items() if n.startswith(f"{role}.") and p.numel()]
-            some = {n: p for n, p in (*mine[:1], *mine[len(mine)//2:len(mine)//2 + 1], *mine[-1:],
-                                      *sorted(mine, key=lambda entry: entry[1].numel())[:1])}
+            some = {n: p for n, p in (*mine[:1], *mine[-1:], *sorted(mine, key=lambda entry: entry[1].numel())[:1])}
             self._stands += [_Stand(n, p) for n, p in some.items()]
         self._mine, self._stepped, self._inside, self._restore = WeakKeyDictionary(), set(), False, None
         self.idle: set[int] = set()   # parameters of optimisers that were seen and made no step
         self._clips, self._wrong, self._evidence, self._bypassed = Counter(), Counter(), {}, {}
 
+    @property
+    def resting(self) -> bool:   # after two hundred steps, seven of eight stretches of 25 are passed over
+        return self._tick > 200 and self._tick//25 % 8 > 0
+
     def before_backward(self, roots):
+        if self.resting: return
         for stand in self._stands:
             now = stand.now()
             if stand.pending and (now is None or now != stand.mark and not stand.p.grad.any()): _wiped(self, stand)
             stand.before = now
 
     def after_backward(self, roots):
+        if self.resting: return
         landed = [stand for stand in self._stands if (now := stand.now()) is not None and now != stand.before]
         if not landed: return
         line = _line_of(self)
@@ -447,6 +453,10 @@ class Passes(Observer):
 
     def before_step(self, optimiser):
         self._tick, self._inside = self._tick + 1, True
+        if self.resting:
+            if self._tick % 25 == 0:
+                for stand in self._stands: stand.pending, stand.spent, stand.mark = [], None, None
+            if optimiser in self._mine: return
         form = sum(len(group["params"]) for group in optimiser.param_groups)
         if optimiser not in self._mine or self._mine[optimiser][0] != form:
             ids = {id(p) for group in optimiser.param_groups for p in group["params"]}
@@ -457,7 +467,7 @@ class Passes(Observer):
 
     def after_step(self, optimiser): self._inside = False
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ae3d6c1f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1c33d672
 def _line_of(passes: Passes) -> _Line:
     frame, key = sys._getframe(1), []
     while frame is not None and len(key) < 3:
@@ -495,7 +505,7 @@ def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
         if not one.used: one.used, one.line.used = True, one.line.used + 1
     stand.pending, stand.spent, stand.value, stand.gradient = [], now, None, None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ebd81f62
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #14313bc0
 @patch
 def findings(self: Passes) -> list[Finding]:
     return _never_used(self) + _misplaced(self)
@@ -518,7 +528,7 @@ def _never_used(passes: Passes) -> list[Finding]:
                                  f"backward passes here {line.lost} were cleared before any step had used them"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #60f573a1
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1264fbf7
 @patch
 def entered(self: Passes) -> None:
     if self._restore: return
@@ -558,7 +568,7 @@ def _guarded(passes: Passes, look: Callable, *told: object) -> None:
     try: look(passes, *told)
     except Exception: passes._clips.clear(); passes._wrong.clear()   # nothing is said of clipping then
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #6891c7de
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #953ad1bd
 def _scaled(passes: Passes, out: Tensor, scaler: object) -> None:
     passes.loop.scales[out] = scaler._scale.detach().clone()
 
@@ -567,7 +577,7 @@ def _unscaled(passes: Passes, optimiser: Optimizer) -> None:
     for stand in passes._stands: stand.unscaled |= id(stand.p) in ids
 
 def _clipped(passes: Passes, parameters: object, bound: object) -> None:
-    if passes._inside or isinstance(parameters, Tensor) or not isinstance(parameters, (list, tuple)): return
+    if passes._inside or passes.resting or isinstance(parameters, Tensor) or not isinstance(parameters, (list, tuple)): return
     ids, bound = {id(p) for p in parameters}, float(bound)
     stands = [stand for stand in passes._stands if id(stand.p) in ids]
     if not stands or not bound < 1e4: return   # a bound that is none is there to read the norm

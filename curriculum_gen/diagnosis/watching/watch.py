@@ -202,6 +202,7 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
             if self._window_open: self._take_apart(root)
             if self._window_open or self._book.at_boundary(self.step):
                 look_at_terms(self._book, root, frames=user_frames(), step=self.step, tracer=self._tracer,
+                              scale=float(self.scales.get(root, 1.0)),
                               last=self._passes[-1:] if self._window_open else ())
     finally: self._tracer.paused = paused
 
@@ -223,7 +224,7 @@ def _take_apart(self: Watch, root: Tensor) -> None:
     seen = see_backward(root, tracer=self._tracer, frames=user_frames(), step=self.step)
     self._passes.append(seen)
     self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(),
-                      expect=bool(self.terms or self.weights))
+                      expect=bool(self.terms or self.weights), scale=float(self.scales.get(root, 1.0)))
 
 # %% ../../../nbs/diagnosis/watching/09_watch.ipynb #626de5f7
 @patch
