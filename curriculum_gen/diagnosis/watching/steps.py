@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Movement', 'Lives', 'Averages', 'Passes']
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1d089708
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #374643e6
 import math, sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from .origins import entry, user_frames, user_line
 from .ownership import NamedNetworks, ownership
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9c35e8ba
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4d7c4400
 class _Still:
     "A parameter that has not moved yet, and the steps in which it could have"
     def __init__(self, parameter: Tensor):
@@ -52,7 +52,7 @@ def _largest(gradient: Tensor | None) -> float:
     values = gradient.detach()._values() if gradient.layout == torch.sparse_coo else gradient.detach()
     return float(values.abs().max()) if values.numel() else 0.0
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #980811a5
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9c0f6933
 class Movement(Observer):
     "Parameters that get gradients and do not move, over all steps that could have moved them"
     checks = "UPD",
@@ -60,7 +60,7 @@ class Movement(Observer):
         super().__init__(loop)
         self._still: dict[str, _Still] = {}
         self._moved: set[str] = set()
-        self._mine, self._rates, self._now = WeakKeyDictionary(), WeakKeyDictionary(), []
+        self._mine, self._rates, self._now, self._turns = WeakKeyDictionary(), WeakKeyDictionary(), [], Counter()
 
     def _waiting(self, optimiser: Optimizer) -> list:   # of (group, name, parameter) that have not moved yet
         form = sum(len(group["params"]) for group in optimiser.param_groups)
@@ -71,18 +71,21 @@ class Movement(Observer):
         return self._mine[optimiser][1]
 
     def before_step(self, optimiser):
-        _see_rate(self, optimiser)
+        self._now, turns = [], self._turns[id(optimiser)]
+        self._turns[id(optimiser)] = turns + 1
+        if turns > 100 and turns % 5: return
+        _see_rate(self, optimiser, steps=1 if turns <= 100 else 5)
         waiting = self._waiting(optimiser)
-        self._now = []
         for group, name, p in waiting:
             if name not in self._still: self._still[name] = _Still(p)
             still = self._still[name]
-            if still.seen > 20 and self.loop.step % 20: continue
+            if 20 < still.seen and turns % 20: continue
             planned = group.get("initial_lr")
             still.saw(float(group.get("lr", 1.0)), None if planned is None else float(planned), _largest(p.grad))
             self._now.append((name, p))
 
     def after_step(self, optimiser):
+        if not self._now: return
         gone = {name for name, p in self._now if self._has_moved(self._still[name], p)}
         if not gone: return
         self._moved |= gone
@@ -96,24 +99,24 @@ class Movement(Observer):
         still.share = float((still.copy == p.detach()).float().mean())
         return still.share < 0.9
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #b9398725
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #34cf82b0
 class _Rate:
     "The learning rate of one optimiser, and the stretch in which it is next to nothing"
     def __init__(self): self.highest, self.steps, self.low, self.snapshot, self.checked = 0.0, 0, 0, {}, math.inf
 
-def _see_rate(movement: Movement, optimiser: Optimizer) -> None:
+def _see_rate(movement: Movement, optimiser: Optimizer, *, steps: int) -> None:
     rate = max((float(group["lr"]) for group in optimiser.param_groups if "lr" in group), default=math.nan)
     seen = movement._rates.setdefault(optimiser, _Rate())
-    seen.steps, seen.highest = seen.steps + 1, max(seen.highest, rate)
+    seen.steps, seen.highest = seen.steps + steps, max(seen.highest, rate)
     if not rate <= 1e-3*seen.highest or not seen.highest:
         seen.low, seen.snapshot, seen.checked = 0, {}, math.inf
         return
-    seen.low += 1
+    seen.low += steps
     if rate >= 0.1*seen.checked: return
     seen.checked = rate
     if seen.snapshot and all(torch.equal(copy, p.detach()) for copy, p, _ in seen.snapshot.values()): return
     names = movement.loop.named.names
-    seen.low, seen.snapshot = 1, {names[id(p)]: (p.detach().clone(), p, rate) for group in optimiser.param_groups
+    seen.low, seen.snapshot = steps, {names[id(p)]: (p.detach().clone(), p, rate) for group in optimiser.param_groups
                                   for p in group["params"] if id(p) in names and _largest(p.grad) > 1e-6}
 
 def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood still since
@@ -121,7 +124,7 @@ def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood
     kept = [name for name, (copy, p, _) in seen.snapshot.items() if torch.equal(copy, p.detach())]
     return kept if len(kept) >= len(seen.snapshot)/2 else []
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #115d1335
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1030d052
 @patch
 def findings(self: Movement) -> list[Finding]:
     still = {name: s for name, s in self._still.items() if s.largest > 1e-6 and s.stands}
@@ -149,7 +152,7 @@ def _finding(self: Movement, names: list[str], of: int, *, step: int, evidence: 
     return Finding(cause="parameters do not change", step=step, evidence=evidence, subject=names[0]
                    if len(names) == 1 else f"{len(names)} of {of} parameters, such as {names[0]}")
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #0cc160cb
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #6ac64852
 class _Life:
     "One optimiser, from its first step to its last, in steps of all optimisers"
     def __init__(self, optimiser: Optimizer, names: dict[int, str], tick: int):
@@ -170,7 +173,7 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c103f82e
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #54438bd4
 class Lives(Observer):
     "Which optimisers own what, one after the other or side by side, and what they remember"
     checks = "OWN", "REPLAY"
@@ -215,7 +218,7 @@ class Lives(Observer):
         # the moments are those of a first step, though it is not the first
         life.restarts += life.steps > 1 and count == 1.0 and any("step" in s for s in optimiser.state.values())
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #815f133f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #7c0eb3d4
 def _optimisers_in(frames: Sequence) -> list[Optimizer]:
     "Optimisers in the variables of running functions, and in what objects and containers there hold"
     found = []
@@ -244,7 +247,7 @@ def _born(self: Lives, optimiser: Optimizer) -> _Life:
     self._lives.append(life)
     return life
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #43e04697
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c692d882
 @patch
 def chains(self: Lives) -> list[list[_Life]]:   # each one after the other over parameters that they share
     "Optimisers, those that replaced one another together"
@@ -267,7 +270,7 @@ def findings(self: Lives) -> list[Finding]:
                       idle=[p for key, p in self.waiting.items() if key not in stepped])
     return found + self._lost(chains) + self._not_restored()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ab3b125b
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #0ba0f465
 @patch
 def _lost(self: Lives, chains: list[list[_Life]]) -> list[Finding]:
     found = []
@@ -298,7 +301,7 @@ def _not_restored(self: Lives) -> list[Finding]:
                 f"{life.kind} was its step 1: it had no moments{rate}")
         for life, rate in self._unrestored if life.stateful]
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #fdd2c187
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #63ee1c5a
 def _numbers(network: nn.Module, kind: str) -> list[Tensor]:
     entries = network.named_parameters() if kind == "parameters" else network.named_buffers()
     return [entry for name, entry in entries if entry.numel() and entry.is_floating_point()]
@@ -319,7 +322,8 @@ class Averages(Observer):
             if not follows or not shapes[role] or networks[role] is networks[follows[0]]: continue
             self._pairs[role] = follows[0], {who: {kind: [t.detach().clone() for t in _numbers(networks[who], kind)]
                                                    for kind in ("parameters", "buffers")} for who in (role, follows[0])}
-        self._steps, self._last, self._changed, self._known = 0, {}, {}, WeakKeyDictionary()
+        self._steps, self._last, self._changed = 0, {}, {}
+        self._known, self._counts = WeakKeyDictionary(), WeakKeyDictionary()   # roles of an optimiser; if it counts
 
     def after_step(self, optimiser):
         if not self._pairs: return
@@ -327,9 +331,10 @@ class Averages(Observer):
             self._known[optimiser] = {self.loop.named.names.get(id(p), "?").split(".")[0]
                                       for group in optimiser.param_groups for p in group["params"]}
             self._stepped |= self._known[optimiser]
-        if not any(follows in self._known[optimiser] for follows, _ in self._pairs.values()): return
+            self._counts[optimiser] = any(pair[0] in self._known[optimiser] for pair in self._pairs.values())
+        if not self._counts[optimiser]: return
         self._steps += 1
-        if self._steps <= 3 or self._steps % 10 == 0: self._look()
+        if self._steps <= 3 or self._steps % (10 if self._steps < 200 else 100) == 0: self._look()
 
     def left(self): self._look()
 
@@ -339,7 +344,7 @@ class Averages(Observer):
             if role in self._last and not torch.equal(self._last[role], one): self._changed[role] = self._steps
             self._last[role] = one.clone()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #52f1179c
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d9be2ff9
 @patch
 def _moved(self: Averages, role: str, kind: str) -> bool:
     first = self._pairs[role if role in self._pairs else next(r for r, pair in self._pairs.items() if pair[0] == role)]
@@ -362,7 +367,7 @@ def findings(self: Averages) -> list[Finding]:
             if named and (not waits or self._steps >= 200):
                 found.append(Finding(cause="averaged weights not updated", evidence="not one bit of it changed in "
                                      f"{self._steps} steps of the {follows}", **told))
-        elif named and self._steps - self._changed.get(role, 0) >= 100 and self._changed.get(role, 0) <= 1:
+        elif named and self._steps - self._changed.get(role, 0) >= 150 and self._changed.get(role, 0) <= 1:
             found.append(Finding(cause="averaged weights not updated", evidence="it changed at the beginning, and not "
                                  f"in the {self._steps - self._changed.get(role, 0)} steps of the {follows} since",
                                  **told))
@@ -384,7 +389,7 @@ def _buffers(self: Averages, behind: list[str], follows: str, told: dict) -> Fin
                    f"are still what they were at first, while its parameters and the {follows}'s buffers moved in "
                    f"{self._steps} steps", **told)
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #27d96e4f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #03368f98
 class _Stand:
     "A parameter that stands for its network, and the passes whose gradient lies there"
     def __init__(self, name: str, parameter: Tensor):
@@ -407,7 +412,7 @@ class _Pass:
     def __init__(self, line: _Line, scale: object):
         self.line, self.open, self.used, self.scale = line, set(), False, scale
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #a3129b7e
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1e6a66bd
 class Passes(Observer):
     "Which backward passes nobody used, and what happens to gradients at the wrong moment"
     checks = "GREC",
@@ -467,7 +472,7 @@ class Passes(Observer):
 
     def after_step(self, optimiser): self._inside = False
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1c33d672
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f806bed8
 def _line_of(passes: Passes) -> _Line:
     frame, key = sys._getframe(1), []
     while frame is not None and len(key) < 3:
@@ -505,7 +510,7 @@ def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
         if not one.used: one.used, one.line.used = True, one.line.used + 1
     stand.pending, stand.spent, stand.value, stand.gradient = [], now, None, None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #14313bc0
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #32c2ccc7
 @patch
 def findings(self: Passes) -> list[Finding]:
     return _never_used(self) + _misplaced(self)
@@ -528,7 +533,7 @@ def _never_used(passes: Passes) -> list[Finding]:
                                  f"backward passes here {line.lost} were cleared before any step had used them"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1264fbf7
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #8448e76d
 @patch
 def entered(self: Passes) -> None:
     if self._restore: return
@@ -568,7 +573,7 @@ def _guarded(passes: Passes, look: Callable, *told: object) -> None:
     try: look(passes, *told)
     except Exception: passes._clips.clear(); passes._wrong.clear()   # nothing is said of clipping then
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #953ad1bd
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #7f704793
 def _scaled(passes: Passes, out: Tensor, scaler: object) -> None:
     passes.loop.scales[out] = scaler._scale.detach().clone()
 
