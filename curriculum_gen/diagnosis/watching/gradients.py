@@ -141,6 +141,7 @@ def _judge_weight(book: DeclaredTerms, name: str, *, weight: float, told: dict) 
 def _equal(weight: float, planned: float | None) -> bool:
     return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)
 
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #507470e8
 def _divided(book: DeclaredTerms, weighed: dict[str, float], step: int, where: str) -> bool:
     "Whether a loss may be divided by the number of passes that its step adds up, which later passes have to show"
     for before, line, k, told in [entry for entry in book._waiting if entry[0] < step]:
@@ -157,6 +158,7 @@ def _divided(book: DeclaredTerms, weighed: dict[str, float], step: int, where: s
     if (step, where) not in [entry[:2] for entry in book._waiting]: book._waiting.append((step, where, k, weighed))
     return True
 
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #41e931d8
 def _common_factor(book: DeclaredTerms, weighed: dict[str, float], step: int) -> bool:
     "Whether one factor explains the weights of all terms of a loss, or the loss is infinite in a step that is skipped"
     factors = [weight/planned for name, weight in weighed.items() if (planned := book.planned(name, step))]

@@ -85,7 +85,7 @@ def ownership(
                  if foreign else "")
     words = {"parameters in no optimiser":
              lambda s: f"gradients up to {largest(s):.2g} arrived and no optimiser owns it{elsewhere}",
-             "parameters frozen without declaration": lambda s: "requires_grad was False at every step, and it was not declared frozen",
+             "parameters frozen without declaration": lambda s: "requires_grad was off at every step; it was not declared frozen",
              "frozen parameters in an optimiser":
              lambda s: "declared frozen, and an optimiser that makes steps owns it",
              "parameters in two optimisers": lambda s: "more than one of the optimisers that make steps owns it",
@@ -105,7 +105,8 @@ def _wrongly_owned(named: NamedNetworks, owners: Sequence[set[int]], *, owned: s
     def owners_of(p): return sum(id(p) in owner for owner in owners)
     return {"parameters in no optimiser": [n for n, p in trained.items() if id(p) not in owned and p.requires_grad
                                            and received.get(n, 0) > 1e-6],
-            "parameters frozen without declaration": [n for n in off if _meant_to_train(named, n, owned=owned, off=off)],
+            "parameters frozen without declaration": [
+                n for n in off if _meant_to_train(named, n, owned=owned, off=off)],
             "frozen parameters in an optimiser":
             [n for n, p in named.entries.items() if named.is_frozen(n) and owners_of(p)
              and (p.requires_grad or n.split(".")[0] in named.frozen)],
