@@ -67,7 +67,8 @@ SCHEDULES = {
     "warm-up from 0": lambda o: schedules.LambdaLR(o, lambda step: min(1, step/1000)),
     "linear to 0": lambda o: schedules.LinearLR(o, 1.0, 0.0, 40),
     "linear from nearly 0": lambda o: schedules.LinearLR(o, 1e-8, 1.0, 400),
-    "cosine": lambda o: schedules.CosineAnnealingLR(o, 40), "cosine, again": lambda o: schedules.CosineAnnealingLR(o, 8),
+    "cosine": lambda o: schedules.CosineAnnealingLR(o, 40),
+    "cosine, again": lambda o: schedules.CosineAnnealingLR(o, 8),
     "warm restarts": lambda o: schedules.CosineAnnealingWarmRestarts(o, 10),
     "one cycle": lambda o: schedules.OneCycleLR(o, 1e-2, total_steps=41),
     "cyclic": lambda o: schedules.CyclicLR(o, 0.0, 1e-2, step_size_up=5, cycle_momentum=False),
@@ -104,11 +105,12 @@ def group_rests():
 @healthy
 def phases():
     loop = Loop()
-    with watch(generator=loop.g, terms={"loss": ("generator",)}, weights={"loss": lambda s: 1.0 if s < 9 else 0.5}) as seen:
+    def weight(step): return 1.0 if step < 9 else 0.5
+    with watch(generator=loop.g, terms={"term": ("generator",)}, weights={"term": weight}) as seen:
         for step in range(18):
             if step == 9: loop.opt = loop.make()
-            term = loss = loop.loss()
-            total = (1.0 if step < 9 else 0.5)*term
+            term = loop.loss()
+            total = weight(step)*term
             loop.opt.zero_grad(); total.backward(); loop.opt.step()
     assert [f.cause for f in seen.notes()] == ["optimiser replaced"] and seen.step == 18
     return seen

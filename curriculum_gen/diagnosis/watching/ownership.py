@@ -85,7 +85,8 @@ def ownership(
                  if foreign else "")
     words = {"parameters in no optimiser":
              lambda s: f"gradients up to {largest(s):.2g} arrived and no optimiser owns it{elsewhere}",
-             "parameters frozen without declaration": lambda s: "requires_grad was off at every step; it was not declared frozen",
+             "parameters frozen without declaration":
+             lambda s: "requires_grad was off at every step and it was not declared frozen",
              "frozen parameters in an optimiser":
              lambda s: "declared frozen, and an optimiser that makes steps owns it",
              "parameters in two optimisers": lambda s: "more than one of the optimisers that make steps owns it",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Passes']
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #003b2eea
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #cea6a928
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .origins import entry, user_frames, user_line
 from .observers import Observer
 from .steps import optimisers_in
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #f81b4a1b
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #cdc92319
 class _Stand:
     "A parameter that stands for its network, and the passes whose gradient lies there"
     def __init__(self, name: str, parameter: Tensor):
@@ -46,7 +46,7 @@ class _Pass:
     def __init__(self, line: _Line, scale: object):
         self.line, self.open, self.used, self.scale = line, set(), False, scale
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #7877a678
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #f42fb308
 class Passes(Observer):
     "Which backward passes nobody used, and what happens to gradients at the wrong moment"
     checks = "GREC",
@@ -61,7 +61,7 @@ class Passes(Observer):
         self.idle: set[int] = set()   # parameters of optimisers that were seen and made no step
         self._clips, self._wrong, self._evidence, self._bypassed = Counter(), Counter(), {}, {}
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #b02bd955
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0d85d75b
 @patch
 def before_step(self: Passes, optimiser):
     self._tick, self._inside = self._tick + 1, True
@@ -80,7 +80,7 @@ def before_step(self: Passes, optimiser):
 @patch
 def after_step(self: Passes, optimiser): self._inside = False
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #a35fd2ad
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #9bbe093e
 @patch(as_prop=True)
 def resting(self: Passes) -> bool:   # after two hundred steps, seven of eight stretches of 25 are passed over
     return self._tick > 200 and self._tick//25 % 8 > 0
@@ -93,6 +93,7 @@ def before_backward(self: Passes, roots):
         if stand.pending and (now is None or now != stand.mark and not stand.p.grad.any()): _wiped(self, stand)
         stand.before = now
 
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #e411a46e
 @patch
 def after_backward(self: Passes, roots):
     if self.resting: return
@@ -112,7 +113,7 @@ def after_backward(self: Passes, roots):
             stand.value, stand.gradient = stand.p.detach().clone(), stand.p.grad.detach().clone()
     if self._inside: line.used += 1
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #614523ae
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #018be79c
 def _line_of(passes: Passes) -> _Line:
     frame, key = sys._getframe(1), []
     while frame is not None and len(key) < 3:
@@ -126,7 +127,7 @@ def _line_of(passes: Passes) -> _Line:
                         for p in group["params"]}
     return line
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #4a309ae4
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0cc046e5
 def _wiped(passes: Passes, stand: _Stand) -> None:
     "What lies at a parameter was cleared before any step used it"
     by_hand = stand.value is not None and not torch.equal(stand.value, stand.p.detach())   # moved without an optimiser
@@ -138,7 +139,7 @@ def _wiped(passes: Passes, stand: _Stand) -> None:
         one.line.intervals.add(passes._tick)
     stand.pending, stand.value, stand.gradient = [], None, None
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #2ed013e1
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #b8758f53
 def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
     last, now = stand.pending[-1], stand.now()
     untouched = now == stand.mark or stand.clipped and now == (stand.mark[0], stand.mark[1] + 1)
@@ -152,7 +153,7 @@ def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
         if not one.used: one.used, one.line.used = True, one.line.used + 1
     stand.pending, stand.spent, stand.value, stand.gradient = [], now, None, None
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #02c41f35
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #47d6a249
 @patch
 def findings(self: Passes) -> list[Finding]:
     return _never_used(self) + _misplaced(self)
@@ -175,36 +176,39 @@ def _never_used(passes: Passes) -> list[Finding]:
                                  f"backward passes here {line.lost} were cleared before any step had used them"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #f42ed620
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0a862848
 @patch
 def entered(self: Passes) -> None:
-    if self._restore: return
+    if self._restore is None: self._restore = _wrapped(self)
+
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #f7408576
+def _wrapped(passes: Passes) -> tuple:   # what was replaced
     norm, groups, scale, unscale = (clip_grad._clip_grads_with_norm_, clip_grad._group_tensors_by_device_and_dtype,
                                     torch.amp.GradScaler.scale, torch.amp.GradScaler.unscale_)
     @entry
     def by_norm(parameters, max_norm, *args, **kwargs):
-        _guarded(self, _clipped, parameters, max_norm)
+        _guarded(passes, _clipped, parameters, max_norm)
         return norm(parameters, max_norm, *args, **kwargs)
     @entry
     def grouped(lists, *args, **kwargs):
         caller = sys._getframe(1)
         if caller.f_code.co_name == "clip_grad_value_":
-            _guarded(self, _clipped, caller.f_locals.get("parameters"), caller.f_locals.get("clip_value"))
+            _guarded(passes, _clipped, caller.f_locals.get("parameters"), caller.f_locals.get("clip_value"))
         return groups(lists, *args, **kwargs)
     @entry
     def scaled(scaler, outputs):
         out = scale(scaler, outputs)
-        if isinstance(out, Tensor) and out is not outputs: _guarded(self, _scaled, out, scaler)
+        if isinstance(out, Tensor) and out is not outputs: _guarded(passes, _scaled, out, scaler)
         return out
     @entry
     def unscaled(scaler, optimizer):
         unscale(scaler, optimizer)
-        _guarded(self, _unscaled, optimizer)
+        _guarded(passes, _unscaled, optimizer)
     clip_grad._clip_grads_with_norm_, clip_grad._group_tensors_by_device_and_dtype = by_norm, grouped
     torch.amp.GradScaler.scale, torch.amp.GradScaler.unscale_ = scaled, unscaled
-    self._restore = norm, groups, scale, unscale
+    return norm, groups, scale, unscale
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #79caecf8
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #a23deaa7
 @patch
 def left(self: Passes) -> None:
     if not self._restore: return
@@ -216,7 +220,7 @@ def _guarded(passes: Passes, look: Callable, *told: object) -> None:
     try: look(passes, *told)
     except Exception: passes._clips.clear(); passes._wrong.clear()   # nothing is said of clipping then
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #66d9c051
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #fff5f2b4
 def _scaled(passes: Passes, out: Tensor, scaler: object) -> None:
     passes.loop.scales[out] = scaler._scale.detach().clone()
 
@@ -224,6 +228,7 @@ def _unscaled(passes: Passes, optimiser: Optimizer) -> None:
     ids = {id(p) for group in optimiser.param_groups for p in group["params"]}
     for stand in passes._stands: stand.unscaled |= id(stand.p) in ids
 
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #02e9b62d
 def _clipped(passes: Passes, parameters: object, bound: object) -> None:
     if passes._inside or passes.resting or not isinstance(parameters, (list, tuple)): return
     ids, bound = {id(p) for p in parameters}, float(bound)
@@ -247,7 +252,7 @@ def _clipped(passes: Passes, parameters: object, bound: object) -> None:
         passes._evidence[where] = stands[0].role, "the step had already used the gradients"
         for stand in stands: stand.spent = (stand.spent[0], stand.spent[1] + 1)
 
-# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #9248c71c
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #d8d233d0
 def _misplaced(passes: Passes) -> list[Finding]:
     found, step = [], passes.loop.step
     for optimiser, seen in passes._bypassed.items():

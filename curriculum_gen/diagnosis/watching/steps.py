@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Movement', 'Lives', 'optimisers_in', 'Averages']
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ebb4eba7
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d0aa8913
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from .origins import user_frames, user_line
 from .ownership import NamedNetworks, ownership
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #e32d7f19
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9400610c
 class _Still:
     "A parameter that has not moved yet, and the steps in which it could have"
     def __init__(self, parameter: Tensor):
@@ -52,7 +52,7 @@ def _largest(gradient: Tensor | None) -> float:
     values = gradient.detach()._values() if gradient.layout == torch.sparse_coo else gradient.detach()
     return float(values.abs().max()) if values.numel() else 0.0
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9cccc496
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #5dba1569
 class Movement(Observer):
     "Parameters that get gradients and do not move, over all steps that could have moved them"
     checks = "UPD",
@@ -70,7 +70,7 @@ class Movement(Observer):
                                            if id(p) in names and names[id(p)] not in self._moved and p.numel()]
         return self._mine[optimiser][1]
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #87d2ec6e
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #8e8bb725
 @patch
 def before_step(self: Movement, optimiser):
     self._now, turns = [], self._turns[id(optimiser)]
@@ -86,6 +86,7 @@ def before_step(self: Movement, optimiser):
         still.saw(float(group.get("lr", 1.0)), None if planned is None else float(planned), _largest(p.grad))
         self._now.append((name, p))
 
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #92690b7e
 @patch
 def after_step(self: Movement, optimiser):
     if not self._now: return
@@ -103,7 +104,7 @@ def _has_moved(self: Movement, still: _Still, p: Tensor) -> bool:
     still.share = float((still.copy == p.detach()).float().mean())
     return still.share < 0.9
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #34eaa996
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #11841330
 class _Rate:
     "The learning rate of one optimiser, and the stretch in which it is next to nothing"
     def __init__(self): self.highest, self.steps, self.low, self.snapshot, self.checked = 0.0, 0, 0, {}, math.inf
@@ -128,7 +129,7 @@ def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood
     kept = [name for name, (copy, p, _) in seen.snapshot.items() if torch.equal(copy, p.detach())]
     return kept if len(kept) >= len(seen.snapshot)/2 else []
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c2e909cd
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c5c02f6f
 @patch
 def findings(self: Movement) -> list[Finding]:
     still = {name: s for name, s in self._still.items() if s.largest > 1e-6 and s.stands}
@@ -156,7 +157,7 @@ def _finding(self: Movement, names: list[str], of: int, *, step: int, evidence: 
     return Finding(cause="parameters do not change", step=step, evidence=evidence, subject=names[0]
                    if len(names) == 1 else f"{len(names)} of {of} parameters, such as {names[0]}")
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #b7925a2c
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #69607432
 class _Life:
     "One optimiser, from its first step to its last, in steps of all optimisers"
     def __init__(self, optimiser: Optimizer, names: dict[int, str], tick: int):
@@ -177,7 +178,7 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #a541be18
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #33f583aa
 class Lives(Observer):
     "Which optimisers own what, one after the other or side by side, and what they remember"
     checks = "OWN", "REPLAY"
@@ -199,7 +200,7 @@ class Lives(Observer):
             if optimiser not in self._of:
                 self.waiting |= {id(p): p for group in optimiser.param_groups for p in group["params"]}
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1f4f4570
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #13abf2b3
 @patch
 def before_step(self: Lives, optimiser):
     self._tick += 1
@@ -225,7 +226,7 @@ def after_step(self: Lives, optimiser):
     # the moments are those of a first step, though it is not the first
     life.restarts += life.steps > 1 and count == 1.0 and any("step" in s for s in optimiser.state.values())
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #12a59dfd
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #70d6802f
 def optimisers_in(frames: Sequence) -> list[Optimizer]:
     "Optimisers in the variables of running functions, and in what objects and containers there hold"
     found = []
@@ -238,7 +239,7 @@ def optimisers_in(frames: Sequence) -> list[Optimizer]:
             found += [one for one in inner if isinstance(one, Optimizer)]
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #7212e6cf
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #4a822b06
 @patch
 def _born(self: Lives, optimiser: Optimizer) -> _Life:
     life, count = _Life(optimiser, self.loop.named.names, self._tick), _count(optimiser)
@@ -255,7 +256,7 @@ def _born(self: Lives, optimiser: Optimizer) -> _Life:
     self._lives.append(life)
     return life
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9d4b81cd
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #83d13d34
 @patch
 def chains(self: Lives) -> list[list[_Life]]:   # each one after the other over parameters that they share
     "Optimisers, those that replaced one another together"
@@ -278,7 +279,7 @@ def findings(self: Lives) -> list[Finding]:
                       idle=[p for key, p in self.waiting.items() if key not in stepped])
     return found + self._lost(chains) + self._not_restored()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #a1ac994c
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #b862d0ad
 @patch
 def _lost(self: Lives, chains: list[list[_Life]]) -> list[Finding]:
     found = []
@@ -301,7 +302,7 @@ def _lost(self: Lives, chains: list[list[_Life]]) -> list[Finding]:
                                  f"{chain[0].kind} before it, which made {chain[0].steps} steps"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #278e0d45
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #2e6b0e32
 @patch
 def _not_restored(self: Lives) -> list[Finding]:
     return [] if self._carried else [
@@ -310,7 +311,7 @@ def _not_restored(self: Lives) -> list[Finding]:
                 f"{life.kind} was its step 1: it had no moments{rate}")
         for life, rate in self._unrestored if life.stateful]
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #66d39838
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f7596b73
 def _numbers(network: nn.Module, kind: str) -> list[Tensor]:
     entries = network.named_parameters() if kind == "parameters" else network.named_buffers()
     return [entry for name, entry in entries if entry.numel() and entry.is_floating_point()]
@@ -334,7 +335,7 @@ class Averages(Observer):
         self._steps, self._last, self._changed = 0, {}, {}
         self._known, self._counts = WeakKeyDictionary(), WeakKeyDictionary()   # roles of an optimiser; if it counts
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #daa01389
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #81a58961
 @patch
 def after_step(self: Averages, optimiser):
     if not self._pairs: return
@@ -357,12 +358,13 @@ def _look(self: Averages) -> None:   # when did one small parameter of each aver
         if role in self._last and not torch.equal(self._last[role], one): self._changed[role] = self._steps
         self._last[role] = one.clone()
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ce8b75dd
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #6cf16f80
 @patch
 def _moved(self: Averages, role: str, kind: str) -> bool:
     first = self._pairs[role if role in self._pairs else next(r for r, pair in self._pairs.items() if pair[0] == role)]
     return not all(_equal(_numbers(self.loop.named.networks[role], kind), first[1][role][kind]))
 
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #e6d100d6
 @patch
 def findings(self: Averages) -> list[Finding]:
     found = []
@@ -387,7 +389,7 @@ def findings(self: Averages) -> list[Finding]:
         elif behind := self._behind(role, follows, made): found.append(self._buffers(behind, follows, told))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c708378a
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #1cd25aad
 @patch
 def _behind(self: Averages, role: str, follows: str, made: dict) -> list[str]:   # buffers that did not follow
     network, other = (self.loop.named.networks[r] for r in (role, follows))

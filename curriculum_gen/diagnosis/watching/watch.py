@@ -140,6 +140,7 @@ def __enter__(self: Watch) -> Watch:
     if not self._windows: self._open()   # entered again, it goes on watching
     return self
 
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #67fcb933
 @patch
 def __exit__(self: Watch, *_) -> None:
     self._close(complete=True)
