@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 from ..findings import Finding
 
 # %% ../../../nbs/diagnosis/watching/05_observers.ipynb #290c8b06
-EVENTS = "called", "before_backward", "after_backward", "before_step", "after_step", "left"
+EVENTS = "entered", "called", "before_backward", "after_backward", "before_step", "after_step", "left"
 
 class Observer:
     "One kind of look at a loop; every method may be left out"
@@ -23,6 +23,7 @@ class Observer:
     def __init__(self, loop):
         "`loop` is the watch, for its networks, its step and what was declared"
         self.loop = loop
+    def entered(self) -> None: "The block was entered, perhaps again"
     def called(self, role: str, network: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         "A forward pass of a watched network has ended"
     def before_backward(self, roots: Sequence[Tensor]) -> None: "`backward` is about to run from these losses"
@@ -64,7 +65,7 @@ class Observers:
 
     def _switch_off(self, observer: Observer, error: Exception) -> None:
         self.failed[observer] = f"switched off at step {observer.loop.step}: {type(error).__name__}: {error}"
-        self._heard = defaultdict(list, {event: [o for o in heard if o is not observer]
+        self._heard = defaultdict(list, {event: [o for o in heard if o is not observer or event == "left"]
                                          for event, heard in self._heard.items()})
 
     def findings(self) -> list[Finding]:

@@ -6,7 +6,7 @@
 __all__ = ['DECLARATIONS', 'OBSERVERS', 'Watch', 'watch']
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #a4b6f4ef
-import gc, math
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -15,20 +15,21 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 from torch.overrides import _get_current_function_mode, _len_torch_function_stack, _pop_mode, _push_mode
 
 from ...core.errors import InputError, unknown_name
 from ..findings import CHECKS, Finding, Outcome, findings_table, ranked
 from .graph import signature
 from .origins import Tracer, entry, user_frames, user_line
-from .ownership import FrozenState, NamedNetworks, mode_dependent, ownership, unmoved
+from .ownership import FrozenState, NamedNetworks, mode_dependent
 from curriculum_gen.diagnosis.watching.backward import (
     GeneratorStep, idle_terms, lost_terms, repeated_draws, see_backward, unused_labels
 )
-from .inputs import InputsObserver
-from .saturation import BoundObserver
 from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
+from .steps import Averages, Lives, Movement
+from .passes import Passes
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #21107e5f
 DECLARATIONS = {
@@ -42,19 +43,17 @@ DECLARATIONS = {
     "plain_weights_scored": "scores are of the network itself, not of its average",
 }
 # who else looks, in the order in which they are told
-OBSERVERS: tuple[type[Observer], ...] = (InputsObserver, BoundObserver)
+OBSERVERS: tuple[type[Observer], ...] = Lives, Movement, Passes, Averages
 _WATCHED = "TERM", "GREC", "OWN", "UPD", "LEDGER", "FINITE"   # checks that watching can make
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #df9f3ef1
 class _Owner:
     "An optimiser that made a step, and what was seen of it"
     def __init__(self, optimiser: Optimizer):
-        self.optimiser, self.steps, self.highest, self.checked = optimiser, 0, 0.0, math.inf
+        self.after = None   # the one that it replaced, as long as that makes no step
+        self.optimiser, self.steps, self.before = optimiser, 0, 0   # `before`: steps of the one that it replaced
     @property
     def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
-    @property
-    def learning_rate(self) -> float:
-        return max((float(group["lr"]) for group in self.optimiser.param_groups if "lr" in group), default=math.nan)
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #7e70d5af
 class Watch:
@@ -71,19 +70,24 @@ class Watch:
         self._book = DeclaredTerms(named, terms=terms, weights=weights, declared=declared, start_step=start_step)
         # loss term -> completed steps before the step -> the weight with which it entered the loss
         self.measured_weights = self._book.measured
-        self._copies = self._largest = self._generator_owner = None
+        self._generator_owner, self._stepping = None, []
+        self.scales = WeakTensorKeyDictionary()   # loss -> the factor that a scaler gave it
         self._judges = {role: mode_dependent(named.networks[role]) for role in named.frozen if role in named.networks}
-        self._averages = {name: entry.detach().clone() for name, entry in named.entries.items()
-                          if named.is_average(name) and isinstance(entry, nn.Parameter)}
-        self._tracer, self._frozen, self._written = self._new_tracer(), FrozenState(named), named.written()
+        self._tracer, self._frozen = self._new_tracer(), FrozenState(named)
         self._observers = Observers([make(self) for make in OBSERVERS])
 
     @property
     def step(self) -> int:
         "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
-        return self.start_step + (self._generator_owner.steps if self._generator_owner else 0)
+        owner = self._generator_owner
+        return self.start_step + (owner.before + owner.steps if owner else 0)
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #846b849f
+@patch(as_prop=True)
+def received(self: Watch) -> dict[str, float]:   # full name -> largest gradient that was seen
+    "Gradients that arrived"
+    return self._use.received
+
 @patch
 def _new_tracer(self: Watch) -> Tracer:
     return Tracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
@@ -94,18 +98,20 @@ def _known(self: Watch) -> dict[int, Tensor]:
     return {id(p): p for p in self.named.entries.values()} | owned
 
 @patch
-def _steps_of(self: Watch, role: str) -> int:
-    ids = {id(p) for p in self.named.parameters(role).values()}
-    return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
-
-@patch
 def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
     if id(optimiser) not in self._owners:
         self._owners[id(optimiser)] = owner = _Owner(optimiser)
         mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
-        if mine or ("generator" not in self.named.networks and self._generator_owner is None):
+        before, ids = self._generator_owner, {id(p) for p in owner.parameters}
+        shares = before is not None and any(id(p) in ids for p in before.parameters)
+        if mine or ("generator" not in self.named.networks and (before is None or shares)):
             self._generator_owner = owner
-    return self._owners[id(optimiser)]
+            # a new phase may have a new optimiser: steps are counted on; it was none if the old one steps again
+            if before and (shares or before.steps >= 2):
+                owner.before, owner.after = before.before + before.steps, before
+    owner, leads = self._owners[id(optimiser)], self._generator_owner
+    if leads is not None and leads.after is owner: leads.before, leads.after, self._generator_owner = 0, None, owner
+    return owner
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #38ddbdee
 @patch
@@ -130,9 +136,11 @@ def __enter__(self: Watch) -> Watch:
         self._hooks += [network.register_forward_hook(partial(self._network_called, role), with_kwargs=True)
                         for role, network in self.named.networks.items()]
     self._depth = _len_torch_function_stack()
+    self._tell("entered")
     if not self._windows: self._open()   # entered again, it goes on watching
     return self
 
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #67fcb933
 @patch
 def __exit__(self: Watch, *_) -> None:
     self._close(complete=True)
@@ -198,6 +206,7 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
             if self._window_open: self._take_apart(root)
             if self._window_open or self._book.at_boundary(self.step):
                 look_at_terms(self._book, root, frames=user_frames(), step=self.step, tracer=self._tracer,
+                              scale=float(self.scales.get(root, 1.0)),
                               last=self._passes[-1:] if self._window_open else ())
     finally: self._tracer.paused = paused
 
@@ -219,7 +228,7 @@ def _take_apart(self: Watch, root: Tensor) -> None:
     seen = see_backward(root, tracer=self._tracer, frames=user_frames(), step=self.step)
     self._passes.append(seen)
     self._use.deposit(len(self._passes) - 1, seen, root=root, known=self._known(),
-                      expect=bool(self.terms or self.weights))
+                      expect=bool(self.terms or self.weights), scale=float(self.scales.get(root, 1.0)))
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #626de5f7
 @patch
@@ -248,19 +257,15 @@ def _judge_called(self: Watch, role: str, module: nn.Module, args: tuple) -> Non
 @patch
 @entry
 def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> None:
+    if any(optimiser is other for other in self._stepping): self._stepping.clear()   # its last step raised
+    self._stepping.append(optimiser)
+    if len(self._stepping) > 1: return   # an optimiser that another one is made of
     self._tracer.paused = True
     owner = self._owner_of(optimiser)
     self._tell("before_step", optimiser)
-    rate = owner.learning_rate
-    owner.highest = max(owner.highest, rate)
-    fallen = rate <= 1e-3*owner.highest and rate < 0.1*owner.checked
-    if not (self._window_open or fallen): return
-    owner.checked = rate if fallen else owner.checked
+    if not self._window_open: return
     mine = {self.named.names[id(p)]: p for p in owner.parameters if id(p) in self.named.names}
-    self._copies = {name: p.detach().clone() for name, p in mine.items()}
-    self._largest = {name: float(p.grad.detach().abs().max()) for name, p in mine.items() if p.grad is not None
-                     and p.grad.numel()}
-    if self._window_open and not any(args[1:]) and not kwargs.get("closure"): self._examine_gradients(owner, mine)
+    if not any(args[1:]) and not kwargs.get("closure"): self._examine_gradients(owner, mine)
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #d853a347
 @patch
@@ -278,12 +283,10 @@ def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> N
 @patch
 @entry
 def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> None:
-    owner = self._owners[id(optimiser)]
-    if self._copies is not None:
-        after = {name: self.named.entries[name] for name in self._copies}
-        self._found += [Finding(**{**vars(f), "step": self.step}) for f in unmoved(
-            self._copies, after=after, largest=self._largest, learning_rate=owner.learning_rate)]
-        self._copies = self._largest = None
+    inside = len(self._stepping) > 1
+    if self._stepping: self._stepping.pop()
+    owner = self._owners.get(id(optimiser))
+    if inside or owner is None: return
     owner.steps += 1
     self._tell("after_step", optimiser)
     if self._frozen.written() and self._frozen.changed(): self._frozen_changed()
@@ -327,7 +330,7 @@ def _seen(self: Watch) -> list[Finding]:
     try:
         if self._frozen.changed(): self._frozen_changed()
         open_window = self._judged_window(complete=False) if self._window_open else []
-        return [*self._found, *self._book.found, *self._use.found, *open_window, *self._ownership(), *self._values(),
+        return [*self._found, *self._book.found, *self._use.found, *open_window, *self._values(),
                 *self._observers.findings()]
     finally: self._tracer.paused = paused
 
@@ -335,20 +338,10 @@ def _seen(self: Watch) -> list[Finding]:
 def _everything(self: Watch) -> list[Finding]:
     return self._seen() + [finding for outcome in self.outcomes for finding in outcome.findings]
 
-@patch
-def _ownership(self: Watch) -> list[Finding]:
-    if not self._owners: return []
-    optimisers = [owner.parameters for owner in self._owners.values()]
-    owned, received = {id(p) for ps in optimisers for p in ps}, self._use.received
-    in_vain = [name for name, p in self.named.trained().items() if id(p) not in owned and received.get(name, 0) > 1e-6]
-    idle = [p for o in gc.get_objects() if issubclass(type(o), Optimizer) and id(o) not in self._owners
-            for group in o.param_groups for p in group["params"]] if in_vain else []
-    return ownership(self.named, optimisers, received=received, idle=idle, declared=self.declared)
-
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #a66211a7
 @patch
 def _values(self: Watch) -> list[Finding]:
-    "NaN and Inf in parameters or, on another device, in losses; averages that stand still"
+    "NaN and Inf in parameters or, on another device, in losses"
     broken = [name for name, entry in self.named.entries.items() if entry.is_floating_point()
               and not entry.isfinite().all() and not self.named.is_frozen(name)]
     found = [Finding(cause="non-finite values", subject=broken[0], step=self.step,
@@ -356,12 +349,6 @@ def _values(self: Watch) -> list[Finding]:
     if self._bad is not None and int(self._bad) and "skipped_steps" not in self.declared:
         found.append(Finding(cause="non-finite values", subject="a loss", step=self.step,
                              evidence=f"{int(self._bad)} losses were NaN or Inf"))
-    moves = self.named.written() > self._written and not any(f.cause == "parameters do not change" for f in self._found)
-    if (self._averages and moves and self._steps_of("generator") >= 10
-        and all(torch.equal(self.named.entries[name].detach(), copy) for name, copy in self._averages.items())):
-        found.append(Finding(cause="averaged weights not updated", subject=next(iter(self._averages)).split(".")[0],
-                             step=self.step, evidence=f"not one bit of it changed in {self._steps_of('generator')} "
-                             "steps of the generator"))
     return found
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #c523091f
