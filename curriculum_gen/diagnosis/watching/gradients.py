@@ -154,7 +154,7 @@ class GradientUse:
         self.received: dict[str, float] = {}             # full name -> largest gradient seen
         self._deposits, self._spent, self._expected, self._counted = {}, {}, {}, Counter()
         # numbers of the passes that left gradients, and of passes there were at an optimiser's last step
-        self._landed, self._seen = set(), {}
+        self._landed, self._running, self._seen = set(), set(), {}
 
     def forget(self) -> None:
         "Begin a new stretch"
@@ -172,9 +172,11 @@ class GradientUse:
         "Before a backward pass: what lies there already"
         for key in seen.reached & known.keys():
             gradient = known[key].grad
-            if gradient is None or not gradient.any(): self._deposits[key] = []   # nothing is left of earlier passes
+            if gradient is None or not gradient.any():   # nothing is left of earlier passes, but of this one's other roots
+                self._deposits[key] = [other for other in self._deposits.get(key, []) if other in self._running]
             self._deposits.setdefault(key, []).append(number)
         watched = [p for p in self.named.trained().values() if id(p) in seen.reached] if expect else []
+        self._running.add(number)
         if expect: self._expected[number] = dict(zip(map(id, watched), gradients(root, watched)))
 
     def landed(
@@ -183,7 +185,8 @@ class GradientUse:
         known: Mapping[int, Tensor],    # parameters by `id`
     ) -> None:
         "After a backward pass: did it leave anything but zeros?"
-        if any(numbers[-1:] == [number] and known[key].grad is not None and known[key].grad.any()
+        self._running.discard(number)
+        if any(number in numbers and known[key].grad is not None and known[key].grad.any()
                for key, numbers in self._deposits.items() if key in known):
             self._landed.add(number)
 

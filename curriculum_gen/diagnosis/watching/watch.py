@@ -23,10 +23,11 @@ from .graph import signature
 from .origins import Tracer, entry, user_frames, user_line
 from .ownership import FrozenState, NamedNetworks, mode_dependent, ownership, unmoved
 from curriculum_gen.diagnosis.watching.backward import (
-    GeneratorStep, idle_terms, lost_terms, repeated_draws, see_backward, unused_labels
+    GeneratorStep, cut_parameters, idle_terms, lost_terms, misused_losses, repeated_draws, see_backward, unused_labels
 )
 from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
+from .probes import Probes
 
 # %% ../../../nbs/diagnosis/watching/09_watch.ipynb #21107e5f
 DECLARATIONS = {
@@ -39,7 +40,7 @@ DECLARATIONS = {
     "class_imbalance": "batches do not hold the classes equally",
     "plain_weights_scored": "scores are of the network itself, not of its average",
 }
-OBSERVERS: tuple[type[Observer], ...] = ()   # who else looks, in the order in which they are told
+OBSERVERS: tuple[type[Observer], ...] = (Probes,)   # who else looks, in the order in which they are told
 _WATCHED = "TERM", "GREC", "OWN", "UPD", "LEDGER", "FINITE"   # checks that watching can make
 
 # %% ../../../nbs/diagnosis/watching/09_watch.ipynb #df9f3ef1
@@ -79,6 +80,10 @@ class Watch:
     def step(self) -> int:
         "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
         return self.start_step + (self._generator_owner.steps if self._generator_owner else 0)
+    @property
+    def tracer(self) -> Tracer | None:
+        "What follows the operations, while it does"
+        return self._tracer if self._window_open else None
 
 # %% ../../../nbs/diagnosis/watching/09_watch.ipynb #846b849f
 @patch
@@ -169,7 +174,9 @@ def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
     masked = [] if "skipped_steps" in self.declared else [
         Finding(cause="non-finite values", subject="a tensor", where=where, step=self.step,
                 evidence=f"{count} NaN or Inf were replaced by numbers here") for where, count in self._tracer.bad]
-    return [*lost_terms(passes), *idle_terms(passes, settled), *unused_labels(updates, random=random),
+    return [*lost_terms(passes), *idle_terms(passes, settled), *misused_losses(passes),
+            *unused_labels(updates, random=random, escaped=self._tracer.escaped),
+            *cut_parameters(passes, settled, trained={id(p): name for name, p in self.named.trained().items()}),
             *repeated_draws(passes, updates), *masked]
 
 @patch
@@ -269,7 +276,7 @@ def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> N
     calls = tuple(self._tracer.calls[number] for number in sorted(known("calls")) if number in self._tracer.calls)
     if passes and all(p.traced for p in passes):
         self._updates.append(GeneratorStep(step=self.step, calls=calls, labels=known("labels"), data=known("data"),
-                                           where=passes[-1].where))
+                                           where=passes[-1].where, unknown=known("unknown")))
 
 # %% ../../../nbs/diagnosis/watching/09_watch.ipynb #f7a0e362
 @patch
