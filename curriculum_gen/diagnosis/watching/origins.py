@@ -215,7 +215,7 @@ def _joined(one: Origin, other: Origin) -> Origin:
             for name in ("labels", "data", "calls", "draws", "severed", "cut", "lost", "unknown", "misused")}
     return Origin(**{**vars(one), **sets, "number": max(one.number, other.number), "squashed": ()})
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #32c28da3
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #48dfa050
 @patch
 def _root(self: Tracer, tensor: Tensor) -> Origin:
     number = next(self._numbers)
@@ -333,7 +333,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
                    squashed=_squashed(name, before), counted=_counted(tensor, name, inputs, before))
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dc1a2c6c
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #7da289f9
 @patch
 def _cut_here(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) -> Severed:
     leaves = _leaves(inputs)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CannotRepeat', 'untouched', 'is_one_hot', 'other_values', 'Probes']
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #34d87337
-import copy, gc, inspect, random
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #06b9f261
+import copy, inspect, random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -23,10 +23,10 @@ from ..findings import Finding
 from curriculum_gen.diagnosis.watching.origins import (
     Origin, Tracer, is_entry, is_label, tensors_in, user_line
 )
-from .backward import unseen_labels
+from .backward import is_filled, reachable, unseen_labels, used_names
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #011f3347
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #dcc383b3
 class CannotRepeat(Exception):
     "A forward pass that cannot be made again without a trace; says why"
 
@@ -36,41 +36,17 @@ def _functions(network: nn.Module) -> list:
     waiting = [method for kind in {type(m) for m in network.modules()} for base in kind.__mro__
                for method in vars(base).values()] + [hook for hook in hooks if not is_entry(hook)]
     waiting += [value for m in network.modules() for value in vars(m).values() if callable(value)]
-    found = {}
-    while waiting:
-        one = waiting.pop()
-        one = getattr(one, "__func__", getattr(one, "func", one))
-        if not hasattr(one, "__code__") or id(one) in found or f"{one.__module__}.".startswith("torch."): continue
-        found[id(one)] = one
-        waiting += [one.__globals__[name] for name in _used_names(one.__code__) if name in one.__globals__]
-        waiting += [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
-    return list(found.values())
-
-def _used_names(code: object) -> set[str]:
-    return set(code.co_names).union(*(_used_names(inner) for inner in code.co_consts if hasattr(inner, "co_names")))
-
-def _is_filled(cell: object) -> bool:
-    try: cell.cell_contents
-    except ValueError: return False
-    return True
+    return reachable(waiting)
 
 def _random_states() -> list[tuple[Callable, object]]:
-    "How to put back every random state of the process that can be found"
+    "How to put back the random states that the process shares"
     found = [(torch.set_rng_state, torch.get_rng_state()), (np.random.set_state, np.random.get_state()),
              (random.setstate, random.getstate())]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-    for one in gc.get_objects():
-        kind = type(one)
-        if issubclass(kind, np.random.Generator):
-            state = copy.deepcopy(one.bit_generator.state)
-            found.append((lambda state, bits=one.bit_generator: setattr(bits, "state", state), state))
-        elif issubclass(kind, np.random.RandomState): found.append((one.set_state, one.get_state()))
-        elif issubclass(kind, random.Random) and kind is not random.SystemRandom:
-            found.append((one.setstate, one.getstate()))
     return found
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #df363029
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d08d7657
 class _Kept:
     "Puts back what it was shown, and lends copies of tensors in the meantime"
     def __init__(self): self._back, self._lent, self._seen = [], {}, set()
@@ -85,6 +61,11 @@ class _Kept:
         "What to put in a value's place while the network runs: itself, except for tensors and iterators"
         if isinstance(value, Tensor): return self._copy(value)
         if isinstance(value, torch.Generator): self._back.append((value.set_state, value.get_state()))
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            self._back.append((lambda old: setattr(bits, "state", old), bits.state))
+        elif isinstance(value, np.random.RandomState): self._back.append((value.set_state, value.get_state()))
+        elif isinstance(value, random.Random): self._back.append((value.setstate, value.getstate()))
         elif isinstance(value, GeneratorType): raise CannotRepeat("a Python generator may be read while it runs")
         elif isinstance(value, Iterator) and type(value).__module__ in ("itertools", "builtins"):
             return copy.copy(value)
@@ -119,11 +100,11 @@ class _Kept:
     def function(self, function: Callable) -> None:
         "Keep the globals and closed-over variables that a function uses, except for tensors"
         space = function.__globals__
-        for name in _used_names(function.__code__) & space.keys():
+        for name in used_names(function.__code__) & space.keys():
             value = space[name]
             self._back.append((lambda old, name=name: space.__setitem__(name, old), value))
             if not isinstance(value, Tensor): space[name] = self.keep(value, 2)
-        for cell in filter(_is_filled, function.__closure__ or ()):
+        for cell in filter(is_filled, function.__closure__ or ()):
             value = cell.cell_contents
             self._back.append((lambda old, cell=cell: setattr(cell, "cell_contents", old), value))
             if not isinstance(value, Tensor): cell.cell_contents = self.keep(value, 2)
@@ -132,7 +113,7 @@ class _Kept:
         "Everything as it was"
         for put, old in reversed(self._back): put(old)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #19d650c9
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #ba522764
 @contextmanager
 def untouched(
     network: nn.Module,
@@ -152,13 +133,14 @@ def untouched(
             kept._seen |= {id(own["_parameters"]), id(own["_modules"])}
             kept.names(own)
         for function in _functions(network): kept.function(function)
-        for value in given: kept.keep(value, 1) if isinstance(value, torch.Generator) else None
+        for value in given:
+            if not isinstance(value, Tensor): kept.keep(value, 1)   # such as a random generator
         yield
     finally:
         kept.put_back()
         for put, state in states: put(state)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #74c5806d
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #85d61597
 def is_one_hot(tensor: Tensor) -> bool:
     "Whether every row has a single 1 and zeros"
     if tensor.ndim != 2 or len(tensor) < 2 or tensor.shape[1] < 2 or tensor.requires_grad: return False
@@ -175,7 +157,7 @@ def other_values(
     best = max(moved, key=lambda other: int((other != tensor).flatten(1).any(1).sum()), default=tensor)
     return None if torch.equal(best, tensor) else best
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #a5dbca06
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #74c75811
 _STEPS = {0, 1, 2, 4, 8, 16, 20, 24, 32, 64, 128, 512, 1024}   # completed steps at which the generator is asked
 _PATIENCE = 20
 
@@ -196,7 +178,7 @@ class _Asked:
         enough = self.still and (self.way is False or self.still[-1] - self.still[0] >= _PATIENCE)
         return bool(enough and not self.used and not self.unseen and len(self.weights) > 1)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #72c0b308
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #b083e9cf
 def _candidates(
     tracer: Tracer | None,                 # while operations are followed
     inputs: list[tuple[str, object]],      # by name
@@ -219,7 +201,7 @@ def _candidates(
                     and not o.data and tensors[name].is_floating_point() and tensors[name].numel() >= 16
                     and len(tensors[name].unique()) > 3 and not tensors[name].requires_grad]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #5e0b14b2
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #e7ce4007
 def _named_inputs(network: nn.Module, args: tuple, kwargs: dict) -> tuple[list, object]:
     "Every value among the arguments with its name, and how to put them together again"
     try: bound = inspect.signature(network.forward).bind(*args, **kwargs).arguments
@@ -239,7 +221,7 @@ def _numbers(output: object, inputs: list[Tensor]) -> list[Tensor]:
     held = tensors_in(output) or tensors_in(vars(output) if hasattr(output, "__dict__") else [])
     return [t for t in held if t.is_floating_point() and not any(t is other for other in inputs)]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #5e7d8954
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #f07121a9
 def _repeat(network: nn.Module, inputs: list, shape: object, change: str = "", new_draws: bool = False) -> list[Tensor]:
     "The numbers that a network gives when it is called again, with one input changed"
     fresh = [(name, value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value)
@@ -263,7 +245,7 @@ def _cannot(network: nn.Module, inputs: list) -> str:
         return "its labels were written in place"   # called again, they could leave their range
     return ""
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #767a939b
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d1de7b0f
 class Probes(Observer):
     "Asks the generator whether its output depends on the labels and the latents that it is given"
     checks = "SENS",
@@ -283,10 +265,13 @@ class Probes(Observer):
         except Exception as error: self._why = f"it could not be called again: {type(error).__name__}: {error}"[:200]
         finally: self._busy = False
 
-    def left(self): self._see_routes()
+    def after_step(self, optimiser):
+        "Note where requested labels left sight before they could be seen to reach a loss"
+        tracer, last = self.loop.tracer, self.loop._updates[-1:]
+        place = tracer and unseen_labels(last, random=tracer.random, escaped=tracer.escaped)
+        if place: self._routes[f"the requested labels left sight at {place}"] = True
 
     def findings(self):
-        self._see_routes()
         return [Finding(cause=f"{a.what} ignored by the generator", subject="generator", where=a.where, step=a.still[0],
                         evidence=f"called again with other values of {a.name}, from the same state and random numbers, "
                         f"not one bit of its output changed, in {len(a.still)} of {len(a.still)} tries up to step "
@@ -296,7 +281,7 @@ class Probes(Observer):
         why = [f"{a.name}: {a.unseen}" for a in self.asked.values() if a.unseen and not a.used]
         return "; ".join([*why, *self._routes, *([self._why] if self._why and not self.asked else [])])
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #8c88b5d3
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #62e5e1f5
 @patch
 def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: object, now: int) -> None:
     "Call the generator again, once as it was called and once with each input changed that may be unused"
@@ -322,15 +307,17 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
         own_noise = what == "latents" and not _same(again, _repeat(network, inputs, shape, new_draws=True))
         asked.unseen = asked.unseen or ("it draws numbers of its own" if own_noise
                                         else _way_unseen(tracer, network, values[name], output))
-        if tracer is not None: asked.way = asked.way or _way_exists(tracer, values[name], output, what)
+        if tracer is not None: asked.way = asked.way or _way_exists(tracer, values, name, output, what)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #0dd6b563
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d74e79a8
 def _outcome(tracer: Tracer, output: object) -> list[Origin]: return [tracer.origin(t) for t in _numbers(output, [])]
 
-def _way_exists(tracer: Tracer, value: Tensor, output: object, what: str) -> bool:
-    kind = "labels" if what == "labels" else "draws"
-    came_out = frozenset().union(*(getattr(o, kind) for o in _outcome(tracer, output)))
-    return bool(getattr(tracer.origin(value), kind) & came_out)
+def _way_exists(tracer: Tracer, values: dict, name: str, output: object, what: str) -> bool:
+    "Whether the output was seen to depend on an input, by what no other input depends on"
+    def known(origins): return frozenset().union(*(o.labels if what == "labels" else o.draws for o in origins))
+    own = known([tracer.origin(values[name])]) - known(
+        [tracer.origin(t) for other, t in values.items() if other != name and isinstance(t, Tensor)])
+    return not own or bool(own & known(_outcome(tracer, output)))
 
 def _way_unseen(tracer: Tracer | None, network: nn.Module, value: Tensor, output: object) -> str:
     "Where something went out of sight, by which an input may shape the output; empty where nothing did"
@@ -343,10 +330,3 @@ def _way_unseen(tracer: Tracer | None, network: nn.Module, value: Tensor, output
     places += sorted(place for o in _outcome(tracer, output) for place in o.unknown)
     places += [f"{where} ({how})" for where, how in tracer.transforms.items()]
     return f"it left sight at {places[0]}" if places else ""
-
-@patch
-def _see_routes(self: Probes) -> None:
-    "Note where requested labels left sight before they could be seen to reach a loss"
-    tracer = self.loop.tracer
-    place = tracer and unseen_labels(self.loop._updates, random=tracer.random, escaped=tracer.escaped)
-    if place: self._routes[f"the requested labels left sight at {place}"] = True
