@@ -1,6 +1,5 @@
 """Ways by which a label reaches an image or a loss, healthy and faulty, in programs of nobody's style in particular"""
 import inspect, random
-from types import SimpleNamespace
 
 import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn
@@ -65,8 +64,9 @@ def by_experts(net, y):
     return out
 
 def in_place(net, y):
-    out = torch.empty(len(y), CLASSES)
-    return torch.eq(y[:, None], torch.arange(CLASSES), out=torch.empty(len(y), CLASSES, dtype=torch.bool)).float() + 0*out.zero_()
+    given = torch.empty(len(y), CLASSES, dtype=torch.bool)
+    torch.eq(y[:, None], torch.arange(CLASSES), out=given)
+    return given.float()
 
 NAMES = {k: f"class {k}" for k in range(CLASSES)}
 
@@ -208,8 +208,8 @@ SEES, LOG = judge(), []
 HEALTHY = {
     **{f.__name__: lambda f=f: run(loss=f) for f in (
         as_list, by_vmap, by_zip, by_mask, by_python, by_table, by_assigned, by_script, by_scripted_target,
-        with_accuracy, smoothed, soft_targets, log_probabilities, log_twice, with_temperature, attended, focal, adaptive,
-        straight_through, hard_sample, baseline, logged, normalised)},
+        with_accuracy, smoothed, soft_targets, log_probabilities, log_twice, with_temperature, attended, focal,
+        adaptive, straight_through, hard_sample, baseline, logged, normalised)},
     "told by attribute": lambda: run(ByAttribute(), call=told_first),
     "told by attribute and argument": lambda: run(ByAttribute(), call=told_and_given, steps=30),
     "by int of the first label": lambda: run(Script()),
@@ -223,7 +223,8 @@ HEALTHY = {
         labels=lambda: torch.tensor([random.randrange(CLASSES) for _ in range(BATCH)]), loss=by_table),
     "one-hot rows drawn by NumPy": lambda: run(
         Net(lambda net, h: h, CLASSES), labels=lambda: torch.from_numpy(
-            np.eye(CLASSES, dtype="float32")[np.random.randint(CLASSES, size=BATCH)]), loss=lambda x, h: F.mse_loss(SEES(x), h)),
+            np.eye(CLASSES, dtype="float32")[np.random.randint(CLASSES, size=BATCH)]),
+        loss=lambda x, h: F.mse_loss(SEES(x), h)),
     "one class a batch": lambda: run(labels=lambda: torch.full((BATCH,), random.randrange(CLASSES))),
     "discriminator that reads labels": lambda: run(loss=lambda x, y: F.softplus(-READS(x, y)).mean()),
     "keyword": lambda: run(call=lambda net, z, y: net(z=z, y=y)),
@@ -298,7 +299,8 @@ class Denoiser(nn.Module):
 def denoised(key, where=None):
     torch.manual_seed(0)
     net = Denoiser(key)
-    optimiser, images, classes = torch.optim.Adam(net.parameters()), torch.randn(90, PIXELS), torch.randint(CLASSES, (90,))
+    optimiser = torch.optim.Adam(net.parameters())
+    images, classes = torch.randn(90, PIXELS), torch.randint(CLASSES, (90,))
     with watch(generator=net) as seen:
         for _ in range(4):
             rows = torch.randint(90, (BATCH,))
@@ -351,7 +353,7 @@ def error_beside(x, y):
     return F.cross_entropy(SEES(x), y) + wrong
 def rounded(x, y): return F.cross_entropy(SEES(x), y) + 0.5*x.round().square().mean()
 def compared(x, y): return F.cross_entropy(SEES(x), y) + (x.abs() > 1).float().mean()
-def as_integers(x, y): return torch.stack([F.cross_entropy(SEES(x), y), x.long().double().square().mean().float()]).sum()
+def as_integers(x, y): return torch.stack([F.cross_entropy(SEES(x), y), x.long().float().square().mean()]).sum()
 def numbers(x, y): return F.cross_entropy(SEES(x), y) + x.square().mean().item()
 def softmaxed(x, y):
     probabilities = SEES(x).softmax(1)
@@ -359,7 +361,9 @@ def softmaxed(x, y):
 def module_softmax(x, y): return nn.CrossEntropyLoss()(nn.Sequential(nn.Identity(), nn.Softmax(dim=1))(SEES(x)), y)
 def sigmoids(x, y): return F.binary_cross_entropy_with_logits(torch.sigmoid(SEES(x)), one_hot(y))
 def exponent(x, y): return F.cross_entropy(F.log_softmax(SEES(x), -1).exp(), y)
-def pixels(x, y): return F.binary_cross_entropy_with_logits(x.sigmoid().view(BATCH, -1), torch.rand(BATCH, PIXELS)) + F.cross_entropy(SEES(x), y)
+def pixels(x, y):
+    drawn = F.binary_cross_entropy_with_logits(x.sigmoid().view(BATCH, -1), torch.rand(BATCH, PIXELS))
+    return drawn + F.cross_entropy(SEES(x), y)
 def other_labels(x, y): return F.cross_entropy(SEES(x), torch.randint(CLASSES, (BATCH,)))
 def realism_only(x, y): return (x - torch.randn(BATCH, PIXELS)).square().mean()
 def own_prediction(x, y): return F.cross_entropy(SEES(x), SEES(x).argmax(1))
@@ -376,8 +380,8 @@ FAULTS = {   # how to run it, cause, and code and text of its line
     "embedding of a constant": (lambda: run(Net(lambda n, y: n.table(torch.zeros(len(y), dtype=torch.long)))), LABELS,
                                 run, "net(z, y)"),
     "only the size of the labels": (lambda: run(Net(lambda n, y: torch.ones(len(y), 5))), LABELS, run, "net(z, y)"),
-    "labels always dropped": (lambda: run(Net(lambda n, y: n.table(torch.where(torch.rand(len(y)) < 2, 0*y, y))), steps=26),
-                              LABELS, run, "net(z, y)"),
+    "labels always dropped": (lambda: run(Net(lambda n, y: n.table(torch.where(torch.rand(len(y)) < 2, 0*y, y))),
+                                          steps=26), LABELS, run, "net(z, y)"),
     "latents seeded inside": (lambda: run(SameNoise()), "random draws repeat", SameNoise, "randn_like"),
     "latents multiplied by 0": (lambda: run(call=lambda net, z, y: net(z, y), net=type("Zero", (Net,), {
         "forward": lambda self, z, y: Net.forward(self, torch.zeros_like(z), y)})()),
@@ -396,7 +400,7 @@ FAULTS = {   # how to run it, cause, and code and text of its line
     "softmax in a judge": (lambda: run(loss=module_softmax), LOGITS, module_softmax, "CrossEntropyLoss"),
     "sigmoid": (lambda: run(loss=sigmoids), LOGITS, sigmoids, "binary"),
     "exp of log_softmax": (lambda: run(loss=exponent), LOGITS, exponent, "cross_entropy"),
-    "sigmoid of pixels": (lambda: run(loss=pixels), LOGITS, pixels, "binary"),
+    "sigmoid of pixels": (lambda: run(loss=pixels), LOGITS, pixels, "drawn ="),
     "other labels": (lambda: run(loss=other_labels), REACH, run, "net(z, y)"),
     "no labels": (lambda: run(loss=realism_only), REACH, run, "net(z, y)"),
     "its own prediction": (lambda: run(loss=own_prediction), REACH, run, "net(z, y)"),

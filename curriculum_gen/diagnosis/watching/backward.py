@@ -75,7 +75,7 @@ def _held(values: Mapping, depth: int = 2) -> list[Mapping]:
     small = [outer for outer in plain if len(outer) <= 500]   # a cache or a data set holds no loss term
     return small + [inner for outer in small if depth > 1 for inner in _held(outer, depth - 1)]
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #b74a2bb0
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #2b601a38
 def used_names(code: object) -> set[str]:
     "Names of globals and attributes in a function's code, and in the functions defined in it"
     return set(code.co_names).union(*(used_names(inner) for inner in code.co_consts if hasattr(inner, "co_names")))
@@ -86,6 +86,7 @@ def is_filled(cell: object) -> bool:
     except ValueError: return False
     return True
 
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #c2d7d511
 def reachable(
     waiting: list,    # of anything: functions, methods and partial functions among it are followed
 ) -> list:            # Python functions, without PyTorch's
@@ -94,7 +95,8 @@ def reachable(
     while waiting:
         one = waiting.pop()
         one = getattr(one, "__func__", getattr(one, "func", one))
-        if not isinstance(one, FunctionType) or id(one) in found or f"{one.__module__}.".startswith("torch."): continue
+        if not isinstance(one, FunctionType) or id(one) in found or f"{one.__module__}.".startswith("torch."):
+            continue
         found[id(one)] = one
         waiting += [one.__globals__[name] for name in used_names(one.__code__) if name in one.__globals__]
         waiting += [cell.cell_contents for cell in one.__closure__ or () if is_filled(cell)]
@@ -137,14 +139,19 @@ def see_backward(
     lost = tuple(Lost(name=next((by_number[n] for n in sorted(severed.recent, reverse=True) if n in by_number),
                                 "an operand"), severed=severed, added=added)
                  for severed, added in origin.lost | {(s, s.where) for s in origin.severed if origin.flat})
-    beside = tracer.differentiated   # losses whose gradients were asked for without a backward pass
     return BackwardPass(where=place(frames[0]) if frames else "?", step=step, traced=traced,
                         reached=frozenset().union(*(part.reached for part in parts)), summands=parts, lost=lost,
-                        labels=origin.labels.union(*(o.labels for o in beside)), calls=origin.calls,
-                        data=origin.data.union(*(o.data for o in beside)), draws=origin.draws, cut=origin.cut,
-                        unknown=origin.unknown.union(*(o.unknown for o in beside), compiled_in(frames), (
-                            f"{where} ({how})" for where, how in tracer.transforms.items())), misused=origin.misused)
+                        calls=origin.calls, draws=origin.draws, cut=origin.cut, misused=origin.misused,
+                        **_known_with_others(origin, tracer, frames))
 
+def _known_with_others(origin: Origin, tracer: Tracer, frames: Sequence) -> dict:
+    "What a loss knows, and those whose gradients were asked for without a backward pass; what was out of sight"
+    losses = [origin, *tracer.differentiated]
+    found = {name: frozenset().union(*(getattr(one, name) for one in losses)) for name in ("labels", "data", "unknown")}
+    away = frozenset(f"{where} ({how})" for where, how in tracer.transforms.items())
+    return found | {"unknown": found["unknown"] | away | frozenset(compiled_in(frames))}
+
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #e80ab322
 def _name(node: object, by_node: dict) -> str:
     "The variable that holds a summand, or that a factor was multiplied with to give it; empty when none does"
     for _ in range(4):
@@ -185,7 +192,7 @@ def idle_terms(
                     "that an optimiser then moved" + (f"; the gradient ends at {cut[name]}" if cut[name] else ""))
             for (where, name), steps in idle.items() if len(steps) == made[where]]
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #27046716
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #cedebad5
 def cut_parameters(
     passes: Sequence[BackwardPass],            # of one stretch
     consumers: Mapping[int, frozenset[int]],   # pass -> parameters of the optimisers that used it, by `id`
@@ -210,13 +217,15 @@ def cut_parameters(
                              f"the loss ({seen[0][0].where}) was computed from it, and none reached it"))
     return found
 
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #1d9c32a7
 def misused_losses(
     passes: Sequence[BackwardPass],   # in order
 ) -> list[Finding]:                   # one a line
     "Losses that apply softmax or sigmoid to what has been through one"
     return [Finding(cause="activation before a loss on logits", subject=m.loss, where=m.where, step=p.step,
-                    evidence=f"it applies {'softmax' if m.loss == 'cross_entropy' else 'sigmoid'} itself, and was given "
-                    f"what went through {m.activation} at {m.applied}") for p in passes for m in p.misused]
+                    evidence=f"it applies {'softmax' if m.loss == 'cross_entropy' else 'sigmoid'} itself, "
+                    f"and was given what went through {m.activation} at {m.applied}")
+            for p in passes for m in p.misused]
 
 # %% ../../../nbs/diagnosis/watching/03_backward.ipynb #f04b32fe
 @dataclass(frozen=True, kw_only=True)

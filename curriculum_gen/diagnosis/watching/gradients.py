@@ -172,7 +172,7 @@ class GradientUse:
         "Before a backward pass: what lies there already"
         for key in seen.reached & known.keys():
             gradient = known[key].grad
-            if gradient is None or not gradient.any():   # nothing is left of earlier passes, but of this one's other roots
+            if gradient is None or not gradient.any():   # nothing is left of earlier passes, but of other roots is
                 self._deposits[key] = [other for other in self._deposits.get(key, []) if other in self._running]
             self._deposits.setdefault(key, []).append(number)
         watched = [p for p in self.named.trained().values() if id(p) in seen.reached] if expect else []

@@ -92,7 +92,7 @@ class Origin:
     flat: bool = False                                  # its gradient exists and is zero, as that of round()
     unknown: frozenset[str] = frozenset()               # lines where numbers of unknown origin entered
     squashed: tuple[str, str] | tuple[()] = ()          # softmax, sigmoid or log_softmax, and its line
-    counted: bool = False                               # one number that sums up many, such as a mean
+    counted: bool = False                               # of numbers that each sum up many, such as a mean
     misused: frozenset["Misused"] = frozenset()         # losses on logits on the way that were given no logits
     recent: tuple[frozenset[int], ...] = ()             # numbers of its inputs, of their inputs, ...: four generations
 
@@ -121,6 +121,8 @@ _SUMS = {"add", "add_", "sub", "sub_", "rsub", "__radd__", "__rsub__", "__add__"
 _HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", "div_", "true_divide",
                     "__truediv__", "neg", "negative", "squeeze", "unsqueeze", "view", "reshape", "flatten",
                     "clone", "to", "float", "double", "half", "contiguous"}
+
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f4e05475
 _CHOICES = {"__getitem__", "index_select", "take", "gather"}   # what stands at drawn places is no draw itself
 _CONDITIONED = {"normal", "bernoulli", "multinomial", "poisson"}   # draws whose law is computed
 _MASKS = {"bernoulli", "bernoulli_", "poisson", "multinomial", "randint", "randint_like", "random_"}
@@ -131,11 +133,13 @@ _SQUASHING = {"softmax": "softmax", "sigmoid": "sigmoid", "expit": "sigmoid", "s
 _SAME_NUMBERS = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "clone", "to", "type", "float",
                  "double", "half", "bfloat16", "contiguous", "transpose", "permute", "t", "T", "mT", "movedim",
                  "__getitem__", "chunk", "split", "select", "narrow", "cat", "stack", "expand", "clamp", "squeeze_"}
-_ON_LOGITS = {"cross_entropy": ("softmax", "sigmoid"), "binary_cross_entropy_with_logits": ("softmax", "sigmoid")}
+_ON_LOGITS = {"cross_entropy": ("softmax", "sigmoid"),
+              "binary_cross_entropy_with_logits": ("softmax", "sigmoid")}
 # through these, numbers leave PyTorch
 _LEAVES = {"numpy", "tolist", "item", "__int__", "__index__", "__bool__", "__float__", "__array__", "__dlpack__",
            "__contains__", "equal", "__reduce_ex__", "untyped_storage", "storage"}
-_PICKS = {"__getitem__", "unbind", "select", "item", "take", "gather", "index_select", "split", "chunk", "squeeze"}
+_PICKS = {"__getitem__", "unbind", "select", "item", "take", "gather", "index_select", "split", "chunk",
+          "squeeze"}
 # no tensor to follow
 _QUESTIONS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "_set_grad_enabled", "requires_grad_",
               "element_size", "stride", "storage_offset", "data_ptr", "__len__", "is_complex"}
@@ -192,15 +196,6 @@ class Tracer(TorchFunctionMode):
         self._known, self._numbers, self._inside, self._loose = known, count(), [], None
         self._generator_parameters = {id(p) for p in generator.parameters()} if generator is not None else set()
 
-    def origin(self, tensor: Tensor) -> Origin:
-        "What is known of a tensor; one that was never seen becomes a root"
-        if tensor not in self.origins: self.origins[tensor] = self._root(tensor)
-        found, base = self.origins[tensor], tensor._base
-        whole = self.origins.get(base) if base is not None else None
-        if whole is None or whole.number <= found.number: return found
-        self.origins[tensor] = _joined(found, whole)   # what it is a view of was written into since
-        return self.origins[tensor]
-
     @entry
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
@@ -209,13 +204,24 @@ class Tracer(TorchFunctionMode):
             return func(*args, **kwargs)
         return self._observed(func, name, args, kwargs)
 
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #fc4e9eaa
+@patch
+def origin(self: Tracer, tensor: Tensor) -> Origin:
+    "What is known of a tensor; one that was never seen becomes a root"
+    if tensor not in self.origins: self.origins[tensor] = self._root(tensor)
+    found, base = self.origins[tensor], tensor._base
+    whole = self.origins.get(base) if base is not None else None
+    if whole is None or whole.number <= found.number: return found
+    self.origins[tensor] = _joined(found, whole)   # what it is a view of was written into since
+    return self.origins[tensor]
+
 def _joined(one: Origin, other: Origin) -> Origin:
     "What depends on both"
     sets = {name: getattr(one, name) | getattr(other, name)
             for name in ("labels", "data", "calls", "draws", "severed", "cut", "lost", "unknown", "misused")}
     return Origin(**{**vars(one), **sets, "number": max(one.number, other.number), "squashed": ()})
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #48dfa050
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #4c507441
 @patch
 def _root(self: Tracer, tensor: Tensor) -> Origin:
     number = next(self._numbers)
@@ -229,12 +235,14 @@ def _root(self: Tracer, tensor: Tensor) -> Origin:
     return Origin(number=number, labels=same, data=frozenset({number}) if varies else frozenset(),
                   cut=self._carried if tensor.is_floating_point() else frozenset())
 
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #eccba7e0
 @patch
 def _vector(self: Tracer, tensor: Tensor, number: int) -> frozenset[int]:
     "A label vector that is its own root; remembered by its values"
     values = tensor.detach().flatten().long().cpu()
-    first = {label: place for place, label in reversed(list(enumerate(values.tolist())))} if len(values) <= 65536 else {}
-    if len(first) > 1: self._vectors[number] = values, torch.tensor([first[label] for label in values.tolist()])
+    first = {label: place for place, label in reversed(list(enumerate(values.tolist())))}
+    if 1 < len(first) and len(values) <= 65536:
+        self._vectors[number] = values, torch.tensor([first[label] for label in values.tolist()])
     if len(self._vectors) > 8: del self._vectors[next(iter(self._vectors))]
     return frozenset({number})
 
@@ -276,6 +284,7 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
         if name in _ON_LOGITS: self._see_loss(tensor, name, before[0])
     return out
 
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9389adb2
 @patch
 def _write_through(self: Tracer, tensor: Tensor) -> None:
     "What was written into a view was written into the tensor behind it"
@@ -295,9 +304,9 @@ def _leave(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) 
     "Numbers leave PyTorch: labels one by one or as a whole, and what a gradient could have followed"
     for tensor, origin in zip(inputs, before):
         where = f"{user_line()} ({name.strip('_')})"
-        if not origin.counted:
-            for number in origin.labels: self.escaped.setdefault(number, where)
-        if tensor.is_floating_point(): self._carried |= origin.cut
+        if origin.counted: continue
+        for number in origin.labels: self.escaped.setdefault(number, where)
+        if tensor.is_floating_point(): self._carried |= {severed for severed in origin.cut if severed.inside}
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #90cdc2b0
 def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts)
@@ -333,7 +342,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
                    squashed=_squashed(name, before), counted=_counted(tensor, name, inputs, before))
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #7da289f9
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #688698d0
 @patch
 def _cut_here(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) -> Severed:
     leaves = _leaves(inputs)
@@ -353,7 +362,8 @@ def _squashed(name: str, before: list[Origin]) -> tuple:
     return before[0].squashed if name in _SAME_NUMBERS else ()
 
 def _counted(tensor: Tensor, name: str, inputs: list[Tensor], before: list[Origin]) -> bool:
-    "Whether a number sums up many, such as a count of hits: from it no label can be had back"
+    "Whether numbers sum up many, such as a count of hits: from these no label can be had back"
+    if before and all(o.counted for o in before): return True   # several of them, as a list for a log
     return tensor.numel() == 1 and (any(o.counted for o in before) or (name not in _PICKS and max(
         (t.numel() for t in inputs), default=1) > 1))
 
@@ -383,8 +393,9 @@ def _drawn(self: Tracer, tensor: Tensor, name: str, before: list[Origin]) -> Non
     labels = self._vector(tensor, number) if is_label(tensor) else frozenset()
     self.random |= labels
     def known(field): return _union([getattr(o, field) for o in before])
-    self.origins[tensor] = Origin(number=number, labels=labels | known("labels"), data=known("data"), calls=known("calls"),
-                                  unknown=known("unknown"), draws=frozenset({draw}) if draw else frozenset())
+    self.origins[tensor] = Origin(number=number, labels=labels | known("labels"), data=known("data"),
+                                  calls=known("calls"), unknown=known("unknown"),
+                                  draws=frozenset({draw}) if draw else frozenset())
 
 @patch
 def _number(self: Tracer, value: float, tensor: Tensor, origin: Origin) -> float:
@@ -416,11 +427,14 @@ def _leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, outp
     if self.paused or not self._inside: return
     went_in, where = self._inside.pop()
     self.paused = True
-    try: self._inside or self._called(went_in, where, output)   # called by itself: the outer call is the one that counts
+    # called by itself: the outer call is the one that counts
+    try: self._inside or self._called(went_in, where=where, output=output)
     finally: self.paused = False
 
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #7d8c0bfa
 @patch
-def _called(self: Tracer, went_in: list[tuple[Tensor, Origin]], where: str, output: object) -> None:
+def _called(self: Tracer, went_in: list[tuple[Tensor, Origin]], *, where: str, output: object) -> None:
+    "What went into a forward pass and came out of it"
     outputs, number = tensors_in(output), next(self._numbers)
     out = [self.origin(tensor) for tensor in outputs]
     vectors, numbers = [o for t, o in went_in if is_label(t)], [(t, o) for t, o in went_in if not is_label(t)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CannotRepeat', 'untouched', 'is_one_hot', 'other_values', 'Probes']
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #06b9f261
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #94486718
 import copy, inspect, random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, MutableMapping
@@ -26,7 +26,7 @@ from curriculum_gen.diagnosis.watching.origins import (
 from .backward import is_filled, reachable, unseen_labels, used_names
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #dcc383b3
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #543daad6
 class CannotRepeat(Exception):
     "A forward pass that cannot be made again without a trace; says why"
 
@@ -46,77 +46,91 @@ def _random_states() -> list[tuple[Callable, object]]:
         found.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     return found
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d08d7657
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #f274b83a
 class _Kept:
     "Puts back what it was shown, and lends copies of tensors in the meantime"
     def __init__(self): self._back, self._lent, self._seen = [], {}, set()
-
-    def _copy(self, value: Tensor) -> Tensor:
+    def later(self, put: Callable, old: object) -> None:
+        "What to call to put an old value back"
+        self._back.append((put, old))
+    def put_back(self) -> None:
+        "Everything as it was"
+        for put, old in reversed(self._back): put(old)
+    def tensor(self, value: Tensor) -> Tensor:
+        "A copy, the same for the same tensor; parameters and what is very large are lent as they are"
         if isinstance(value, nn.Parameter) or value.numel() > 2**24: return value
         if id(value) not in self._lent:
             self._lent[id(value)] = value, value.detach().clone().requires_grad_(value.requires_grad)
         return self._lent[id(value)][1]
+    def skip(self, *values: object) -> None:
+        "Leave these as they are"
+        self._seen |= set(map(id, values))
 
-    def keep(self, value: object, depth: int = 4) -> object:
-        "What to put in a value's place while the network runs: itself, except for tensors and iterators"
-        if isinstance(value, Tensor): return self._copy(value)
-        if isinstance(value, torch.Generator): self._back.append((value.set_state, value.get_state()))
-        elif isinstance(value, np.random.Generator):
-            bits = value.bit_generator
-            self._back.append((lambda old: setattr(bits, "state", old), bits.state))
-        elif isinstance(value, np.random.RandomState): self._back.append((value.set_state, value.get_state()))
-        elif isinstance(value, random.Random): self._back.append((value.setstate, value.getstate()))
-        elif isinstance(value, GeneratorType): raise CannotRepeat("a Python generator may be read while it runs")
-        elif isinstance(value, Iterator) and type(value).__module__ in ("itertools", "builtins"):
-            return copy.copy(value)
-        elif id(value) in self._seen or isinstance(value, (type, nn.Module)) or callable(value) or not depth: pass
-        elif isinstance(value, (list, deque)) and len(value) <= 10_000: self._sequence(value, depth)
-        elif isinstance(value, set): self._back.append((lambda old, s=value: (s.clear(), s.update(old)), set(value)))
-        elif isinstance(value, MutableMapping) and len(value) <= 10_000: self.names(value, depth=depth)
-        elif hasattr(value, "__dict__") and not inspect.ismodule(value): self.names(vars(value), depth=depth)
+    def generator(self, value: object) -> bool:
+        "Keep the state of a random generator, if it is one"
+        if isinstance(value, torch.Generator): self.later(value.set_state, value.get_state())
+        elif isinstance(value, np.random.Generator): self.later(
+            lambda old, bits=value.bit_generator: setattr(bits, "state", old), value.bit_generator.state)
+        elif isinstance(value, np.random.RandomState): self.later(value.set_state, value.get_state())
+        elif isinstance(value, random.Random): self.later(value.setstate, value.getstate())
+        else: return False
+        return True
+
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #5ba4bf28
+@patch
+def keep(self: _Kept, value: object, depth: int = 4) -> object:
+    "What to put in a value's place while the network runs: itself, except for tensors and iterators"
+    if isinstance(value, Tensor): return self.tensor(value)
+    if isinstance(value, GeneratorType): raise CannotRepeat("a Python generator may be read while it runs")
+    if isinstance(value, Iterator) and type(value).__module__ in ("itertools", "builtins"): return copy.copy(value)
+    if self.generator(value) or id(value) in self._seen or isinstance(value, (type, nn.Module)) or callable(value):
         return value
+    if not depth: return value
+    if isinstance(value, (list, deque)) and len(value) <= 10_000: self.sequence(value, depth)
+    elif isinstance(value, set): self.later(lambda old: (value.clear(), value.update(old)), set(value))
+    elif isinstance(value, MutableMapping) and len(value) <= 10_000: self.names(value, depth)
+    elif hasattr(value, "__dict__") and not inspect.ismodule(value): self.names(vars(value), depth)
+    return value
 
-    def _sequence(self, value: list | deque, depth: int) -> None:
-        self._seen.add(id(value))
-        old = list(value)
-        self._back.append((lambda old, s=value: (s.clear(), s.extend(old)), old))
-        lent = [self.keep(entry, depth - 1) for entry in old]
-        if any(new is not one for new, one in zip(lent, old)): value[:] = lent
+@patch
+def sequence(self: _Kept, value: list | deque, depth: int) -> None:
+    "Keep the entries of a list"
+    self.skip(value)
+    old = list(value)
+    self.later(lambda old: (value.clear(), value.extend(old)), old)
+    for place, entry in enumerate(old):
+        if (new := self.keep(entry, depth - 1)) is not entry: value[place] = new
 
-    def names(self, space: MutableMapping, *, depth: int = 4) -> None:
-        "Keep the values of a namespace, and its names"
-        if id(space) in self._seen: return
-        self._seen.add(id(space))
-        old = dict(space)
-        def back(old):
-            for name in [name for name in space if name not in old]: del space[name]
-            for name, value in old.items():
-                if name not in space or space[name] is not value: space[name] = value
-        self._back.append((back, old))
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #a02eca87
+@patch
+def names(self: _Kept, space: MutableMapping, depth: int = 4) -> None:
+    "Keep the values of a namespace, and its names"
+    if id(space) in self._seen: return
+    self.skip(space)
+    old = dict(space)
+    def back(old):
+        for name in [name for name in space if name not in old]: del space[name]
         for name, value in old.items():
-            new = self.keep(value, depth - 1)
-            if new is not value: space[name] = new
+            if name not in space or space[name] is not value: space[name] = value
+    self.later(back, old)
+    for name, value in old.items():
+        if (new := self.keep(value, depth - 1)) is not value: space[name] = new
 
-    def function(self, function: Callable) -> None:
-        "Keep the globals and closed-over variables that a function uses, except for tensors"
-        space = function.__globals__
-        for name in used_names(function.__code__) & space.keys():
-            value = space[name]
-            self._back.append((lambda old, name=name: space.__setitem__(name, old), value))
-            if not isinstance(value, Tensor): space[name] = self.keep(value, 2)
-        for cell in filter(is_filled, function.__closure__ or ()):
-            value = cell.cell_contents
-            self._back.append((lambda old, cell=cell: setattr(cell, "cell_contents", old), value))
-            if not isinstance(value, Tensor): cell.cell_contents = self.keep(value, 2)
+@patch
+def function(self: _Kept, function: Callable) -> None:
+    "Keep the globals and closed-over variables that a function uses, except for tensors"
+    space = function.__globals__
+    for name in used_names(function.__code__) & space.keys():
+        self.later(lambda old, name=name: space.__setitem__(name, old), space[name])
+        if not isinstance(space[name], Tensor): space[name] = self.keep(space[name], 2)
+    for cell in filter(is_filled, function.__closure__ or ()):
+        self.later(lambda old, cell=cell: setattr(cell, "cell_contents", old), cell.cell_contents)
+        if not isinstance(cell.cell_contents, Tensor): cell.cell_contents = self.keep(cell.cell_contents, 2)
 
-    def put_back(self) -> None:
-        "Everything as it was"
-        for put, old in reversed(self._back): put(old)
-
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #ba522764
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #584c22c7
 @contextmanager
 def untouched(
-    network: nn.Module,
+    network: nn.Module,   # keeps its hooks, except for the watcher's
     *given: object,       # arguments whose random generators are put back, too
 ):
     "What runs inside leaves no trace in a network, in what its functions reach and in random numbers"
@@ -125,22 +139,20 @@ def untouched(
         for module in network.modules():
             own = vars(module)
             for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-                mine = OrderedDict((key, hook) for key, hook in own[hooks].items() if not is_entry(hook))
-                kept._back.append((lambda old, own=own, hooks=hooks: own.__setitem__(hooks, old), own[hooks]))
-                own[hooks] = mine
+                kept.later(lambda old, own=own, hooks=hooks: own.__setitem__(hooks, old), own[hooks])
+                own[hooks] = OrderedDict((key, hook) for key, hook in own[hooks].items() if not is_entry(hook))
             kept.names(own["_buffers"])
-            kept._seen |= {id(own[name]) for name in own if name.startswith("_") and name.endswith(("hooks", "kwargs"))}
-            kept._seen |= {id(own["_parameters"]), id(own["_modules"])}
+            kept.skip(*(own[name] for name in own if name.startswith("_") and name.endswith(("hooks", "kwargs"))),
+                      own["_parameters"], own["_modules"])
             kept.names(own)
         for function in _functions(network): kept.function(function)
-        for value in given:
-            if not isinstance(value, Tensor): kept.keep(value, 1)   # such as a random generator
+        for value in given: kept.generator(value)
         yield
     finally:
         kept.put_back()
         for put, state in states: put(state)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #85d61597
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #27602a59
 def is_one_hot(tensor: Tensor) -> bool:
     "Whether every row has a single 1 and zeros"
     if tensor.ndim != 2 or len(tensor) < 2 or tensor.shape[1] < 2 or tensor.requires_grad: return False
@@ -157,7 +169,7 @@ def other_values(
     best = max(moved, key=lambda other: int((other != tensor).flatten(1).any(1).sum()), default=tensor)
     return None if torch.equal(best, tensor) else best
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #74c75811
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #b360d1b1
 _STEPS = {0, 1, 2, 4, 8, 16, 20, 24, 32, 64, 128, 512, 1024}   # completed steps at which the generator is asked
 _PATIENCE = 20
 
@@ -178,7 +190,7 @@ class _Asked:
         enough = self.still and (self.way is False or self.still[-1] - self.still[0] >= _PATIENCE)
         return bool(enough and not self.used and not self.unseen and len(self.weights) > 1)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #b083e9cf
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #df354eb3
 def _candidates(
     tracer: Tracer | None,                 # while operations are followed
     inputs: list[tuple[str, object]],      # by name
@@ -201,7 +213,7 @@ def _candidates(
                     and not o.data and tensors[name].is_floating_point() and tensors[name].numel() >= 16
                     and len(tensors[name].unique()) > 3 and not tensors[name].requires_grad]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #e7ce4007
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #3290d2d1
 def _named_inputs(network: nn.Module, args: tuple, kwargs: dict) -> tuple[list, object]:
     "Every value among the arguments with its name, and how to put them together again"
     try: bound = inspect.signature(network.forward).bind(*args, **kwargs).arguments
@@ -221,7 +233,7 @@ def _numbers(output: object, inputs: list[Tensor]) -> list[Tensor]:
     held = tensors_in(output) or tensors_in(vars(output) if hasattr(output, "__dict__") else [])
     return [t for t in held if t.is_floating_point() and not any(t is other for other in inputs)]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #f07121a9
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #60aede9a
 def _repeat(network: nn.Module, inputs: list, shape: object, change: str = "", new_draws: bool = False) -> list[Tensor]:
     "The numbers that a network gives when it is called again, with one input changed"
     fresh = [(name, value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value)
@@ -245,7 +257,7 @@ def _cannot(network: nn.Module, inputs: list) -> str:
         return "its labels were written in place"   # called again, they could leave their range
     return ""
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d1de7b0f
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #69bcd17b
 class Probes(Observer):
     "Asks the generator whether its output depends on the labels and the latents that it is given"
     checks = "SENS",
@@ -265,23 +277,28 @@ class Probes(Observer):
         except Exception as error: self._why = f"it could not be called again: {type(error).__name__}: {error}"[:200]
         finally: self._busy = False
 
-    def after_step(self, optimiser):
-        "Note where requested labels left sight before they could be seen to reach a loss"
-        tracer, last = self.loop.tracer, self.loop._updates[-1:]
-        place = tracer and unseen_labels(last, random=tracer.random, escaped=tracer.escaped)
-        if place: self._routes[f"the requested labels left sight at {place}"] = True
-
     def findings(self):
         return [Finding(cause=f"{a.what} ignored by the generator", subject="generator", where=a.where, step=a.still[0],
                         evidence=f"called again with other values of {a.name}, from the same state and random numbers, "
                         f"not one bit of its output changed, in {len(a.still)} of {len(a.still)} tries up to step "
                         f"{a.still[-1]}") for a in self.asked.values() if a.is_ignored()]
 
-    def unseen(self):
-        why = [f"{a.name}: {a.unseen}" for a in self.asked.values() if a.unseen and not a.used]
-        return "; ".join([*why, *self._routes, *([self._why] if self._why and not self.asked else [])])
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #2d7c3773
+@patch
+def after_step(self: Probes, optimiser: object) -> None:
+    "Note where requested labels left sight before they could be seen to reach a loss"
+    tracer, last = self.loop.tracer, self.loop._updates[-1:]
+    place = tracer and unseen_labels(last, random=tracer.random, escaped=tracer.escaped)
+    if place: self._routes[f"the requested labels left sight at {place}"] = True
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #62e5e1f5
+@patch
+def unseen(self: Probes) -> str:
+    "Inputs of which nothing can be said, and why"
+    why = [f"{a.name}: {a.unseen}" for a in self.asked.values() if a.unseen and not a.used]
+    open_ones = not self.asked or not all(a.used or a.still for a in self.asked.values())
+    return "; ".join([*why, *self._routes, *([self._why] if self._why and open_ones else [])])
+
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #15058a97
 @patch
 def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: object, now: int) -> None:
     "Call the generator again, once as it was called and once with each input changed that may be unused"
@@ -309,7 +326,7 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
                                         else _way_unseen(tracer, network, values[name], output))
         if tracer is not None: asked.way = asked.way or _way_exists(tracer, values, name, output, what)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d74e79a8
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #41585d71
 def _outcome(tracer: Tracer, output: object) -> list[Origin]: return [tracer.origin(t) for t in _numbers(output, [])]
 
 def _way_exists(tracer: Tracer, values: dict, name: str, output: object, what: str) -> bool:
