@@ -6,7 +6,7 @@
 __all__ = ['SCALE_LATENTS', 'SCALE_GAIN', 'BATCH_GAIN', 'distinct_places', 'other_scale', 'batch_statistics_told', 'classes_told',
            'explained_card']
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #e6d05d67
+# %% ../../nbs/evaluation/05_explanations.ipynb #e9413700
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -20,11 +20,12 @@ from curriculum_gen.evaluation.instruments import (
 )
 from .trial import Trial
 from ..statistics.card import Card
+from ..statistics.confusions import circled_mapping, renaming_words
 from ..statistics.intervals import ALPHA, fewer_p
 from ..statistics.verdicts import CUT_OFFS, above_guessing
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #065872f6
+# %% ../../nbs/evaluation/05_explanations.ipynb #c5a1ef16
 def distinct_places(
     images: Tensor,   # [classes, n, ...]
 ) -> list[list[int]]: # of each class, places of the images that are no repeats of an earlier one, to the bit
@@ -48,7 +49,7 @@ def _repeated(images: Tensor, trial: Trial) -> tuple[str, bool]:
     else: why = "the images do not go with their own latents, only with the call: one seed or latent for a whole batch"
     return f"{told}: {why}; give every image noise of its own, out of its latent", True
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #44e06f75
+# %% ../../nbs/evaluation/05_explanations.ipynb #b7e17646
 SCALE_LATENTS = 40   # images a class that are shown to the panel once more
 SCALE_GAIN = 0.1     # of the images, that another scale must bring at least
 
@@ -86,7 +87,7 @@ def other_scale(
     return (f"judge input differs: {words}, the judges see {best} of {total} images as asked, as they are {seen} "
             f"({best/total:.0%} against {seen/total:.0%}); give images in [-1, 1] as the judges know them")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #b7390ffc
+# %% ../../nbs/evaluation/05_explanations.ipynb #91b50269
 BATCH_GAIN = 0.05   # of the images, that the batch's own statistics must bring at least
 
 def batch_statistics_told(
@@ -101,38 +102,19 @@ def batch_statistics_told(
     return (f"stored batch statistics do not fit: {batch/images:.0%} as asked on batch statistics, {stored/images:.0%} "
             f"on the stored ones ({batch} and {stored} of {images} images, first judge)")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #161f1fc6
+# %% ../../nbs/evaluation/05_explanations.ipynb #4b5621ca
 def classes_told(
     card: Card,
 ) -> tuple[str, ...]:   # empty where every class is given as asked
     "Sentences on classes that go by other names, and on the one that is far worse than the others"
     tables = np.stack([np.array(seen["confusion"]) for seen in card.panel.values()])   # [judges, asked, seen]
     n, seen = card.n_per_class, np.median(tables, axis=0)
-    k, given = len(seen), seen.argmax(1)
-    names = card.classes or tuple(map(str, range(k)))
-    sure = seen.max(1) >= n/2
-    circled = {c for c in range(k) if c in _circle(c, given, sure)}
-    mapping = [int(given[c]) if c in circled else c for c in range(k)]
-    moved = [c for c in circled if given[c] != c]
-    shares = [sum(seen[c, m] for c, m in enumerate(one))/(k*n) for one in (mapping, range(k))]
-    renamed = bool(moved) and above_guessing(shares[0], classes=k) >= 0.5
-    found = [_renaming_told(moved, given, seen, shares, names=names, n=n)] if renamed else []
-    right = [seen[c, mapping[c]] for c in range(k)] if renamed else list(seen.diagonal())
+    k, names = len(seen), card.classes or tuple(map(str, range(len(seen))))
+    mapping = circled_mapping(seen)
+    good = mapping and above_guessing(sum(seen[c, m] for c, m in enumerate(mapping))/(k*n), classes=k) >= 0.5
+    found = [f"classes are renamed: {renaming_words(seen, mapping, names)}"] if good else []
+    right = [seen[c, m] for c, m in enumerate(mapping if good else range(k))]
     return tuple(found + _worst_told(right, seen, names=names, n=n))
-
-def _circle(c: int, given: np.ndarray, sure: np.ndarray) -> list[int]:
-    "The classes that one goes through from class to class seen, until it stops or repeats"
-    gone, at = [], c
-    while sure[at] and (at := int(given[at])) not in gone: gone.append(at)
-    return gone
-
-def _renaming_told(moved: list[int], given: np.ndarray, seen: np.ndarray, shares: list, *, names: tuple, n: int) -> str:
-    told = [f"asked for {names[c]} -> seen {names[given[c]]} ({seen[c, given[c]]:.0f} of {n})" for c in moved]
-    exchanged = len(moved) == 2
-    k = len(seen)
-    others = f"; the other {k - len(moved)} as asked" if len(moved) < k else ""
-    return (f"classes are renamed: {f'{names[moved[0]]} and {names[moved[1]]} are exchanged: ' if exchanged else ''}"
-            f"{', '.join(told)}{others}; renamed so {shares[0]:.0%} of the images are right, as asked {shares[1]:.0%}")
 
 def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -> list[str]:
     c, others = int(np.argmin(right)), sorted(right)[1:]
@@ -145,7 +127,7 @@ def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -
             + (f"; it is missing: {seen[:, c].sum():.0f} of {n*len(seen)} images are seen as {names[c]}"
                if missing else "")]
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #fa6da31b
+# %% ../../nbs/evaluation/05_explanations.ipynb #a2d34071
 def explained_card(
     generator: Callable,         # `images = generator(latents, labels)`; a network must be in eval mode
     instruments: Instruments,
