@@ -1258,6 +1258,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'curriculum_gen/diagnosis/questions.py'),
                                                     'curriculum_gen.diagnosis.questions._learned': ( 'diagnosis/questions.html#_learned',
                                                                                                      'curriculum_gen/diagnosis/questions.py'),
+                                                    'curriculum_gen.diagnosis.questions._order_cause': ( 'diagnosis/questions.html#_order_cause',
+                                                                                                         'curriculum_gen/diagnosis/questions.py'),
                                                     'curriculum_gen.diagnosis.questions._told': ( 'diagnosis/questions.html#_told',
                                                                                                   'curriculum_gen/diagnosis/questions.py'),
                                                     'curriculum_gen.diagnosis.questions._worse': ( 'diagnosis/questions.html#_worse',
