@@ -99,6 +99,7 @@ def _learned(run: RecordedRun, found: Examination) -> Rung:
     told = made[0].findings[0].evidence if made[0].findings else made[0].compared
     return Rung(question=QUESTIONS[1], answer="no" if made[0].findings else "yes", evidence=told + given)
 
+# %% ../../nbs/diagnosis/03_questions.ipynb #68efe859
 def _order_cause(judged: np.ndarray) -> str:
     "What the label order of one evaluation says; empty where nothing"
     return next((finding.cause for finding in label_order([confusion_counts(judged)]).findings), "")
@@ -216,7 +217,8 @@ def diagnose_run(
     findings = ranked(f for outcome in found.outcomes for f in outcome.findings
                       if f.kind != "note" and not (wrong and outcome.check in _ASK_SCORES))
     if wrong: why |= dict.fromkeys(_ASK_SCORES, "the meter is wrong")
-    elif any(outcome.findings for outcome in found.of("LPERM")): why |= {"JUDGE2": "nothing was learned that another judge could confirm"}
+    elif any(outcome.findings for outcome in found.of("LPERM")):
+        why |= {"JUDGE2": "nothing was learned that another judge could confirm"}
     rungs = [Rung(question=QUESTIONS[0], answer="no" if wrong else "yes",
                   evidence="; ".join(outcome.compared for outcome in meter))]
     rungs += [Rung(question=question, answer="not asked", evidence="the meter is wrong")

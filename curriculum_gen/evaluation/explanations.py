@@ -6,7 +6,7 @@
 __all__ = ['SCALE_LATENTS', 'SCALE_GAIN', 'BATCH_GAIN', 'RENAMED_WELL', 'distinct_places', 'other_scale', 'batch_statistics_told',
            'classes_told', 'explained_card']
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #697bef2e
+# %% ../../nbs/evaluation/05_explanations.ipynb #5851fbe7
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -25,7 +25,7 @@ from ..statistics.intervals import ALPHA, fewer_p
 from ..statistics.verdicts import CUT_OFFS, above_guessing
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #023bcfec
+# %% ../../nbs/evaluation/05_explanations.ipynb #54fb68ce
 def distinct_places(
     images: Tensor,   # [classes, n, ...]
 ) -> list[list[int]]: # of each class, places of the images that are no repeats of an earlier one, to the bit
@@ -44,12 +44,13 @@ def _repeated(images: Tensor, trial: Trial) -> tuple[str, bool]:
     if trial.one_image or least == n or (not seeds and least > n/2): return "", False
     told = f"images counted more than once: {least} of {n} a class are distinct ({all_of} of {k*n} images)"
     if seeds: why = "the images do not depend on the latents: the generator seeds itself"
-    elif trial.follows: return f"{told}, though each follows its own latent: the generator has few images to give", False
-    elif not trial.repeats: return f"{told}: the generator has few images to give", False
+    elif trial.follows or not trial.repeats:
+        followed = ", though each follows its own latent" if trial.follows else ""
+        return f"{told}{followed}: the generator has few images to give", False
     else: why = "the images do not go with their own latents, only with the call: one seed or latent for a whole batch"
     return f"{told}: {why}; give every image noise of its own, out of its latent", True
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #41450493
+# %% ../../nbs/evaluation/05_explanations.ipynb #2a5cebde
 SCALE_LATENTS = 40   # images a class that are shown to the panel once more
 SCALE_GAIN = 0.1     # of the images, that another scale must bring at least
 
@@ -68,6 +69,7 @@ def _meant(images: Tensor) -> dict[str, Callable]:
     if images.shape[2] == 3: found["channels in reverse order"] = lambda x: x.flip(2)
     return found
 
+# %% ../../nbs/evaluation/05_explanations.ipynb #c13d0a91
 def other_scale(
     images: Tensor,             # [classes, n, channels, height, width] in [-1, 1], row i asked for class i
     instruments: Instruments,
@@ -87,7 +89,7 @@ def other_scale(
     return (f"judge input differs: {words}, the judges see {best} of {total} images as asked, as they are {seen} "
             f"({best/total:.0%} against {seen/total:.0%}); give images in [-1, 1] as the judges know them")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #a9c9ffc3
+# %% ../../nbs/evaluation/05_explanations.ipynb #70ed3205
 BATCH_GAIN = 0.05   # of the images, that the batch's own statistics must bring at least
 
 def batch_statistics_told(
@@ -102,7 +104,7 @@ def batch_statistics_told(
     return (f"stored batch statistics do not fit: {batch/images:.0%} as asked on batch statistics, {stored/images:.0%} "
             f"on the stored ones ({batch} and {stored} of {images} images, first judge)")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #2b0ad8f9
+# %% ../../nbs/evaluation/05_explanations.ipynb #fcc7b259
 RENAMED_WELL = 0.4   # of what is left after guessing, that must be right under the new names
 
 def classes_told(
@@ -118,6 +120,7 @@ def classes_told(
     right = [seen[c, m] for c, m in enumerate(mapping if good else range(k))]
     return tuple(found + _worst_told(right, seen, names=names, n=n))
 
+# %% ../../nbs/evaluation/05_explanations.ipynb #902bcebe
 def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -> list[str]:
     c, others = int(np.argmin(right)), sorted(right)[1:]
     well_enough = right[c] >= CUT_OFFS.trusted_class*median(others)
@@ -129,7 +132,7 @@ def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -
             + (f"; it is missing: {seen[:, c].sum():.0f} of {n*len(seen)} images are seen as {names[c]}"
                if missing else "")]
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #4b5a7258
+# %% ../../nbs/evaluation/05_explanations.ipynb #d029a1bd
 def explained_card(
     generator: Callable,         # `images = generator(latents, labels)`; a network must be in eval mode
     instruments: Instruments,

@@ -76,7 +76,7 @@ def generate(
             images.append(made.cpu().unflatten(0, (len(z), classes)))
     return torch.cat(images).transpose(0, 1).contiguous()
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #d52b78e0
+# %% ../../nbs/evaluation/03_instruments.ipynb #4008529f
 def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     "Images as float32; `InputError` with what to change where they have another type, shape or range"
     wanted = f"for {shape[0]} labels: it must return images of shape {list(shape)}"
@@ -95,6 +95,7 @@ def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     if images.abs().max() > 1 + 1e-4: raise InputError(_rescaled(images))
     return images
 
+# %% ../../nbs/evaluation/03_instruments.ipynb #c9490d2f
 def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     "What makes images of a shape out of those at hand, as the end of a sentence"
     n, channels, height, width = shape
@@ -102,20 +103,21 @@ def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     if found == (n, height, width, channels): return "; give images.permute(0, 3, 1, 2)"
     if math.prod(found) == math.prod(shape): return f"; give images.reshape(-1, {channels}, {height}, {width})"
     if len(found) != 4: return ""
-    wrong = [] if found[1] == channels else [f".mean(1, keepdim=True)" if channels == 1 else f"[:, :{channels}]"
+    wrong = [] if found[1] == channels else [".mean(1, keepdim=True)" if channels == 1 else f"[:, :{channels}]"
                                              if found[1] > channels else f".expand(-1, {channels}, -1, -1)"]
     size = "" if found[2:] == (height, width) else f", resized by F.interpolate(images, ({height}, {width}))"
     return (f"; give images{''.join(wrong)}{size}, or the data set that has images of shape {list(found[1:])} "
             "as dataset=...")
 
+# %% ../../nbs/evaluation/03_instruments.ipynb #ac3670dc
 def _rescaled(images: Tensor) -> str:
     "What is wrong with numbers outside of [-1, 1]"
     low, high = float(images.min()), float(images.max())
     if low > -1 and high > 16: advice = "they look like bytes from 0 to 255: give images/127.5 - 1"
     elif low > -1.5 and high < 1.5: advice = "they leave it by little: give images.clamp(-1, 1)"
     elif low > -8 and high < 8:
-        advice = (f"they look standardised (mean {images.mean():.2f}, standard deviation {images.std():.2f}): undo that "
-                  "with its own mean and deviation, images*std + mean, and give twice that less 1")
+        advice = (f"they look standardised (mean {images.mean():.2f}, standard deviation {images.std():.2f}): undo "
+                  "that with its own mean and deviation, images*std + mean, and give twice that less 1")
     else: advice = "scale them to it"
     return f"the generator's images leave [-1, 1], they lie in [{low:.4g}, {high:.4g}]: {advice}"
 
@@ -260,6 +262,7 @@ def score_generator(
     images = sampled_images(generator, instruments, student=student)
     return _scored(generator, images, instruments, student=student)
 
+# %% ../../nbs/evaluation/03_instruments.ipynb #d8a73d20
 def sampled_images(
     generator: Callable,               # `images = generator(latents, labels)`
     instruments: Instruments,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USUAL_SIZES', 'PATIENCE', 'TRIAL_LATENTS', 'Trial', 'trial_call']
 
-# %% ../../nbs/evaluation/04_trial.ipynb #4e552cbe
+# %% ../../nbs/evaluation/04_trial.ipynb #1fc055e0
 import random, re, traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,13 +26,14 @@ from ..core.records import Record
 from ..core.task import MNIST, Task
 from .instruments import evaluation_latents, generate, latent_shape_of
 
-# %% ../../nbs/evaluation/04_trial.ipynb #57512e26
+# %% ../../nbs/evaluation/04_trial.ipynb #514cda57
 def _mode_matters(layer: nn.Module) -> bool:
     "Does a layer compute something else in train mode?"
     if isinstance(layer, (_BatchNorm, _InstanceNorm)): return layer.track_running_stats
     if isinstance(layer, _DropoutNd): return layer.p > 0
     return isinstance(layer, nn.RReLU) or (isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)) and layer.dropout > 0)
 
+# %% ../../nbs/evaluation/04_trial.ipynb #9cf425f0
 @contextmanager
 def _train_mode_seen() -> Iterator[dict]:   # id of a layer -> (layer, the networks it runs in, outermost first)
     "Layers that run in train mode though that changes what they compute"
@@ -48,6 +49,7 @@ def _train_mode_seen() -> Iterator[dict]:   # id of a layer -> (layer, the netwo
     finally:
         for hook in hooks: hook.remove()
 
+# %% ../../nbs/evaluation/04_trial.ipynb #057acd31
 def _train_mode_told(seen: dict) -> tuple[str, ...]:
     "Sentences on single layers that were left in train mode on purpose or not; `InputError` for a whole network"
     told = {}
@@ -62,7 +64,7 @@ def _train_mode_told(seen: dict) -> tuple[str, ...]:
         told.setdefault("scoring differs between repeats" if dropped else "sampling depends on the batch", what)
     return tuple(f"{cause}: {what} is in train mode inside a network in eval mode" for cause, what in told.items())
 
-# %% ../../nbs/evaluation/04_trial.ipynb #11492e1b
+# %% ../../nbs/evaluation/04_trial.ipynb #7b078076
 USUAL_SIZES = 100, 128, 32, 16, 10, 2, 8, 20, 50, 62, 256, 512, 1, 3, 4, 5, 12, 24, 48, 80, 96, 120, 200, 384, 1024
 PATIENCE = 10   # seconds that are spent on finding a way that works
 
@@ -73,6 +75,7 @@ def _sizes_said(error: str, size: int) -> list[int]:
     viewed = [int(n) for dims in re.findall(r"shape '\[([^\]]*)\]' is invalid", error) for n in dims.split(",")]
     return [n for n in [size + more for more in wider] + viewed if n > 0 and n != size]
 
+# %% ../../nbs/evaluation/04_trial.ipynb #7b6a10cb
 def _ways(classes: int) -> dict[str, Callable]:
     "Words -> arguments out of latents and labels"
     def one_hot(y: Tensor) -> Tensor: return F.one_hot(y, classes).float()
@@ -92,7 +95,7 @@ def _ways(classes: int) -> dict[str, Callable]:
             "it takes labels alone: give lambda latents, labels: generator(labels)": lambda z, y: (y,),
             "it takes latents alone, so no class can be asked for: give one that takes labels too": lambda z, y: (z,)}
 
-# %% ../../nbs/evaluation/04_trial.ipynb #3acbd568
+# %% ../../nbs/evaluation/04_trial.ipynb #6f978b5a
 def _way_that_works(generator: Callable, error: str, shape: tuple[int, ...], task: Task) -> str:
     "Advice on how to call a generator that raised this error, or what is wanted of it"
     device = next((p.device for p in generator.parameters()), "cpu") if isinstance(generator, nn.Module) else "cpu"
@@ -112,10 +115,12 @@ def _way_that_works(generator: Callable, error: str, shape: tuple[int, ...], tas
             if monotonic() > until: return _wanted(shape, task)
     return _wanted(shape, task)
 
+# %% ../../nbs/evaluation/04_trial.ipynb #e655e0e2
 def _wanted(shape: tuple[int, ...], task: Task) -> str:
     return (f"it must take latents {['n', *shape]} and labels [n] of whole numbers from 0 to {len(task.classes) - 1}, "
             f"and give images {['n', *task.image_shape]}").replace("'", "")
 
+# %% ../../nbs/evaluation/04_trial.ipynb #cccccc03
 def _told(words: str, one: tuple, made: object, *, given: tuple, task: Task) -> str:
     "What made it work, in words"
     made = made[0] if isinstance(made, tuple) else made
@@ -128,7 +133,7 @@ def _told(words: str, one: tuple, made: object, *, given: tuple, task: Task) -> 
                                                        "like its own as dataset=..., made by dataset_of")
     return "; ".join(parts)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #fa997aad
+# %% ../../nbs/evaluation/04_trial.ipynb #8c49533e
 TRIAL_LATENTS = 12   # so many give equal images by accident in one case of 4,000, of a generator that has two images
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,7 @@ class Trial(Record):
     one_image: bool             # the same image for all latents and labels
     reasons: tuple[str, ...]    # sentences for a card, each beginning with a cause
 
+# %% ../../nbs/evaluation/04_trial.ipynb #11e5789b
 @contextmanager
 def _random_states() -> Iterator[Callable[[], None]]:   # puts them back as they were at the beginning
     "Leaves the random states of Python, NumPy and torch as they were"
@@ -151,7 +157,7 @@ def _random_states() -> Iterator[Callable[[], None]]:   # puts them back as they
     try: yield back
     finally: back()
 
-# %% ../../nbs/evaluation/04_trial.ipynb #81a15de9
+# %% ../../nbs/evaluation/04_trial.ipynb #b18b3eef
 def trial_call(
     generator: Callable,   # `images = generator(latents, labels)`, of anybody
     *,
@@ -183,7 +189,7 @@ def trial_call(
 def _alike(images: Tensor, others: Tensor) -> bool:   # but for rounding
     return float((images - others).abs().max()) <= 1e-3
 
-# %% ../../nbs/evaluation/04_trial.ipynb #b064e72e
+# %% ../../nbs/evaluation/04_trial.ipynb #ee1a743a
 def _refusal(generator: Callable, error: Exception, shape: tuple[int, ...], task: Task) -> str:
     "One line: what a generator raised, where, and the way that works"
     ours = {does.__code__.co_filename for does in (generate, _refusal)}
@@ -196,6 +202,7 @@ def _refusal(generator: Callable, error: Exception, shape: tuple[int, ...], task
     return (f"the generator cannot be called as generator({called}): {type(error).__name__}"
             f"{f': {said[:150]}' if said else ''}{where}; {advice}")
 
+# %% ../../nbs/evaluation/04_trial.ipynb #efa4041f
 def _repeats_told(first: Tensor, again: Tensor, *, uses: bool | None) -> list[str]:
     if _alike(first, again): return []
     other = int((first - again).abs().flatten(2).amax(2).gt(1e-3).sum())
@@ -208,8 +215,9 @@ def _repeats_told(first: Tensor, again: Tensor, *, uses: bool | None) -> list[st
 def _inputs_told(uses: bool | None, first: Tensor, *, repeats: bool) -> list[str]:
     "Sentences on latents and labels that make no difference"
     (k, n), found = first.shape[:2], []
-    if uses is False: found.append(f"latents ignored by the generator: {'' if repeats else 'from the same random states '}"
-                                   f"other latents give the same {k*n} images")
+    states = "" if repeats else "from the same random states "
+    if uses is False:
+        found.append(f"latents ignored by the generator: {states}other latents give the same {k*n} images")
     if uses is not None and torch.equal(first, first[:1].expand_as(first)):
         found.append(f"labels ignored by the generator: each of {n} latents gives the same image for all {k} classes")
     return found
