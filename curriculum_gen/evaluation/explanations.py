@@ -6,7 +6,7 @@
 __all__ = ['SCALE_LATENTS', 'SCALE_GAIN', 'BATCH_GAIN', 'RENAMED_WELL', 'distinct_places', 'other_scale', 'batch_statistics_told',
            'classes_told', 'explained_card']
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #5851fbe7
+# %% ../../nbs/evaluation/05_explanations.ipynb #1aceed5a
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -25,7 +25,7 @@ from ..statistics.intervals import ALPHA, fewer_p
 from ..statistics.verdicts import CUT_OFFS, above_guessing
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #54fb68ce
+# %% ../../nbs/evaluation/05_explanations.ipynb #9d23dc7c
 def distinct_places(
     images: Tensor,   # [classes, n, ...]
 ) -> list[list[int]]: # of each class, places of the images that are no repeats of an earlier one, to the bit
@@ -43,14 +43,14 @@ def _repeated(images: Tensor, trial: Trial) -> tuple[str, bool]:
     seeds = trial.repeats and trial.uses_latents is False
     if trial.one_image or least == n or (not seeds and least > n/2): return "", False
     told = f"images counted more than once: {least} of {n} a class are distinct ({all_of} of {k*n} images)"
-    if seeds: why = "the images do not depend on the latents: the generator seeds itself"
+    if seeds: why = "the images do not depend on the latents, as when every call sets the same seed"
     elif trial.follows or not trial.repeats:
         followed = ", though each follows its own latent" if trial.follows else ""
         return f"{told}{followed}: the generator has few images to give", False
     else: why = "the images do not go with their own latents, only with the call: one seed or latent for a whole batch"
     return f"{told}: {why}; give every image noise of its own, out of its latent", True
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #2a5cebde
+# %% ../../nbs/evaluation/05_explanations.ipynb #ad0cfcc8
 SCALE_LATENTS = 40   # images a class that are shown to the panel once more
 SCALE_GAIN = 0.1     # of the images, that another scale must bring at least
 
@@ -62,14 +62,14 @@ def _meant(images: Tensor) -> dict[str, Callable]:
         said = f"{'no value lies under 0' if low >= 0 else 'hardly a value lies under 0'}, so they look like [0, 1]"
         found = {f"{said}; rescaled by images*2 - 1": lambda x: (2*x - 1).clamp(-1, 1),
                  f"{said} and inverted; rescaled by 1 - images*2": lambda x: (1 - 2*x).clamp(-1, 1)} | found
-    elif 1e-3 < high - low < 1.8:
+    elif 1e-3 < high - low < 1.8 and (abs(low) < 0.02 or abs(low + high) < 0.02):   # else it is contrast, no scale
         found[f"they lie in [{low:.2g}, {high:.2g}]; stretched to [-1, 1]"] = \
             lambda x: (2*(x - low)/(high - low) - 1).clamp(-1, 1)
     if images.shape[-1] == images.shape[-2]: found["rows and columns exchanged"] = lambda x: x.transpose(-1, -2)
     if images.shape[2] == 3: found["channels in reverse order"] = lambda x: x.flip(2)
     return found
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #c13d0a91
+# %% ../../nbs/evaluation/05_explanations.ipynb #0720e4cb
 def other_scale(
     images: Tensor,             # [classes, n, channels, height, width] in [-1, 1], row i asked for class i
     instruments: Instruments,
@@ -89,7 +89,7 @@ def other_scale(
     return (f"judge input differs: {words}, the judges see {best} of {total} images as asked, as they are {seen} "
             f"({best/total:.0%} against {seen/total:.0%}); give images in [-1, 1] as the judges know them")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #70ed3205
+# %% ../../nbs/evaluation/05_explanations.ipynb #1726a9b1
 BATCH_GAIN = 0.05   # of the images, that the batch's own statistics must bring at least
 
 def batch_statistics_told(
@@ -104,7 +104,7 @@ def batch_statistics_told(
     return (f"stored batch statistics do not fit: {batch/images:.0%} as asked on batch statistics, {stored/images:.0%} "
             f"on the stored ones ({batch} and {stored} of {images} images, first judge)")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #fcc7b259
+# %% ../../nbs/evaluation/05_explanations.ipynb #302d9b08
 RENAMED_WELL = 0.4   # of what is left after guessing, that must be right under the new names
 
 def classes_told(
@@ -120,19 +120,23 @@ def classes_told(
     right = [seen[c, m] for c, m in enumerate(mapping if good else range(k))]
     return tuple(found + _worst_told(right, seen, names=names, n=n))
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #902bcebe
+# %% ../../nbs/evaluation/05_explanations.ipynb #5a9fec36
 def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -> list[str]:
-    c, others = int(np.argmin(right)), sorted(right)[1:]
-    well_enough = right[c] >= CUT_OFFS.trusted_class*median(others)
-    if well_enough or fewer_p((int(right[c]), int(others[0])), trials=(n, n)) > ALPHA: return []
-    instead, missing = int(np.argmax(seen[c])), seen[:, c].sum() <= 0.1*n
-    seen_as = f", {seen[c, instead]:.0f} seen as {names[instead]}" if seen[c, instead] > right[c] else ""
-    return [f"class {names[c]}: {right[c]:.0f} of {n} right{seen_as}, the other {len(others)} classes "
-            f"{others[0]/n:.0%} to {others[-1]/n:.0%}"
-            + (f"; it is missing: {seen[:, c].sum():.0f} of {n*len(seen)} images are seen as {names[c]}"
-               if missing else "")]
+    "Classes far below the typical one, all of them in one sentence; none where they are half of the classes"
+    typical = median(right)
+    bad = [c for c, count in enumerate(right) if count < CUT_OFFS.trusted_class*typical
+           and fewer_p((int(count), int(typical)), trials=(n, n)) <= ALPHA]
+    others = sorted(count/n for c, count in enumerate(right) if c not in bad)
+    if not bad or 2*len(bad) >= len(right): return []
+    def told(c: int) -> str:
+        instead, all_seen = int(np.argmax(seen[c])), seen[:, c].sum()
+        words = f"class {names[c]}: {right[c]:.0f} of {n} right"
+        if seen[c, instead] > right[c]: words += f", {seen[c, instead]:.0f} seen as {names[instead]}"
+        missing = f", missing: {all_seen:.0f} of {n*len(seen)} images are seen as {names[c]}"
+        return words + (missing if all_seen <= 0.1*n else "")
+    return [f"{'; '.join(map(told, bad))}; the other {len(others)} classes {others[0]:.0%} to {others[-1]:.0%}"]
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #d029a1bd
+# %% ../../nbs/evaluation/05_explanations.ipynb #b456b7b3
 def explained_card(
     generator: Callable,         # `images = generator(latents, labels)`; a network must be in eval mode
     instruments: Instruments,

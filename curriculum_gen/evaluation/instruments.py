@@ -76,12 +76,12 @@ def generate(
             images.append(made.cpu().unflatten(0, (len(z), classes)))
     return torch.cat(images).transpose(0, 1).contiguous()
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #4008529f
+# %% ../../nbs/evaluation/03_instruments.ipynb #812bd98a
 def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     "Images as float32; `InputError` with what to change where they have another type, shape or range"
     wanted = f"for {shape[0]} labels: it must return images of shape {list(shape)}"
     if not isinstance(images, Tensor):
-        turned = ", as torch.from_numpy gives them" if isinstance(images, np.ndarray) else ""
+        turned = {np.ndarray: ", as torch.from_numpy gives them", list: ", as torch.stack gives them"}.get(type(images), "")
         raise InputError(f"the generator gave {type(images).__name__} {wanted}{turned}")
     if images.shape != shape:
         raise InputError(f"the generator gave {list(images.shape)} {wanted}{_reshaped(tuple(images.shape), shape)}")
@@ -95,7 +95,7 @@ def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     if images.abs().max() > 1 + 1e-4: raise InputError(_rescaled(images))
     return images
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #c9490d2f
+# %% ../../nbs/evaluation/03_instruments.ipynb #6ae14753
 def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     "What makes images of a shape out of those at hand, as the end of a sentence"
     n, channels, height, width = shape
@@ -105,11 +105,11 @@ def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     if len(found) != 4: return ""
     wrong = [] if found[1] == channels else [".mean(1, keepdim=True)" if channels == 1 else f"[:, :{channels}]"
                                              if found[1] > channels else f".expand(-1, {channels}, -1, -1)"]
-    size = "" if found[2:] == (height, width) else f", resized by F.interpolate(images, ({height}, {width}))"
+    size = "" if found[2:] == (height, width) else f" resized by F.interpolate(images, ({height}, {width}))"
     return (f"; give images{''.join(wrong)}{size}, or the data set that has images of shape {list(found[1:])} "
             "as dataset=...")
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #ac3670dc
+# %% ../../nbs/evaluation/03_instruments.ipynb #48ab1412
 def _rescaled(images: Tensor) -> str:
     "What is wrong with numbers outside of [-1, 1]"
     low, high = float(images.min()), float(images.max())
@@ -262,7 +262,7 @@ def score_generator(
     images = sampled_images(generator, instruments, student=student)
     return _scored(generator, images, instruments, student=student)
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #d8a73d20
+# %% ../../nbs/evaluation/03_instruments.ipynb #d5810fac
 def sampled_images(
     generator: Callable,               # `images = generator(latents, labels)`
     instruments: Instruments,

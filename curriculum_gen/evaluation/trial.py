@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USUAL_SIZES', 'PATIENCE', 'TRIAL_LATENTS', 'Trial', 'trial_call']
 
-# %% ../../nbs/evaluation/04_trial.ipynb #1fc055e0
+# %% ../../nbs/evaluation/04_trial.ipynb #9e8411dd
 import random, re, traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,14 +26,14 @@ from ..core.records import Record
 from ..core.task import MNIST, Task
 from .instruments import evaluation_latents, generate, latent_shape_of
 
-# %% ../../nbs/evaluation/04_trial.ipynb #514cda57
+# %% ../../nbs/evaluation/04_trial.ipynb #c8c86ac8
 def _mode_matters(layer: nn.Module) -> bool:
     "Does a layer compute something else in train mode?"
     if isinstance(layer, (_BatchNorm, _InstanceNorm)): return layer.track_running_stats
     if isinstance(layer, _DropoutNd): return layer.p > 0
     return isinstance(layer, nn.RReLU) or (isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)) and layer.dropout > 0)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #9cf425f0
+# %% ../../nbs/evaluation/04_trial.ipynb #f91231a0
 @contextmanager
 def _train_mode_seen() -> Iterator[dict]:   # id of a layer -> (layer, the networks it runs in, outermost first)
     "Layers that run in train mode though that changes what they compute"
@@ -49,7 +49,7 @@ def _train_mode_seen() -> Iterator[dict]:   # id of a layer -> (layer, the netwo
     finally:
         for hook in hooks: hook.remove()
 
-# %% ../../nbs/evaluation/04_trial.ipynb #057acd31
+# %% ../../nbs/evaluation/04_trial.ipynb #44182690
 def _train_mode_told(seen: dict) -> tuple[str, ...]:
     "Sentences on single layers that were left in train mode on purpose or not; `InputError` for a whole network"
     told = {}
@@ -59,23 +59,25 @@ def _train_mode_told(seen: dict) -> tuple[str, ...]:
         what = f"{type(layer).__name__}{f' {name}' if name else ''}"
         if outer is not layer or running[0] is layer:
             raise InputError(f"the generator runs {type(outer).__name__} in train mode ({what}): its images depend on "
-                             f"the batch or on chance; call .eval() on {type(outer).__name__} before sampling")
+                             f"the batch or on chance; call .eval() on {'the network it belongs to' if outer is layer else type(outer).__name__} "
+                             "before sampling")
         dropped = isinstance(layer, (_DropoutNd, nn.RReLU))
         told.setdefault("scoring differs between repeats" if dropped else "sampling depends on the batch", what)
     return tuple(f"{cause}: {what} is in train mode inside a network in eval mode" for cause, what in told.items())
 
-# %% ../../nbs/evaluation/04_trial.ipynb #7b078076
+# %% ../../nbs/evaluation/04_trial.ipynb #bdc9cdd3
 USUAL_SIZES = 100, 128, 32, 16, 10, 2, 8, 20, 50, 62, 256, 512, 1, 3, 4, 5, 12, 24, 48, 80, 96, 120, 200, 384, 1024
 PATIENCE = 10   # seconds that are spent on finding a way that works
 
 def _sizes_said(error: str, size: int) -> list[int]:
     "Latent sizes that an error message about shapes speaks for, beside the size that was given"
-    wider = [int(wants) - int(has) for has, wants in re.findall(r"\(\d+x(\d+) and (\d+)x\d+\)", error)]
-    wider += [int(wants) - int(has) for wants, has in re.findall(r"to have (\d+) channels, but got (\d+)", error)]
+    pairs = re.findall(r"\(\d+x(\d+) and (\d+)x\d+\)", error)
+    pairs += [pair[::-1] for pair in re.findall(r"to have (\d+) channels, but got (\d+)", error)]
+    wider = [int(wants) - int(has) for has, wants in pairs if int(has) >= size]   # else it is not the latents
     viewed = [int(n) for dims in re.findall(r"shape '\[([^\]]*)\]' is invalid", error) for n in dims.split(",")]
     return [n for n in [size + more for more in wider] + viewed if n > 0 and n != size]
 
-# %% ../../nbs/evaluation/04_trial.ipynb #7b6a10cb
+# %% ../../nbs/evaluation/04_trial.ipynb #81c0192b
 def _ways(classes: int) -> dict[str, Callable]:
     "Words -> arguments out of latents and labels"
     def one_hot(y: Tensor) -> Tensor: return F.one_hot(y, classes).float()
@@ -95,7 +97,7 @@ def _ways(classes: int) -> dict[str, Callable]:
             "it takes labels alone: give lambda latents, labels: generator(labels)": lambda z, y: (y,),
             "it takes latents alone, so no class can be asked for: give one that takes labels too": lambda z, y: (z,)}
 
-# %% ../../nbs/evaluation/04_trial.ipynb #6f978b5a
+# %% ../../nbs/evaluation/04_trial.ipynb #57ef08da
 def _way_that_works(generator: Callable, error: str, shape: tuple[int, ...], task: Task) -> str:
     "Advice on how to call a generator that raised this error, or what is wanted of it"
     device = next((p.device for p in generator.parameters()), "cpu") if isinstance(generator, nn.Module) else "cpu"
@@ -115,12 +117,12 @@ def _way_that_works(generator: Callable, error: str, shape: tuple[int, ...], tas
             if monotonic() > until: return _wanted(shape, task)
     return _wanted(shape, task)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #e655e0e2
+# %% ../../nbs/evaluation/04_trial.ipynb #cb71e4ad
 def _wanted(shape: tuple[int, ...], task: Task) -> str:
     return (f"it must take latents {['n', *shape]} and labels [n] of whole numbers from 0 to {len(task.classes) - 1}, "
             f"and give images {['n', *task.image_shape]}").replace("'", "")
 
-# %% ../../nbs/evaluation/04_trial.ipynb #cccccc03
+# %% ../../nbs/evaluation/04_trial.ipynb #9c04f17c
 def _told(words: str, one: tuple, made: object, *, given: tuple, task: Task) -> str:
     "What made it work, in words"
     made = made[0] if isinstance(made, tuple) else made
@@ -133,7 +135,7 @@ def _told(words: str, one: tuple, made: object, *, given: tuple, task: Task) -> 
                                                        "like its own as dataset=..., made by dataset_of")
     return "; ".join(parts)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #8c49533e
+# %% ../../nbs/evaluation/04_trial.ipynb #a0e98e55
 TRIAL_LATENTS = 12   # so many give equal images by accident in one case of 4,000, of a generator that has two images
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ class Trial(Record):
     one_image: bool             # the same image for all latents and labels
     reasons: tuple[str, ...]    # sentences for a card, each beginning with a cause
 
-# %% ../../nbs/evaluation/04_trial.ipynb #11e5789b
+# %% ../../nbs/evaluation/04_trial.ipynb #55e99e24
 @contextmanager
 def _random_states() -> Iterator[Callable[[], None]]:   # puts them back as they were at the beginning
     "Leaves the random states of Python, NumPy and torch as they were"
@@ -157,7 +159,7 @@ def _random_states() -> Iterator[Callable[[], None]]:   # puts them back as they
     try: yield back
     finally: back()
 
-# %% ../../nbs/evaluation/04_trial.ipynb #b18b3eef
+# %% ../../nbs/evaluation/04_trial.ipynb #f2e1b255
 def trial_call(
     generator: Callable,   # `images = generator(latents, labels)`, of anybody
     *,
@@ -183,13 +185,13 @@ def trial_call(
     uses = not torch.equal(first, other) if restored else None
     one_image = uses is False and torch.equal(first, first[:1, :1].expand_as(first))
     reasons = (*modes, *_repeats_told(first, again, uses=uses), *_inputs_told(uses, first, repeats=repeats))
-    return Trial(repeats=repeats, uses_latents=uses, follows=repeats and uses and _alike(first, turned),
-                 one_image=one_image, reasons=reasons)
+    follows = repeats and uses and _alike(first, turned) and not torch.equal(first, first[:, :1].expand_as(first))
+    return Trial(repeats=repeats, uses_latents=uses, follows=follows, one_image=one_image, reasons=reasons)
 
 def _alike(images: Tensor, others: Tensor) -> bool:   # but for rounding
     return float((images - others).abs().max()) <= 1e-3
 
-# %% ../../nbs/evaluation/04_trial.ipynb #ee1a743a
+# %% ../../nbs/evaluation/04_trial.ipynb #4cb42d1b
 def _refusal(generator: Callable, error: Exception, shape: tuple[int, ...], task: Task) -> str:
     "One line: what a generator raised, where, and the way that works"
     ours = {does.__code__.co_filename for does in (generate, _refusal)}
@@ -202,7 +204,7 @@ def _refusal(generator: Callable, error: Exception, shape: tuple[int, ...], task
     return (f"the generator cannot be called as generator({called}): {type(error).__name__}"
             f"{f': {said[:150]}' if said else ''}{where}; {advice}")
 
-# %% ../../nbs/evaluation/04_trial.ipynb #efa4041f
+# %% ../../nbs/evaluation/04_trial.ipynb #d9ec8ab1
 def _repeats_told(first: Tensor, again: Tensor, *, uses: bool | None) -> list[str]:
     if _alike(first, again): return []
     other = int((first - again).abs().flatten(2).amax(2).gt(1e-3).sum())
