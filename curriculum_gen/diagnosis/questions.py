@@ -93,8 +93,16 @@ def _learned(run: RecordedRun, found: Examination) -> Rung:
     "The second answer, with the word that an evaluation gave to the last checkpoint"
     rows = read_json(run.folder.evaluation)["rows"] if run.folder.evaluation.exists() else []
     given = "".join(f"; the evaluation calls it {row['reasons'][0]}" for row in rows if row["step"] == run.steps[-1])
-    order, = found.of("LPERM")
-    return Rung(question=QUESTIONS[1], answer="no" if order.findings else "yes", evidence=order.compared + given)
+    made = found.of("LPERM")
+    if not made:   # of too few classes
+        return Rung(question=QUESTIONS[1], answer="not asked", evidence=found.not_possible["LPERM"] + given)
+    told = made[0].findings[0].evidence if made[0].findings else made[0].compared
+    return Rung(question=QUESTIONS[1], answer="no" if made[0].findings else "yes", evidence=told + given)
+
+# %% ../../nbs/diagnosis/03_questions.ipynb #68efe859
+def _order_cause(judged: np.ndarray) -> str:
+    "What the label order of one evaluation says; empty where nothing"
+    return next((finding.cause for finding in label_order([confusion_counts(judged)]).findings), "")
 
 def _worse(run: RecordedRun) -> Rung:
     "The third answer"
@@ -102,7 +110,7 @@ def _worse(run: RecordedRun) -> Rung:
     last, before = run.steps[-1], max((step for step in run.steps if step <= run.config.reference_step), default=0)
     if last == before: return not_asked("there is no later checkpoint")
     first, second = (judged_classes(run, run.generator_at(step)) for step in (before, last))
-    if label_order([confusion_counts(first)]).findings:
+    if "at chance" in _order_cause(first):
         return not_asked(f"the reference, step {before:,}, is at chance: no direction can be stated")
     asked = np.arange(len(first))[:, None]
     found = paired_difference(first == asked, second == asked)
@@ -161,7 +169,7 @@ def _continued(run: RecordedRun, causes: Sequence[str], *, steps: int) -> tuple[
 def _gain(judged: np.ndarray, beside: np.ndarray) -> tuple[bool, str]:
     "Whether one network follows requests better than another, and in words; judged classes, row i asked for class i"
     asked = np.arange(len(judged))[:, None]
-    if label_order([confusion_counts(judged)], rng=np.random.default_rng(0)).findings: return False, "still at chance"
+    if "at chance" in _order_cause(judged): return False, "still at chance"
     rise = -100*paired_difference(judged == asked, beside == asked).upper
     if rise <= 100*MARGIN: return False, f"a gain of more than {100*MARGIN:.0f} points is not shown"
     return True, f"at least {rise:.1f} percentage points gained, with 99 % confidence"
@@ -209,7 +217,8 @@ def diagnose_run(
     findings = ranked(f for outcome in found.outcomes for f in outcome.findings
                       if f.kind != "note" and not (wrong and outcome.check in _ASK_SCORES))
     if wrong: why |= dict.fromkeys(_ASK_SCORES, "the meter is wrong")
-    elif found.of("LPERM")[0].findings: why |= {"JUDGE2": "nothing was learned that another judge could confirm"}
+    elif any(outcome.findings for outcome in found.of("LPERM")):
+        why |= {"JUDGE2": "nothing was learned that another judge could confirm"}
     rungs = [Rung(question=QUESTIONS[0], answer="no" if wrong else "yes",
                   evidence="; ".join(outcome.compared for outcome in meter))]
     rungs += [Rung(question=question, answer="not asked", evidence="the meter is wrong")

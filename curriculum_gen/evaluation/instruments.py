@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['REALISM_IMAGES', 'STUDENT_SEEDS', 'SAMPLE_IMAGES', 'STATISTICS_BATCH', 'latent_shape_of', 'evaluation_latents',
            'generate', 'judged_by', 'Instruments', 'prepare_instruments', 'recognised_by_class', 'score_images',
-           'as_pixels', 'score_generator', 'evidence_of', 'judged_cards', 'untrained_null']
+           'as_pixels', 'score_generator', 'sampled_images', 'evidence_of', 'judged_cards', 'untrained_null']
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #417d9e52
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,8 +18,10 @@ from statistics import median
 import numpy as np
 from platformdirs import user_cache_dir
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_hook
 
 from ..core.errors import InputError
 from ..core.records import read_json, sha256, stream_seed, write_json
@@ -73,15 +76,50 @@ def generate(
             images.append(made.cpu().unflatten(0, (len(z), classes)))
     return torch.cat(images).transpose(0, 1).contiguous()
 
+# %% ../../nbs/evaluation/03_instruments.ipynb #812bd98a
 def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(images, Tensor) or images.shape != shape:
-        found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"the generator gave {found} for {shape[0]} labels: "
-                         f"it must return images of shape {list(shape)}")
+    "Images as float32; `InputError` with what to change where they have another type, shape or range"
+    wanted = f"for {shape[0]} labels: it must return images of shape {list(shape)}"
+    if not isinstance(images, Tensor):
+        turned = {np.ndarray: ", as torch.from_numpy gives them", list: ", as torch.stack gives them"}.get(type(images), "")
+        raise InputError(f"the generator gave {type(images).__name__} {wanted}{turned}")
+    if images.shape != shape:
+        raise InputError(f"the generator gave {list(images.shape)} {wanted}{_reshaped(tuple(images.shape), shape)}")
+    if not images.is_floating_point():
+        raise InputError(f"the generator's images are {images.dtype}, and numbers in [-1, 1] are wanted: "
+                         "bytes become images/127.5 - 1")
     images = images.detach().float()
-    if not (images.isfinite().all() and images.abs().max() <= 1 + 1e-4):
-        raise InputError("the generator's images leave [-1, 1] or are not finite: scale them as (x/255 - 0.5)/0.5")
+    if not images.isfinite().all():
+        raise InputError(f"the generator's images are not finite: {int((~images.isfinite()).sum()):,} of "
+                         f"{images.numel():,} numbers are NaN or infinite")
+    if images.abs().max() > 1 + 1e-4: raise InputError(_rescaled(images))
     return images
+
+# %% ../../nbs/evaluation/03_instruments.ipynb #6ae14753
+def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    "What makes images of a shape out of those at hand, as the end of a sentence"
+    n, channels, height, width = shape
+    if not found or found[0] != n: return ", one for each label"
+    if found == (n, height, width, channels): return "; give images.permute(0, 3, 1, 2)"
+    if math.prod(found) == math.prod(shape): return f"; give images.reshape(-1, {channels}, {height}, {width})"
+    if len(found) != 4: return ""
+    wrong = [] if found[1] == channels else [".mean(1, keepdim=True)" if channels == 1 else f"[:, :{channels}]"
+                                             if found[1] > channels else f".expand(-1, {channels}, -1, -1)"]
+    size = "" if found[2:] == (height, width) else f" resized by F.interpolate(images, ({height}, {width}))"
+    return (f"; give images{''.join(wrong)}{size}, or the data set that has images of shape {list(found[1:])} "
+            "as dataset=...")
+
+# %% ../../nbs/evaluation/03_instruments.ipynb #48ab1412
+def _rescaled(images: Tensor) -> str:
+    "What is wrong with numbers outside of [-1, 1]"
+    low, high = float(images.min()), float(images.max())
+    if low > -1 and high > 16: advice = "they look like bytes from 0 to 255: give images/127.5 - 1"
+    elif low > -1.5 and high < 1.5: advice = "they leave it by little: give images.clamp(-1, 1)"
+    elif low > -8 and high < 8:
+        advice = (f"they look standardised (mean {images.mean():.2f}, standard deviation {images.std():.2f}): undo "
+                  "that with its own mean and deviation, images*std + mean, and give twice that less 1")
+    else: advice = "scale them to it"
+    return f"the generator's images leave [-1, 1], they lie in [{low:.4g}, {high:.4g}]: {advice}"
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #ff6be2ab
 def judged_by(
@@ -221,12 +259,24 @@ def score_generator(
     student: bool = True,              # train a student on its images too: some seconds
 ) -> tuple[Card, np.ndarray]:          # as of `score_images`
     "Everything that is measured of one generator; of a network its fingerprint and accuracy on batch statistics too"
+    images = sampled_images(generator, instruments, student=student)
+    return _scored(generator, images, instruments, student=student)
+
+# %% ../../nbs/evaluation/03_instruments.ipynb #d5810fac
+def sampled_images(
+    generator: Callable,               # `images = generator(latents, labels)`
+    instruments: Instruments,
+    *,
+    student: bool = True,              # a student learns from them too
+) -> Tensor:                           # [classes, n, channels, height, width] in [-1, 1]
+    "As many images of a generator as its card is made of"
     looked_at = instruments.reference.images_per_class if instruments.reference else 0
     wanted = max(instruments.images_per_class, looked_at, instruments.student_images if student else 0)
-    task = instruments.task
     with torch_threads(instruments.threads):
-        images = generate(generator, evaluation_latents(wanted, shape=latent_shape_of(generator)), task=task)
-        batch = _batch_statistics_accuracy(generator, instruments)
+        return generate(generator, evaluation_latents(wanted, shape=latent_shape_of(generator)), task=instruments.task)
+
+def _scored(generator: Callable, images: Tensor, instruments: Instruments, *, student: bool) -> tuple[Card, np.ndarray]:
+    with torch_threads(instruments.threads): batch = _batch_statistics_accuracy(generator, instruments)
     card, judged = score_images(images, instruments, student=student)
     sha = weights_sha256(generator) if isinstance(generator, nn.Module) else None
     return replace(card, accuracy_batch_statistics=batch, weights_sha256=sha), judged
@@ -239,19 +289,27 @@ def _judge_entry(judge: CertifiedJudge, confusion: np.ndarray) -> dict:
             "confusion": confusion.tolist()}
 
 def _batch_statistics_accuracy(generator: Callable, instruments: Instruments) -> float | None:
-    "First-judge accuracy with BatchNorm on the statistics of the batch; None for what is no network with BatchNorm"
-    if not isinstance(generator, nn.Module) or not any(isinstance(m, _BatchNorm) for m in generator.modules()):
-        return None
-    latents = evaluation_latents(instruments.images_per_class, shape=latent_shape_of(generator))
-    images = generate(_on_batch_statistics(generator), latents, task=instruments.task, batch_size=STATISTICS_BATCH)
+    "First-judge accuracy with BatchNorm on the statistics of the batch; None for what runs no BatchNorm"
+    shape, task = latent_shape_of(generator), instruments.task
+    if isinstance(generator, nn.Module): layers = [m for m in generator.modules() if isinstance(m, _BatchNorm)]
+    else:   # of a function it shows only when it runs
+        with _on_batch_statistics() as layers: generate(generator, evaluation_latents(2, shape=shape), task=task)
+    if not layers: return None
+    latents = evaluation_latents(instruments.images_per_class, shape=shape)
+    with _on_batch_statistics(): images = generate(generator, latents, task=task, batch_size=STATISTICS_BATCH)
     return accuracy(confusion_counts(judged_by(instruments.judges["first"], images)))
 
-def _on_batch_statistics(generator: nn.Module) -> nn.Module:
-    "A copy in eval mode but for its BatchNorm layers"
-    twin = copy.deepcopy(generator)
-    for module in twin.modules():
-        if isinstance(module, _BatchNorm): module.train()
-    return twin
+@contextmanager
+def _on_batch_statistics() -> Iterator[list]:   # the BatchNorm layers that have run so far
+    "Every BatchNorm layer normalises by its batch, wherever its network is held; no network is changed"
+    seen = []
+    def instead(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
+        if torch.compiler.is_compiling() or not isinstance(layer, _BatchNorm): return None
+        seen.append(layer)
+        return F.batch_norm(inputs[0], None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
+    hook = register_module_forward_hook(instead)
+    try: yield seen
+    finally: hook.remove()
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e6f82a5b
 def evidence_of(
@@ -260,6 +318,7 @@ def evidence_of(
     *,
     p_chance: float,                # adjusted over the series, 0..1
     comparison: str | None = None,  # verdict beside the reference checkpoint, where one was made
+    n_checkpoints: int = 1,         # judged together, at least 1
 ) -> Evidence:
     "What a verdict on a card rests on"
     certificates, n, task = instruments.certificates, card.n_per_class, instruments.task
@@ -270,7 +329,8 @@ def evidence_of(
     return Evidence(n_per_class=n, correct=correct, real_images=certificates["first"].images, names=task.classes,
                     real_correct={name: certificates[name].correct for name in card.panel},
                     real_by_class=dict(instruments.real_by_class), p_chance=p_chance,
-                    renamed=card.renamed, memory=card.memory, comparison=comparison, **measured, **student,
+                    renamed=card.renamed, memory=card.memory, comparison=comparison, n_checkpoints=n_checkpoints,
+                    **measured, **student,
                     invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
                                   if not certificates[name].valid))
 
@@ -295,7 +355,8 @@ def judged_cards(
     adjusted = series_p_values([[np.array(card.confusion)] for card in cards], rng=rng)
     found = []
     for i, (card, p) in enumerate(zip(cards, adjusted)):
-        evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i))
+        evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i),
+                               n_checkpoints=len(cards))
         stable = _stability(evidence, card, judged[i], rng) if len(judged) else None
         found.append(replace(card, p_adjusted=float(p), stability=stable, **checkpoint_verdict(evidence).to_dict()))
     return found
@@ -321,6 +382,7 @@ def untrained_null(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "untrained generator"))
             generator = Generator(widths)
-        images = generate(_on_batch_statistics(generator.eval()), latents, batch_size=STATISTICS_BATCH)
+        with _on_batch_statistics():
+            images = generate(generator.eval(), latents, batch_size=STATISTICS_BATCH)
         found.append(accuracy(confusion_counts(judged_by(judge, images))))
     return AccuracyNull(np.sort(found), np.full(len(found), 1/len(found)))

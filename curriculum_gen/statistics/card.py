@@ -139,7 +139,10 @@ def _mean_student(student: dict) -> tuple[int, int]:
     return round(student["correct"]/many), student["images"]//many
 
 def _said(card: Card) -> str:
-    return f"{card.verdict or 'not judged yet'}{f' (borderline: {card.borderline})' if card.borderline else ''}"
+    "The verdict in a word, with its border, or with what makes the meter invalid"
+    if card.borderline: return f"{card.verdict} (borderline: {card.borderline})"
+    named = [why.split(": ")[1] for why in card.reasons if why.startswith("INVALID: ")]
+    return f"INVALID: {', '.join(named)}" if card.verdict == "INVALID" and named else card.verdict or "not judged yet"
 
 def _line(card: Card) -> str: return f"Card({_said(card)}, {card.correct()} of {card.judged_images} images as asked)"
 

@@ -44,6 +44,7 @@ class Evidence(Record):
     student: float | None = None          # real test images that students of generated ones classify correctly, 0..1
     real_student: float | None = None     # the same for students of as many real images
     comparison: str | None = None         # verdict beside the reference checkpoint, where one was made
+    n_checkpoints: int = 1                # that p_chance was adjusted for
     invalid: tuple[str, ...] = ()         # what is wrong with the instruments
 
     def __post_init__(self):
@@ -259,7 +260,7 @@ def checkpoint_verdict(
                          worst=None, not_measured=missing)
     doubts = _doubts(e, gap, cut)
     trusted = False if doubts else None if missing else True
-    chance, why = chance_statement(e.p_chance, n_classes=_classes(e))
+    chance, why = chance_statement(e.p_chance, n_classes=_classes(e), n_checkpoints=e.n_checkpoints)
     fired = [_wrong_class(e, cut),
              why if chance == Verdict.AT_CHANCE else None,
              _copies(e, cut), _collapsed(e, cut), _gamed(e, cut), _suspect(gap, cut),

@@ -46,8 +46,10 @@ def oracle(
         found.append(Finding(cause=cause, subject="scoring call", evidence=compared, confidence=confidence))
     if fewer_p((right, correct), trials=(n, total)) <= ALPHA:
         mended = _mended(judge_logits, images, labels=labels, seen=seen)
-        tell("scoring pairs images and labels wrongly" if fewer_p((mended, correct), trials=(n, total)) > ALPHA
-             else "judge input differs")
+        if fewer_p((mended, correct), trials=(n, total)) > ALPHA: tell("scoring pairs images and labels wrongly")
+        else:
+            compared += _other_scale(judge_logits, images, labels=labels, right=right)
+            tell("judge input differs")
     elif fewer_p((expected, lucky), trials=(n, n)) <= ALPHA: tell("scoring pairs images and labels wrongly")
     if len(grey.unique()) > 1: tell("scoring differs between repeats", "exact")
     return Outcome(check="ORACLE", findings=tuple(found), compared=compared)
@@ -65,6 +67,32 @@ def _mended(judge_logits: Callable, images: Tensor, *, labels: Tensor, seen: Ten
     counts = np.zeros((int(max(labels.max(), seen.max())) + 1,)*2, dtype=int)
     np.add.at(counts, (labels.numpy(), seen.numpy()), 1)
     return max(apart, int(counts[optimize.linear_sum_assignment(-counts)].sum()))
+
+# %% ../../../nbs/diagnosis/checks/01_scoring.ipynb #54cce0a5
+def _other_scale(judge_logits: Callable, images: Tensor, *, labels: Tensor, right: int) -> str:
+    "On which scale of the images the judge is right most often, in words; empty where none is better beyond chance"
+    low, high, n = float(images.min()), float(images.max()), len(images)
+    given = "[-1, 1]" if low < -1e-3 and high <= 1.001 else "0..255" if high > 16 else "[0, 1]"
+    if low < -1e-3 and high > 1.001: return ""   # on a scale of their own
+    unit = {"[-1, 1]": lambda x: (x + 1)/2, "[0, 1]": lambda x: x, "0..255": lambda x: x/255}[given](images.double())
+    mean, deviation = float(unit.mean()), float(unit.std())
+    wanted = {"[0, 1]": unit, "[-1, 1]": 2*unit - 1, "0..255": 255*unit,
+              f"standardised (mean {mean:.2f} and standard deviation {deviation:.2f} of [0, 1] taken away)":
+                  (unit - mean)/deviation, "inverted": {"[-1, 1]": 1 - 2*unit, "0..255": 255 - 255*unit,
+                                                        "[0, 1]": 1 - unit}[given]}
+    # what the call may do with the images it is given, undone
+    undone = {"": lambda x: x, "(x + 1)/2": lambda x: 2*x - 1, "2x - 1": lambda x: (x + 1)/2, "255x": lambda x: x/255,
+              "x/255": lambda x: 255*x, "(x + 1)*127.5": lambda x: x/127.5 - 1, "x/127.5 - 1": lambda x: (x + 1)*127.5}
+    counts = {}
+    for scale, pixels in wanted.items():
+        for call, back in undone.items():
+            made = back(pixels).to(images.dtype if images.is_floating_point() else torch.float32)
+            try: counts[scale, call] = int((_judged(judge_logits, made) == labels).sum())
+            except Exception: continue   # the call refuses such pixels
+    (scale, call), best = max(counts.items(), key=lambda one: one[1], default=(("", ""), 0))
+    if fewer_p((right, best), trials=(n, n)) > ALPHA/max(1, len(counts)): return ""
+    taken_back = f", without the call's own {call}" if call else ""
+    return f"; the judge wants them {scale}: so rescaled{taken_back}, {best} of {n} (they are given in {given})"
 
 # %% ../../../nbs/diagnosis/checks/01_scoring.ipynb #b9af410e
 REMADE = 16   # latents whose images are made again
