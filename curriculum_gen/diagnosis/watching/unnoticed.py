@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['transformed', 'never_compiled', 'look', 'why_off', 'SafeTracer', 'Calls']
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #af8637dc
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #81b38a83
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -18,9 +18,9 @@ from torch._ops import OpOverload
 from torch.overrides import _len_torch_function_stack, _pop_mode, _push_mode
 from torch.utils._python_dispatch import _disable_current_modes, _len_torch_dispatch_stack
 
-from .origins import Tracer, entry
+from .origins import Tracer, entry, tensors_in
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #e669f069
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #327c1d6a
 def transformed() -> bool:
     "Whether operations are recorded or transformed at this moment, by `torch.jit.trace`, `vmap`, `grad` and the like"
     return torch._C._get_tracing_state() is not None or peek_interpreter_stack() is not None
@@ -42,7 +42,7 @@ def never_compiled(function: Callable) -> Callable:
     if "torch._dynamo" in sys.modules: sys.modules["torch._dynamo"].eval_frame.skip_code(function.__code__)
     return function
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #6d602e91
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #19cb17d7
 def look(
     *checks: str,               # codes in `CHECKS` that are not made when this look fails
     otherwise: object = None,   # what it gives when it fails, or may not look
@@ -69,7 +69,7 @@ def why_off(step: int, error: Exception) -> str:
     told = (str(error).strip().splitlines() or [""])[0]
     return f"switched off at step {step:,}: {type(error).__name__}: {told[:160]}"
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #f6a90ff4
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #dc50b946
 class _Once:
     "An operation, for the tracer to carry out: it remembers its result, or that it raised"
     def __init__(self, function: Callable): self.function, self.ran, self.out, self.raised = function, False, None, None
@@ -85,7 +85,7 @@ class _Once:
     def __eq__(self, other: object) -> bool: return self.function == other
     def __hash__(self) -> int: return hash(self.function)
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #09cf1af2
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #3e78a9f7
 class SafeTracer(Tracer):
     "A tracer that never raises anything of its own"
     def __init__(self, generator: nn.Module | None, known: Callable):
@@ -97,7 +97,7 @@ class SafeTracer(Tracer):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or self.paused or self.blind: return func(*args, **kwargs)
         if isinstance(func, OpOverload) or get_eval_frame_callback() is not None:
-            self.compiled = True
+            self.compiled |= bool(tensors_in([args, kwargs]))
             return func(*args, **kwargs)
         if transformed() or torch._guards.TracingContext.try_get() is not None: return func(*args, **kwargs)
         once = _Once(func)
@@ -117,7 +117,7 @@ class SafeTracer(Tracer):
             above.append(mode)
         for mode in reversed(above): _push_mode(mode)
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #3a9854f1
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #0b4d200d
 class Calls:
     "Forward passes of some networks, while it is entered"
     def __init__(self, networks: Mapping[int, str], *, classes: set[type], before: Callable, after: Callable):
