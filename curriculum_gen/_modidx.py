@@ -1672,6 +1672,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                         'curriculum_gen/diagnosis/watching/watch.py'),
                                                          'curriculum_gen.diagnosis.watching.watch.Watch._see_frozen': ( 'diagnosis/watching/watch.html#watch._see_frozen',
                                                                                                                         'curriculum_gen/diagnosis/watching/watch.py'),
+                                                         'curriculum_gen.diagnosis.watching.watch.Watch._see_inner': ( 'diagnosis/watching/watch.html#watch._see_inner',
+                                                                                                                       'curriculum_gen/diagnosis/watching/watch.py'),
                                                          'curriculum_gen.diagnosis.watching.watch.Watch._seen': ( 'diagnosis/watching/watch.html#watch._seen',
                                                                                                                   'curriculum_gen/diagnosis/watching/watch.py'),
                                                          'curriculum_gen.diagnosis.watching.watch.Watch._steps_of': ( 'diagnosis/watching/watch.html#watch._steps_of',

@@ -216,6 +216,9 @@ class Counting(torch.overrides.TorchFunctionMode):
 
 def in_a_mode(g, c, n):
     with Counting(): plain(g, c, n)
+
+
+def on_a_device(g, c, n):
     with torch.device("cpu"): plain(g, c, n)
 
 
@@ -311,7 +314,7 @@ def hooked(g, c, n):
 
 LOOPS = [plain, compiled_in_place, sparse, empty_parameter, saved_whole, deep_copies, spawned, inference_judge,
          quantised_and_complex, meta_and_lazy, functional, per_example, scripted, traced, forward_mode, parallel, nested,
-         in_a_mode, counted, in_a_thread, closure, automatic, checkpointed, own_function, caught, scaled, hooked]
+         in_a_mode, on_a_device, counted, in_a_thread, closure, automatic, checkpointed, own_function, caught, scaled, hooked]
 COMPILED = [compiled_generator, compiled_loss, compiled_step]
 
 
@@ -328,6 +331,7 @@ def ended(loop, *, watched, sparse=False, steps=4, **options):
 
 def twins(loop, **options):
     before = torch.autograd.backward, torch.overrides._len_torch_function_stack()
+    if loop is scripted: ended(loop, watched=False)   # its first run differs from its second by itself
     _, alone, random = ended(loop, watched=False, **options)
     seen, beside, random_beside = ended(loop, watched=True, **options)
     assert [name for name in alone if not torch.equal(alone[name], beside[name])] == []
@@ -380,7 +384,8 @@ def test_any_network_may_stand_beside(make):
     g, c, other = Sketcher(), Reader(), make()
     for role in ("judge", "ema", "critic"):
         with watch(generator=g, witness=c, **{role: other}) as seen: plain(g, c, 12)
-        assert [finding.cause for finding in seen.findings() if finding.subject.startswith(role)] == [], repr(seen)
+        assert [finding.cause for finding in seen.findings() if finding.subject.startswith(role)
+                and finding.cause != "averaged weights not updated"] == [], repr(seen)
 
 
 def test_a_judge_that_was_made_for_inference():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WATCHED', 'gathered', 'Findings', 'Answers']
 
-# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #042b487e
+# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #2af81654
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..findings import CHECKS, Finding, Outcome, findings_table, ranked
 from .origins import source_at
 
-# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #327b4e23
+# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #a14ed4af
 def gathered(
     findings: Iterable[Finding],   # in any order
 ) -> list[Finding]:                # those of one network's parameters, with one cause at one line, as one
@@ -37,7 +37,7 @@ def _with_source(finding: Finding) -> Finding:
     source = source_at(finding.where or "")
     return replace(finding, source=source) if source and not finding.source else finding
 
-# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #67536e45
+# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #3d7cb35a
 class Findings(list):
     "A list of findings that says when it is empty for want of a look"
     def __init__(self, findings: Iterable[Finding] = (), *, not_looked_at: Sequence[str] = (),
@@ -60,7 +60,7 @@ class Findings(list):
         return ((table.to_html(index=False) if len(self) else "")
                 + "".join(f"<p>{escape(line)}</p>" for line in rest))
 
-# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #a0e2caf3
+# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #3da15a06
 WATCHED = "TERM", "GREC", "OWN", "UPD", "LEDGER", "FINITE"   # checks that watching can make
 
 class Answers:
@@ -77,8 +77,9 @@ class Answers:
         return tuple(self._blind()[0])
     def findings(self) -> Findings:
         "What is wrong, cause before effect, and what is true of the checkpoint; without notes"
+        found = [finding for finding in ranked(self._everything()) if finding.kind != "note"]
         blind, part = self._blind()
-        return Findings([f for f in ranked(self._everything()) if f.kind != "note"], not_looked_at=blind, in_part=part,
+        return Findings(found, not_looked_at=blind, in_part=part,
                         steps=self.step - self.start_step)
     def notes(self) -> list[Finding]:
         "What is worth knowing and no reason to doubt anything"
@@ -91,7 +92,7 @@ class Answers:
         "The findings and notes, one row each"
         return findings_table(self._everything())
 
-# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #eb4e7a99
+# %% ../../../nbs/diagnosis/watching/10_answers.ipynb #b1a6825c
 @patch
 def checked(self: Answers) -> tuple[Outcome, ...]:
     "An outcome of every check that watching can make, and those that were included"

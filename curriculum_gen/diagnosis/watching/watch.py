@@ -9,6 +9,7 @@ __all__ = ['DECLARATIONS', 'OBSERVERS', 'Watch', 'read_roles', 'watch']
 import gc, math, re, sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from threading import get_ident
 
 from fastcore.basics import patch
@@ -20,7 +21,7 @@ from torch.overrides import _get_current_function_mode, _len_torch_function_stac
 
 from ...core.errors import InputError, unknown_name
 from ..findings import Finding, Outcome
-from .graph import signature
+from .graph import reached, signature
 from .origins import entry, user_frames, user_line
 from .ownership import FrozenState, NamedNetworks, mode_dependent, ownership, unmoved
 from curriculum_gen.diagnosis.watching.backward import (
@@ -110,7 +111,7 @@ def _version(self: Watch, role: str) -> int:
 def _new_tracer(self: Watch) -> SafeTracer:
     return SafeTracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #4723dc37
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #377cb990
 @patch
 def _known(self: Watch) -> dict[int, Tensor]:
     owned = {id(p): p for owner in self._owners.values() for p in owner.parameters}
@@ -167,16 +168,18 @@ def __exit__(self: Watch, *_) -> None:
     for hook in self._hooks: hook.remove()
     self._calls.__exit__()
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #2c119fea
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #29080be4
 @patch
 def _watched_backward(self: Watch) -> Callable:
     @entry
     def backward(tensors, *args, **kwargs):
         plain = self._plain_backward
-        if torch.compiler.is_compiling() or self._in_backward or self._not_here("backward passes"):
-            return plain(tensors, *args, **kwargs)
+        if torch.compiler.is_compiling() or self._not_here("backward passes"): return plain(tensors, *args, **kwargs)
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors) if isinstance(tensors, (list, tuple)) else []
-        self._in_backward, first, seen = True, len(self._passes), self._to_be_seen()
+        if self._in_backward:   # within another one: a network that is computed again, to spare memory
+            self._see_inner(roots)
+            return plain(tensors, *args, **kwargs)
+        self._in_backward, self._inner, first, seen = True, set(), len(self._passes), self._to_be_seen()
         try:
             if seen: self._see(roots)
             if seen: self._tell("before_backward", roots)
@@ -194,7 +197,18 @@ def _to_be_seen(self: Watch) -> bool:
 
 @patch
 @look("GREC")
+def _see_inner(self: Watch, roots: list[Tensor]) -> None:
+    self._inner |= {key for root in roots for key in reached(root.grad_fn)}
+
+@patch
+@look("GREC")
 def _land(self: Watch, first: int) -> None:
+    inner = frozenset(self._inner)
+    for i in range(first, len(self._passes) if inner else first):
+        p = self._passes[i]
+        self._passes[i] = replace(p, reached=p.reached | inner, summands=tuple(
+            replace(s, reached=s.reached | inner) for s in p.summands))
+        self._use._deposits |= {key: [i] for key in inner & self._known().keys()}
     for number in range(first, len(self._passes)): self._use.landed(number, self._known())
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #8e24102b
@@ -377,6 +391,8 @@ def _largest(gradient: Tensor) -> float:
 @look("GREC", "TERM")
 def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> None:
     used = use_gradients(self._use, mine, optimiser=id(owner.optimiser), passes=self._passes, step=self.step)
+    ids = frozenset(map(id, owner.parameters))   # those that came after the watch was made, too
+    self._use.consumers |= {number: self._use.consumers[number] | ids for number in used}
     if owner is not self._generator_owner: return
     passes = [self._passes[i] for i in sorted(used)]
     def known(field): return frozenset().union(*(getattr(p, field) for p in passes))
@@ -473,7 +489,7 @@ def _broken(entry: Tensor) -> bool:
     return (not (is_lazy(entry) or entry.is_meta or entry.is_quantized) and entry.layout == torch.strided
             and (entry.is_floating_point() or entry.is_complex()) and not bool(entry.detach().isfinite().all()))
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #1141a4ee
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #a693b7f0
 @patch
 def _unseen(self: Watch) -> dict[str, str]:   # check -> why
     "What watching could have told and did not"
@@ -519,7 +535,7 @@ def _told(self: Watch) -> str:
     roles = [role + (f" ({self.read_from[role]})" if role in self.read_from else "") for role in self.named.networks]
     return f"watch of {', '.join(roles)}: {self.step - self.start_step:,} steps"
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #9702f18c
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #14cd814b
 _ROLES = {"ema": "ema", "average": "ema", "averaged": "ema", "avg": "ema", "discriminator": "discriminator",
           "disc": "discriminator", "critic": "discriminator", "d": "discriminator", "netd": "discriminator",
           "encoder": "encoder", "enc": "encoder", "judge": "judge", "witness": "witness", "classifier": "classifier",
@@ -540,7 +556,7 @@ def _names_of(network: nn.Module, frame: object) -> list[str]:
            for name, value in [*inner.items(), *inner.get("_modules", {}).items()] if value is network]
     return [name for name, value in held.items() if value is network and not name.startswith("_")] + own
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #2d1219b5
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #28032531
 def read_roles(
     networks: Sequence[nn.Module],    # given by position
     frame: object,                    # of the caller
@@ -549,6 +565,7 @@ def read_roles(
 ) -> dict[str, tuple[nn.Module, str]]:   # role -> network, and how it was read
     "Roles from the names of variables, else of classes; `InputError` where two networks have one"
     found, waiting, taken = {}, [], set(taken)
+    order = {id(network): i for i, network in enumerate(networks)}
     for network in networks:
         names = [*((name, f"the variable {name}") for name in _names_of(network, frame)),
                  (type(network).__name__, f"the class {type(network).__name__}")]
@@ -562,7 +579,7 @@ def read_roles(
         role = "generator" if "generator" not in {*found, *taken} else name
         if role in found or role in taken: raise InputError("watch: give each network a role, as in watch(generator=g)")
         found[role] = network, f"read from {how}"
-    return found
+    return dict(sorted(found.items(), key=lambda item: order[id(item[1][0])]))
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #34ad7740
 def watch(
