@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['transformed', 'never_compiled', 'look', 'why_off', 'SafeTracer', 'Calls']
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #81b38a83
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #dacd454d
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes, _len_torch_disp
 
 from .origins import Tracer, entry, tensors_in
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #327c1d6a
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #50a4d46f
 def transformed() -> bool:
     "Whether operations are recorded or transformed at this moment, by `torch.jit.trace`, `vmap`, `grad` and the like"
     return torch._C._get_tracing_state() is not None or peek_interpreter_stack() is not None
@@ -42,25 +42,29 @@ def never_compiled(function: Callable) -> Callable:
     if "torch._dynamo" in sys.modules: sys.modules["torch._dynamo"].eval_frame.skip_code(function.__code__)
     return function
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #19cb17d7
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #051f9484
 def look(
     *checks: str,               # codes in `CHECKS` that are not made when this look fails
     otherwise: object = None,   # what it gives when it fails, or may not look
-) -> Callable:                  # of an object with `step`, and with a dict `off` of looks that were switched off
+) -> Callable:                  # of an object with `step`, `looking`, which is False, and a dict `off` of failed looks
     "Guard a method that observes: what it raises switches it off, and the loop goes on"
     def guard(method):
         name = method.__name__
         @entry
         @wraps(method)
         def guarded(self, *args, **kwargs):
-            if torch.compiler.is_compiling() or name in self.off or transformed(): return otherwise
+            if torch.compiler.is_compiling() or name in self.off: return otherwise
+            outermost = not self.looking
+            if outermost and transformed(): return otherwise
+            self.looking = True
             try:
-                if not (_len_torch_function_stack() or _len_torch_dispatch_stack() or get_eval_frame_callback()):
-                    return method(self, *args, **kwargs)
+                if not outermost or not (_len_torch_function_stack() or _len_torch_dispatch_stack()
+                                         or get_eval_frame_callback()): return method(self, *args, **kwargs)
                 with _Unnoticed(): return method(self, *args, **kwargs)
             except Exception as error:
                 self.off[name] = checks, why_off(self.step, error)
                 return otherwise
+            finally: self.looking = not outermost
         return guarded
     return guard
 
@@ -69,7 +73,7 @@ def why_off(step: int, error: Exception) -> str:
     told = (str(error).strip().splitlines() or [""])[0]
     return f"switched off at step {step:,}: {type(error).__name__}: {told[:160]}"
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #dc50b946
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #6183d6e1
 class _Once:
     "An operation, for the tracer to carry out: it remembers its result, or that it raised"
     def __init__(self, function: Callable): self.function, self.ran, self.out, self.raised = function, False, None, None
@@ -85,7 +89,7 @@ class _Once:
     def __eq__(self, other: object) -> bool: return self.function == other
     def __hash__(self) -> int: return hash(self.function)
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #3e78a9f7
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #e6298f10
 class SafeTracer(Tracer):
     "A tracer that never raises anything of its own"
     def __init__(self, generator: nn.Module | None, known: Callable):
@@ -117,7 +121,7 @@ class SafeTracer(Tracer):
             above.append(mode)
         for mode in reversed(above): _push_mode(mode)
 
-# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #0b4d200d
+# %% ../../../nbs/diagnosis/watching/09_unnoticed.ipynb #e2496d03
 class Calls:
     "Forward passes of some networks, while it is entered"
     def __init__(self, networks: Mapping[int, str], *, classes: set[type], before: Callable, after: Callable):
@@ -127,17 +131,16 @@ class Calls:
 
     def _wrapper(self, cls: type) -> Callable:
         own = cls.__dict__.get("__call__")
-        def plain(module, *args, **kwargs):
-            return own(module, *args, **kwargs) if own else super(cls, module).__call__(*args, **kwargs)
         @entry
         def __call__(module, *args, **kwargs):
-            if torch.compiler.is_compiling(): return plain(module, *args, **kwargs)
+            plain = own.__get__(module) if own else super(cls, module).__call__
+            if torch.compiler.is_compiling(): return plain(*args, **kwargs)
             role = self.networks.get(id(module))
-            if role is None or role in self._active: return plain(module, *args, **kwargs)
+            if role is None or role in self._active: return plain(*args, **kwargs)
             self._active.add(role)
             try:
                 self.before(role, module, args, kwargs)
-                output = plain(module, *args, **kwargs)
+                output = plain(*args, **kwargs)
                 self.after(role, module, args, kwargs, output)
                 return output
             finally: self._active.discard(role)

@@ -76,7 +76,8 @@ class Watch(Answers):
         self._copies = self._largest = self._generator_owner = self._frozen = None
         self._averages, self._judges, self._written, self._tracer = {}, {}, 0, self._new_tracer()
         self._entered, self._was_entered, self._thread, self._elsewhere = 0, False, None, Counter()
-        self._called, self._in_backward, self._closures, self._followed, self._compiled = set(), False, {}, 0, False
+        self.looking, self._called, self._in_backward, self._closures, self._followed, self._compiled = (
+            False, set(), False, {}, 0, False)
         self._note_networks()
         self._note_frozen()
         self._observers = Observers([make(self) for make in OBSERVERS])
@@ -111,7 +112,7 @@ def _version(self: Watch, role: str) -> int:
 def _new_tracer(self: Watch) -> SafeTracer:
     return SafeTracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #377cb990
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #180ccacb
 @patch
 def _known(self: Watch) -> dict[int, Tensor]:
     owned = {id(p): p for owner in self._owners.values() for p in owner.parameters}
@@ -168,7 +169,7 @@ def __exit__(self: Watch, *_) -> None:
     for hook in self._hooks: hook.remove()
     self._calls.__exit__()
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #29080be4
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #22607dc0
 @patch
 def _watched_backward(self: Watch) -> Callable:
     @entry
@@ -182,9 +183,8 @@ def _watched_backward(self: Watch) -> Callable:
         self._in_backward, self._inner, first, seen = True, set(), len(self._passes), self._to_be_seen()
         try:
             if seen: self._see(roots)
-            if seen: self._tell("before_backward", roots)
             given = plain(tensors, *args, **kwargs)
-            if seen: self._tell("after_backward", roots)
+            if seen and self._observers.hears("after_backward"): self._tell("after_backward", roots)
             if len(self._passes) > first: self._land(first)
             return given
         finally: self._in_backward = False
@@ -193,7 +193,7 @@ def _watched_backward(self: Watch) -> Callable:
 @patch
 def _to_be_seen(self: Watch) -> bool:
     "All but what a closure does when its optimiser calls it again within one step"
-    return all(evaluations == 0 for evaluations in self._closures.values())
+    return not self._closures or not any(self._closures.values())
 
 @patch
 @look("GREC")
@@ -281,6 +281,7 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
             if self._windows and self._windows < 8: self._open()
         if self._window_open: self._take_apart(root)
         if self._window_open or self._book.at_boundary(self.step): self._weigh(root)
+    if self._observers.hears("before_backward"): self._tell("before_backward", roots)
 
 # %% ../../../nbs/diagnosis/watching/11_watch.ipynb #4af17539
 @patch
@@ -314,11 +315,19 @@ def _weigh(self: Watch, root: Tensor) -> None:
 @look()
 def _tell(self: Watch, event: str, *told: object) -> None:
     "Pass an event on, without following what the observers compute"
-    if self._observers.hears(event): self._observers.tell(event, *told)
+    self._observers.tell(event, *told)
+
+@patch
+def _will_call(self: Watch, role: str, *called: object) -> None:
+    if self._window_open or role in self._judges or role not in self._called: self._look_before_call(role, *called)
+
+@patch
+def _has_called(self: Watch, role: str, *called: object) -> None:
+    if self._window_open or self._observers.hears("called"): self._look_after_call(role, *called)
 
 @patch
 @look("TERM", "CARD")
-def _will_call(self: Watch, role: str, network: nn.Module, args: tuple, kwargs: dict) -> None:
+def _look_before_call(self: Watch, role: str, network: nn.Module, args: tuple, kwargs: dict) -> None:
     if self._not_here("forward passes"): return
     self._called.add(role)
     if role in self._judges: self._judge_called(role)
@@ -328,7 +337,7 @@ def _will_call(self: Watch, role: str, network: nn.Module, args: tuple, kwargs: 
 
 @patch
 @look("TERM")
-def _has_called(self: Watch, role: str, network: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+def _look_after_call(self: Watch, role: str, network: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
     if self._not_here("forward passes"): return
     if self._window_open and role == "generator" and self._tracer._inside:
         for hook in self._around.after: hook(network, args, kwargs, output)
@@ -365,7 +374,7 @@ def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -
 @look("UPD", "GREC")
 def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
     owner = self._owner_of(optimiser)
-    self._tell("before_step", optimiser)
+    if self._observers.hears("before_step"): self._tell("before_step", optimiser)
     rate = owner.learning_rate
     owner.highest = max(owner.highest, rate)
     fallen = rate <= 1e-3*owner.highest and rate < 0.1*owner.checked
@@ -410,7 +419,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     self._closures.pop(id(optimiser), None)
     if self._copies is not None: self._compare_copies(owner)
     owner.steps += 1
-    self._tell("after_step", optimiser)
+    if self._observers.hears("after_step"): self._tell("after_step", optimiser)
     if self._frozen: self._see_frozen()
     self._tracer.next_step()
     self._tracer.paused = False
@@ -489,7 +498,7 @@ def _broken(entry: Tensor) -> bool:
     return (not (is_lazy(entry) or entry.is_meta or entry.is_quantized) and entry.layout == torch.strided
             and (entry.is_floating_point() or entry.is_complex()) and not bool(entry.detach().isfinite().all()))
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #a693b7f0
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #495c463b
 @patch
 def _unseen(self: Watch) -> dict[str, str]:   # check -> why
     "What watching could have told and did not"
@@ -535,7 +544,7 @@ def _told(self: Watch) -> str:
     roles = [role + (f" ({self.read_from[role]})" if role in self.read_from else "") for role in self.named.networks]
     return f"watch of {', '.join(roles)}: {self.step - self.start_step:,} steps"
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #14cd814b
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #18cbae2c
 _ROLES = {"ema": "ema", "average": "ema", "averaged": "ema", "avg": "ema", "discriminator": "discriminator",
           "disc": "discriminator", "critic": "discriminator", "d": "discriminator", "netd": "discriminator",
           "encoder": "encoder", "enc": "encoder", "judge": "judge", "witness": "witness", "classifier": "classifier",
@@ -556,7 +565,7 @@ def _names_of(network: nn.Module, frame: object) -> list[str]:
            for name, value in [*inner.items(), *inner.get("_modules", {}).items()] if value is network]
     return [name for name, value in held.items() if value is network and not name.startswith("_")] + own
 
-# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #28032531
+# %% ../../../nbs/diagnosis/watching/11_watch.ipynb #e6f40383
 def read_roles(
     networks: Sequence[nn.Module],    # given by position
     frame: object,                    # of the caller
