@@ -150,13 +150,17 @@ def loop():
     return seen
 
 def forgetful(): loop()
+
+def unused():
+    with watch(generator=plain_loop.Weaver()) as seen: pass
+    return seen
 """
 
 
 def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path/"my_loop.py").write_text(LOOP)
-    assert call("cgen-diagnose", ["my_loop:loop"]) == 0
+    assert call("cgen-diagnose", ["my_loop:loop"]) == 1
     told = capsys.readouterr().out
     assert ("4. Which fault explains it? loss term without gradient" in told and "plain_loop.py:" in told
             and "requested labels reach no loss" in told)
@@ -165,6 +169,9 @@ def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
                                                                                "requested labels reach no loss"]
     assert ("ORACLE" in found["not_possible"]
             and "loss term without gradient" in (tmp_path/"diagnosis"/"report.html").read_text())
+    assert call("cgen-diagnose", ["my_loop:unused", "--out", "unseen"]) == 3
+    told = capsys.readouterr().out
+    assert "not looked at. no optimiser made a step inside the block" in told and "none was found" not in told
     assert call("cgen-diagnose",
                 ["my_loop:forgetful", "--out", "elsewhere"]) == 2 and not (tmp_path/"elsewhere").exists()
     assert "return seen" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from .manners import Parser, function_named, run_command
 
 # %% ../../nbs/commands/05_diagnose.ipynb #5bc5fede
 def diagnose(args: Sequence[str] | None = None) -> int:
-    "`cgen-diagnose`: which fault explains it"
+    "`cgen-diagnose`: which fault explains it; gives 0 for none, 1 for a fault, 3 where it could not be looked at"
     def work() -> int:
         given = _parser().parse_args(args)
         if given.undo_steps < 0: raise InputError(f"undo steps is {given.undo_steps}: it must be at least 0")
@@ -32,7 +32,7 @@ def diagnose(args: Sequence[str] | None = None) -> int:
         from curriculum_gen.reporting.reports import report_file
         _print_diagnosis(found)
         print(f"findings: {file}; report: {report_file('diagnosis', file)}")
-        return 0
+        return found.exit_code
     return run_command("cgen-diagnose", work)
 
 # %% ../../nbs/commands/05_diagnose.ipynb #3d7dd074

@@ -184,6 +184,8 @@ class Examination(Record):
     "What all checks said of one subject"
     subject: str                    # what was examined
     outcomes: tuple[Outcome, ...]   # of every check; some have several
+    not_looked_at: tuple[str, ...] = ()   # by a watch: what nothing can be said about
+    in_part: tuple[str, ...] = ()         # and what was looked at in part
 
     @property
     def findings(self) -> list[Finding]:
@@ -215,7 +217,8 @@ class Examination(Record):
 
     def _repr_html_(self) -> str:
         found = findings_table(self.findings)[["cause", "subject", "where", "evidence", "remedy"]]
-        told = found.to_html(index=False) if len(found) else "<p>No findings.</p>"
+        told = (found.to_html(index=False) if len(found) else f"<p>Not looked at: {'; '.join(self.not_looked_at)}.</p>"
+                if self.not_looked_at else "<p>No findings.</p>")
         return f"<p><b>{self.subject}</b></p>{told}{self.table().to_html()}"
 
 # %% ../../nbs/diagnosis/01_examination.ipynb #c944db95
@@ -395,7 +398,10 @@ def _examined(subject: str, material: Material) -> Examination:
     material.resume()
     made += [check.made(material) for check in _TRAINING]
     watched = [outcome for seen in material.seen or () for outcome in seen.checked()]
-    return Examination(subject=subject, outcomes=(*watched, *made))
+    told = [seen.findings() for seen in material.seen or ()]
+    def all_of(attribute): return tuple(dict.fromkeys(why for found in told for why in getattr(found, attribute)))
+    return Examination(subject=subject, outcomes=(*watched, *made), not_looked_at=all_of("not_looked_at"),
+                       in_part=all_of("in_part"))
 
 def examine(
     subject: object,          # a used `Watch`; a run, its folder or its path; or a program, which is trained

@@ -166,6 +166,8 @@ class Finding(Record):
     where: str | None = None    # file:line of the user's code, where it is known
     step: int = 0               # completed optimiser steps when it was first seen
     confidence: str = "exact"   # "exact" or "statistical"
+    source: str = ""            # the line of source at `where`, where it is at hand
+    instead: str = ""           # what to change in this very case; empty for the cause's own remedy
 
     def __post_init__(self):
         if self.cause not in CAUSES: raise unknown_name("cause", self.cause, among=CAUSES)
@@ -175,9 +177,10 @@ class Finding(Record):
     @property
     def check(self) -> str: return CAUSES[self.cause].check
     @property
-    def remedy(self) -> str: return CAUSES[self.cause].remedy
+    def remedy(self) -> str: return self.instead or CAUSES[self.cause].remedy
     def __str__(self) -> str:
-        return (f"{CHECKS[self.check]}: {self.cause}: {self.subject}{f' ({self.where})' if self.where else ''}. "
+        at = f"{self.where}: `{self.source}`" if self.where and self.source else self.where
+        return (f"{CHECKS[self.check]}: {self.cause}: {self.subject}{f' ({at})' if at else ''}. "
                 f"{self.evidence}. To change: {self.remedy}.")
 
 # %% ../../nbs/diagnosis/00_findings.ipynb #39b79f38
@@ -206,7 +209,8 @@ def alarms(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in ranked(findings) if finding.kind in ("cause", "effect")]
 
 def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
-    "One row a finding, ranked: check in words, kind, cause, subject, where, step, evidence, confidence, remedy"
-    columns = ["check", "kind", "cause", "subject", "where", "step", "evidence", "confidence", "remedy"]
+    "One row a finding, ranked: check in words, kind, cause, subject, where, source, step, evidence, confidence, remedy"
+    columns = ["check", "kind", "cause", "subject", "where", "source", "step", "evidence", "confidence",
+               "remedy"]
     rows = [{name: getattr(finding, name) for name in columns} for finding in ranked(findings)]
     return pd.DataFrame([row | {"check": CHECKS[row["check"]]} for row in rows], columns=columns)

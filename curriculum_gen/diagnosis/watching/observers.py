@@ -9,6 +9,7 @@ __all__ = ['EVENTS', 'Observer', 'Observers']
 from collections import defaultdict
 from collections.abc import Sequence
 
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -68,19 +69,22 @@ class Observers:
         self._heard = defaultdict(list, {event: [o for o in heard if o is not observer or event == "left"]
                                          for event, heard in self._heard.items()})
 
-    def findings(self) -> list[Finding]:
-        "What all of them found; of one that was switched off, nothing"
-        found = []
-        for observer in self._all:
-            if observer in self.failed: continue
-            try: found += observer.findings()
-            except Exception as error: self._switch_off(observer, error)
-        return found
+# %% ../../../nbs/diagnosis/watching/05_observers.ipynb #628c887d
+@patch
+def findings(self: Observers) -> list[Finding]:
+    "What all of them found; of one that was switched off, nothing"
+    found = []
+    for observer in self._all:
+        if observer in self.failed: continue
+        try: found += observer.findings()
+        except Exception as error: self._switch_off(observer, error)
+    return found
 
-    def unseen(self) -> dict[str, str]:   # code of a check -> why
-        "Checks that were not made, or not whole"
-        why = {}
-        for observer in self._all:
-            reason = self.failed.get(observer) or observer.unseen()
-            if reason: why |= {check: reason for check in observer.checks if check not in why}
-        return why
+@patch
+def unseen(self: Observers) -> dict[str, str]:   # code of a check -> why
+    "Checks that were not made, or not whole"
+    why = {}
+    for observer in self._all:
+        reason = self.failed.get(observer) or observer.unseen()
+        if reason: why |= {check: reason for check in observer.checks if check not in why}
+    return why
