@@ -35,6 +35,7 @@ class DeclaredTerms:
         # a loss was not finite: a step may have been left out, and steps are counted otherwise from then on
         self.unsteady = False
         self._mismatched, self._probes, self._spent, self._entered = Counter(), 0, WeakTensorKeyDictionary(), set()
+        self._passes, self._waiting = Counter(), []   # by step and line; weights that are 1/k of what was declared
 
     def planned(self, name: str, step: int) -> float | None:   # None outside of the schedule
         "The declared weight of a term"
@@ -58,6 +59,7 @@ def look_at_terms(
     step: int,                           # completed optimiser steps
     tracer: Tracer,                      # that follows the operations, or followed them
     last: Sequence[BackwardPass] = (),   # this pass taken apart, where it was
+    scale: float = 1.0,                  # by which a scaler multiplied the loss
 ) -> None:
     "Measure the declared terms of one loss"
     leaves, weighed = reached(root.grad_fn), {}
@@ -69,6 +71,7 @@ def look_at_terms(
             continue   # the backward pass of another network
         book.seen.add(name)
         weight = effective_weight(root, term)
+        if weight is not None: weight = weight/scale
         if weight is not None: book._spent[term] = True; book._entered.add(name)   # the next loss need not hold it
         planned = book.planned(name, step) if name in book.weights else None
         blamed = any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in [*book.found, *lost_terms(last)])
@@ -78,6 +81,7 @@ def look_at_terms(
         if planned is not None and not blamed and term is not root and (planned == 0 or name in book._entered):
             weighed[name] = weight or 0.0
     if {"accumulation", "skipped_steps"} & set(book.declared) and _common_factor(book, weighed, step): return
+    if weighed and _divided(book, weighed, step, where): return
     for name, weight in weighed.items():
         _judge_weight(book, name, weight=weight, told={"subject": name, "where": where, "step": step})
 
@@ -137,6 +141,24 @@ def _judge_weight(book: DeclaredTerms, name: str, *, weight: float, told: dict) 
 def _equal(weight: float, planned: float | None) -> bool:
     return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)
 
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #507470e8
+def _divided(book: DeclaredTerms, weighed: dict[str, float], step: int, where: str) -> bool:
+    "Whether a loss may be divided by the number of passes that its step adds up, which later passes have to show"
+    for before, line, k, told in [entry for entry in book._waiting if entry[0] < step]:
+        book._waiting.remove((before, line, k, told))
+        if 2 <= book._passes[before, line] <= k: continue
+        for name, weight in told.items():
+            _judge_weight(book, name, weight=weight, told={"subject": name, "where": line, "step": before})
+    book._passes[step, where] += 1
+    usual = max((n for (at, line), n in book._passes.items() if line == where and at < step), default=64)
+    planned = {name: book.planned(name, step) for name in weighed}
+    inverse = {planned[name]/weight for name, weight in weighed.items() if weight and planned[name]}
+    k = round(min(inverse, default=0)) if all(map(math.isfinite, inverse)) else 0
+    if not 2 <= k <= usual or any(abs(other - k) > 1e-3*k for other in inverse): return False
+    if (step, where) not in [entry[:2] for entry in book._waiting]: book._waiting.append((step, where, k, weighed))
+    return True
+
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #41e931d8
 def _common_factor(book: DeclaredTerms, weighed: dict[str, float], step: int) -> bool:
     "Whether one factor explains the weights of all terms of a loss, or the loss is infinite in a step that is skipped"
     factors = [weight/planned for name, weight in weighed.items() if (planned := book.planned(name, step))]
@@ -152,7 +174,7 @@ class GradientUse:
         # number of a pass -> parameters of the optimisers that used it, by `id`
         self.consumers: dict[int, frozenset[int]] = {}
         self.received: dict[str, float] = {}             # full name -> largest gradient seen
-        self._deposits, self._spent, self._expected, self._counted = {}, {}, {}, Counter()
+        self._deposits, self._spent, self._expected, self._counted, self._scales = {}, {}, {}, Counter(), {}
         # numbers of the passes that left gradients, and of passes there were at an optimiser's last step
         self._landed, self._running, self._seen = set(), set(), {}
 
@@ -168,6 +190,7 @@ class GradientUse:
         root: Tensor,                   # its loss
         known: Mapping[int, Tensor],    # parameters by `id`
         expect: bool,                   # keep the gradient that the loss asks for, to compare it with what is used
+        scale: float = 1.0,             # by which a scaler multiplied the loss
     ) -> None:
         "Before a backward pass: what lies there already"
         for key in seen.reached & known.keys():
@@ -176,6 +199,7 @@ class GradientUse:
                 self._deposits[key] = [other for other in self._deposits.get(key, []) if other in self._running]
             self._deposits.setdefault(key, []).append(number)
         watched = [p for p in self.named.trained().values() if id(p) in seen.reached] if expect else []
+        self._scales[number] = scale
         self._running.add(number)
         if expect: self._expected[number] = dict(zip(map(id, watched), gradients(root, watched)))
 
@@ -256,7 +280,9 @@ def _compared(book: GradientUse, mine: Mapping[str, Tensor], *, optimiser: int, 
              for name, p in mine.items() if any(id(p) in book._expected[number] for number in used)}
     used_now, expected = [mine[name].grad for name in parts], [sum(g) if g else None for g in parts.values()]
     found, clipped = compare_gradients(used_now, expected), "clipping" in book.declared
-    as_asked = (found is None or (found.residual <= 1e-3 and (abs(found.scale - 1) <= 1e-3 or clipped))
+    scale = book._scales[max(used)]   # a scaler divides by it before the step
+    as_asked = (found is None or (found.residual <= 1e-3 and (min(abs(found.scale - 1), abs(found.scale*scale - 1))
+                                                             <= 1e-3 or clipped))
                 or (clipped and _shrunk(used_now, expected)))
     if as_asked or "skipped_steps" in book.declared: return
     book._counted["differs", optimiser] += 1
