@@ -7,7 +7,7 @@ __all__ = ['named_inputs', 'class_numbers', 'head', 'looks_drawn', 'DrawBook', '
            'constant_request', 'last_activation', 'range_mismatch', 'RangeBook', 'PairBook', 'mismatched',
            'InputsObserver']
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #c12ea1f3
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #5edf40b4
 import inspect, math, re, weakref
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from ..findings import Finding
 from .observers import Observer
 from .origins import Origin, is_label, tensors_in, user_line
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #375fe12b
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #d44b16fa
 @cache
 def _parameter_names(kind: type) -> tuple[str, ...]:
     try: return tuple(inspect.signature(kind.forward).parameters)[1:]
@@ -44,7 +44,7 @@ def named_inputs(
         else: found |= {f"{name}[{j}]": tensor for j, tensor in enumerate(tensors_in(value))}
     return found
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #261a0d6a
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #dd47ec85
 def class_numbers(
     tensor: Tensor,                            # any input of a network
 ) -> tuple[np.ndarray, int] | None:            # class of each example, -1 for none; width, 0 where it is unknown
@@ -56,7 +56,7 @@ def class_numbers(
     if not len(rows) or ones.max() != 1 or np.count_nonzero(rows) != ones.sum(): return None
     return np.where(ones == 1, rows.argmax(1), -1), rows.shape[1]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #87871a95
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #04dd2395
 def head(
     rows: np.ndarray,   # [B, D]
 ) -> int:               # a hash
@@ -74,7 +74,7 @@ def looks_drawn(
     neighbours = abs(np.corrcoef(values[:-1], values[1:])[0, 1])*math.sqrt(values.size)
     return fits > 1e-3 and neighbours < 5
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #95efa99f
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b8dfcba6
 class DrawBook:
     "The batches that one input of the generator was given, each known by a few integers"
     def __init__(self):
@@ -111,7 +111,7 @@ class DrawBook:
         self._reused |= any(draws == earlier for when, earlier in self._draws.items() if when != step)
         if len(self._draws) < 30: self._draws[step] = draws
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #59a00a47
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #bd0fa0ee
 @patch
 def _note(self: DrawBook, before: tuple | None, step: int, *, company: int, end: int, same: bool) -> None:
     if before is None: self._run, self._beside = 0, {company}
@@ -135,7 +135,7 @@ def finding(self: DrawBook) -> Finding | None:
                    f"{'all' if whole else 'at least the first'} rows in the same order; so did "
                    f"{len(hits)} of the {self.updates} batches looked at")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #7d0beca3
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #90b62e12
 class LabelCounts:
     "How often each class was given, and when first and last"
     def __init__(self):
@@ -167,7 +167,7 @@ class LabelCounts:
         "How many examples of a class came"
         return int(self.counts[label]) if label < len(self.counts) else 0
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #66590714
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ba0ea85e
 def never_requested(
     requested: LabelCounts,     # labels that the generator was given
     *,
@@ -187,7 +187,7 @@ def never_requested(
     excluded = n*-math.log1p(-1/classes) > math.log(1e6*classes) if classes > 1 else False
     return missing if few and excluded and (certain or not {0, classes - 1} & {*missing}) else []
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #55b05725
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1f6a8890
 def constant_request(
     requested: LabelCounts,     # labels that the generator was given
     *,
@@ -201,7 +201,7 @@ def constant_request(
     if len(asked) != 1 or few or classes == 1 or not (classes or len(others)): return None
     return None if list(others) == list(asked) else int(asked[0])
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #03d68e5b
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0f448e53
 _SAME_NUMBERS = re.compile(r"(View|Reshape|Unsafe|Unsqueeze|Squeeze|Transpose|Permute|Clone|T)\w*Backward\d*$")
 
 def last_activation(
@@ -231,7 +231,7 @@ def range_mismatch(
     if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001: return f"{told}; none of them is below 0"
     return ""
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #32609c6e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #85fe8ae4
 _COMPARED = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
              "binary_cross_entropy_with_logits", "sub", "__sub__", "rsub"}
 
@@ -268,7 +268,7 @@ class RangeBook:
         "Note an output of the generator at a place"
         self._bounded.setdefault(place, set()).add(activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #524fda71
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #960130da
 @patch
 def noised(
     self: RangeBook,
@@ -296,7 +296,7 @@ def finding(self: RangeBook) -> Finding | None:
                    f"noise is added to go up to {high:.4g} and the noise has a standard deviation of {spread:.2g}: "
                    "both must have one scale, such as images in [-1, 1]")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e37e518c
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #e5fa99ad
 @patch
 def read(
     self: RangeBook,
@@ -320,7 +320,7 @@ def read(
         self.real((name, user_line()), images)
         self.generated((name, user_line()), activation)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b60a0c87
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1a828e28
 class PairBook:
     "The label that each image was given with"
     def __init__(self):
@@ -358,7 +358,7 @@ class PairBook:
         bits = np.ascontiguousarray(rows[:, ::max(1, rows.shape[1]//4)]).view(np.uint32).sum(1, dtype=np.uint32)
         return np.flatnonzero((bits*np.uint32(2654435761) >> np.uint32(20)) % 32 == 5)[:8]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0e7eaff1
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #47db432d
 @patch
 def finding(self: PairBook) -> Finding | None:
     "What is wrong, if most images came back with another label"
@@ -369,7 +369,7 @@ def finding(self: PairBook) -> Finding | None:
                    evidence=f"{len(self._changes)} of {self.met} images that were met again had another label than "
                    f"before, the first one {new} instead of {old}")
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #2cafb019
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #bc03b93a
 def mismatched(
     images: Tensor,   # [B, ...] as they are added to noise, each scaled and shifted by any numbers
     *,
@@ -386,7 +386,7 @@ def mismatched(
     right = known_labels.reshape(-1)[None] == labels.reshape(-1)[::every, None]
     return int((alike.any(1) & ~(alike & right).any(1)).sum()), int(alike.any(1).sum())
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #de52be77
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0b05fabe
 _NO_CLASS = re.compile(r"(?i)(ts?|[knis]|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind|pos|len).*|(.*_)?ids?)$")
 
 def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).numpy()
@@ -410,7 +410,7 @@ class InputsObserver(Observer):
         self._made, self._beside, self._sum, self._coupled = deque(maxlen=8), 0, None, []
         self._error = None
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ecaf5a16
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a654da37
 @patch
 def called(self: InputsObserver, role, network, args, kwargs, output):
     if self._error: raise self._error
@@ -431,7 +431,7 @@ def called(self: InputsObserver, role, network, args, kwargs, output):
 def before_backward(self: InputsObserver, roots):
     if self.loop._window_open: self._read()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #8058533c
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #01949600
 @patch
 def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
     "What an input is: labels, images or latents (rows), or neither; asked once"
@@ -446,7 +446,7 @@ def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
 def _origin(self: InputsObserver, tensor: Tensor) -> Origin:
     return (self.loop._window_open and self.loop._tracer.origins.get(tensor)) or Origin()
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #7ab549c6
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #cf835a17
 @patch
 def _requested(self: InputsObserver, given: Mapping, *, labels: Mapping, output: object) -> None:
     "A call of the generator"
@@ -464,7 +464,7 @@ def _requested(self: InputsObserver, given: Mapping, *, labels: Mapping, output:
         except Exception as error: self._error = error   # told at the next call, where it can be caught
     node.register_prehook(used)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #5d83e00e
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #15cd6aba
 @patch
 def _used(self: InputsObserver, rows: Mapping, labels: Mapping) -> None:
     "A backward pass goes through a call"
@@ -481,7 +481,7 @@ def _used(self: InputsObserver, rows: Mapping, labels: Mapping) -> None:
                              draws=frozenset(draw.number for draw in origin.draws),
                              owner=tensor if tensor._base is None else tensor._base)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #b4f4416c
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a5054c93
 @patch
 def _shown(self: InputsObserver, role: str, given: Mapping, *, labels: Mapping) -> None:
     "A call of another network: images that the generator did not make, and their labels"
@@ -496,7 +496,7 @@ def _shown(self: InputsObserver, role: str, given: Mapping, *, labels: Mapping) 
         book.where = book.where or user_line()
         book.add(rows, numbers=numbers, step=self.loop.step)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #3d9137d7
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #5a357915
 @patch
 def _look_closely(self: InputsObserver, role: str, given: Mapping) -> None:
     if self._tracer is not self.loop._tracer: self._tracer, self._label_of = self.loop._tracer, {}
@@ -515,6 +515,7 @@ def _look_closely(self: InputsObserver, role: str, given: Mapping) -> None:
         elif tensor.requires_grad and origin.calls: self.ranges.generated((role, name), last_activation(tensor))
         elif origin.data and not origin.calls and not tensor.requires_grad: self.ranges.real((role, name), tensor)
 
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #598fe291
 @patch
 def _read(self: InputsObserver) -> None:
     while self.loop._tracer.read:
@@ -525,7 +526,7 @@ def _read(self: InputsObserver) -> None:
         else: self.ranges.read(name, inputs, before=before)
         if {(bool(o.data), o.noise) for o in before} == {(True, False), (False, True)}: self._sum = inputs, before
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #1b96e548
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #ac9b22c3
 @patch
 def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], *, before: Sequence[Origin],
                  out: object) -> None:
@@ -542,7 +543,7 @@ def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], *, b
     numbers, _ = class_numbers(labels)
     if numbers.min() < numbers.max(): self._others.setdefault(classes, LabelCounts()).add(numbers)
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #054033e1
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #f5a6c61b
 @patch
 def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     "Hold the images in the last sum with noise against the batch that they come from"
@@ -559,7 +560,7 @@ def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     wrong, seen = mismatched(image, labels=labels, known=known[0][0], known_labels=known[0][1])
     self._coupled.append((wrong, seen, user_line()))
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0d141151
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #70e94cee
 @patch
 def _classes(self: InputsObserver, name: str) -> tuple[int, LabelCounts, bool]:
     "How many classes a requested label has, the real labels beside it, and whether none stands for dropped labels"
@@ -569,7 +570,7 @@ def _classes(self: InputsObserver, name: str) -> tuple[int, LabelCounts, bool]:
     if classes and len(real.counts) > classes: real = LabelCounts()   # they count something else
     return classes, real, name in self._one_hot or classes in outside
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0c1a01ab
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #f85a90b6
 @patch
 def _asked_for(self: InputsObserver, name: str, requested: LabelCounts) -> list[Finding]:
     classes, real, certain = self._classes(name)
@@ -586,7 +587,7 @@ def _asked_for(self: InputsObserver, name: str, requested: LabelCounts) -> list[
                     + (f"; of the real labels {beside}" if beside else f", of {classes} classes"),
                     confidence="statistical", **told)]
 
-# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #34606e0a
+# %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #2200ed7b
 @patch
 def findings(self: InputsObserver) -> list[Finding]:
     "What is wrong so far"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['at_bound', 'BoundObserver']
 
-# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #8444062a
+# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #fb6f3ef6
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from .graph import reached
 from .observers import Observer
 from .origins import tensors_in, user_line
 
-# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #8f9ba8c9
+# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #992c3afd
 def at_bound(
     value: float,    # of a loss
 ) -> bool:           # 100 of the binary cross-entropy, or -log of a power of ten
@@ -28,7 +28,7 @@ def at_bound(
     return (value >= 100 and abs(value/100 - round(value/100)) < 1e-5) or (5 < powers < 46
                                                                           and abs(powers - round(powers)) < 1e-3)
 
-# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #0e0c61d1
+# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #1d95f790
 class BoundObserver(Observer):
     "Gradients of exactly 0 under a loss that stands at its bound"
     checks = "TERM",
@@ -52,7 +52,7 @@ class BoundObserver(Observer):
                 self._loss = float(root.detach()), user_line(), True in self._opponent
         self._opponent = set()
 
-# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #63b0d305
+# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #ce6b98d7
 @patch
 def before_step(self: BoundObserver, optimiser: Optimizer) -> None:
     if self._found: return
