@@ -75,7 +75,7 @@ def _held(values: Mapping, depth: int = 2) -> list[Mapping]:
     small = [outer for outer in plain if len(outer) <= 500]   # a cache or a data set holds no loss term
     return small + [inner for outer in small if depth > 1 for inner in _held(outer, depth - 1)]
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #2b601a38
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #cf5c29b2
 def used_names(code: object) -> set[str]:
     "Names of globals and attributes in a function's code, and in the functions defined in it"
     return set(code.co_names).union(*(used_names(inner) for inner in code.co_consts if hasattr(inner, "co_names")))
@@ -86,7 +86,7 @@ def is_filled(cell: object) -> bool:
     except ValueError: return False
     return True
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #c2d7d511
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #80b863d6
 def reachable(
     waiting: list,    # of anything: functions, methods and partial functions among it are followed
 ) -> list:            # Python functions, without PyTorch's
@@ -151,7 +151,7 @@ def _known_with_others(origin: Origin, tracer: Tracer, frames: Sequence) -> dict
     away = frozenset(f"{where} ({how})" for where, how in tracer.transforms.items())
     return found | {"unknown": found["unknown"] | away | frozenset(compiled_in(frames))}
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #e80ab322
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #1d2b50b0
 def _name(node: object, by_node: dict) -> str:
     "The variable that holds a summand, or that a factor was multiplied with to give it; empty when none does"
     for _ in range(4):
@@ -192,7 +192,7 @@ def idle_terms(
                     "that an optimiser then moved" + (f"; the gradient ends at {cut[name]}" if cut[name] else ""))
             for (where, name), steps in idle.items() if len(steps) == made[where]]
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #cedebad5
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #b81732fb
 def cut_parameters(
     passes: Sequence[BackwardPass],            # of one stretch
     consumers: Mapping[int, frozenset[int]],   # pass -> parameters of the optimisers that used it, by `id`
@@ -217,7 +217,7 @@ def cut_parameters(
                              f"the loss ({seen[0][0].where}) was computed from it, and none reached it"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #1d9c32a7
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #19686334
 def misused_losses(
     passes: Sequence[BackwardPass],   # in order
 ) -> list[Finding]:                   # one a line

@@ -164,7 +164,7 @@ _HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", 
 _READ = {"embedding", "one_hot", "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
          "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f4e05475
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #c6ba8f7e
 _CHOICES = {"__getitem__", "index_select", "take", "gather"}   # what stands at drawn places is no draw itself
 _CONDITIONED = {"normal", "bernoulli", "multinomial", "poisson"}   # draws whose law is computed
 _MASKS = {"bernoulli", "bernoulli_", "poisson", "multinomial", "randint", "randint_like", "random_"}
@@ -248,7 +248,7 @@ class Tracer(TorchFunctionMode):
             return func(*args, **kwargs)
         return self._observed(func, name, args, kwargs)
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #fc4e9eaa
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #ac0c170c
 @patch
 def origin(self: Tracer, tensor: Tensor) -> Origin:
     "What is known of a tensor; one that was never seen becomes a root"
@@ -265,7 +265,7 @@ def _joined(one: Origin, other: Origin) -> Origin:
             for name in ("labels", "data", "calls", "draws", "severed", "cut", "lost", "unknown", "misused")}
     return Origin(**{**vars(one), **sets, "number": max(one.number, other.number), "squashed": ()})
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #4c507441
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b062ba4e
 @patch
 def _root(self: Tracer, tensor: Tensor) -> Origin:
     number = next(self._numbers)
@@ -279,7 +279,7 @@ def _root(self: Tracer, tensor: Tensor) -> Origin:
     return Origin(number=number, labels=same, data=frozenset({number}) if varies else frozenset(),
                   cut=self._carried if tensor.is_floating_point() else frozenset(), size=tensor.numel())
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #eccba7e0
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #efb1af6c
 @patch
 def _vector(self: Tracer, tensor: Tensor, number: int) -> frozenset[int]:
     "A label vector that is its own root; remembered by its values"
@@ -329,7 +329,7 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
         if name in _ON_LOGITS: self._see_loss(tensor, name, before[0])
     return out
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9389adb2
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #16a1de87
 @patch
 def _write_through(self: Tracer, tensor: Tensor) -> None:
     "What was written into a view was written into the tensor behind it"
@@ -394,7 +394,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
                    squashed=_squashed(name, before), counted=_counted(tensor, name, inputs, before))
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #688698d0
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #4dbd8751
 @patch
 def _cut_here(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) -> Severed:
     leaves = _leaves(inputs)
@@ -483,7 +483,7 @@ def _leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, outp
     try: self._inside or self._called(went_in, where=where, output=output)
     finally: self.paused = False
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #7d8c0bfa
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dcd3e4bd
 @patch
 def _called(self: Tracer, went_in: list[tuple[Tensor, Origin]], *, where: str, output: object) -> None:
     "What went into a forward pass and came out of it"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CannotRepeat', 'untouched', 'is_one_hot', 'other_values', 'Probes']
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #94486718
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #afb5544b
 import copy, inspect, random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, MutableMapping
@@ -26,7 +26,7 @@ from curriculum_gen.diagnosis.watching.origins import (
 from .backward import is_filled, reachable, unseen_labels, used_names
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #543daad6
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #2f6e1ce8
 class CannotRepeat(Exception):
     "A forward pass that cannot be made again without a trace; says why"
 
@@ -46,7 +46,7 @@ def _random_states() -> list[tuple[Callable, object]]:
         found.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     return found
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #f274b83a
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #b39fc4d2
 class _Kept:
     "Puts back what it was shown, and lends copies of tensors in the meantime"
     def __init__(self): self._back, self._lent, self._seen = [], {}, set()
@@ -76,7 +76,7 @@ class _Kept:
         else: return False
         return True
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #5ba4bf28
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #44cdae0e
 @patch
 def keep(self: _Kept, value: object, depth: int = 4) -> object:
     "What to put in a value's place while the network runs: itself, except for tensors and iterators"
@@ -101,7 +101,7 @@ def sequence(self: _Kept, value: list | deque, depth: int) -> None:
     for place, entry in enumerate(old):
         if (new := self.keep(entry, depth - 1)) is not entry: value[place] = new
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #a02eca87
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #ef090f31
 @patch
 def names(self: _Kept, space: MutableMapping, depth: int = 4) -> None:
     "Keep the values of a namespace, and its names"
@@ -127,7 +127,7 @@ def function(self: _Kept, function: Callable) -> None:
         self.later(lambda old, cell=cell: setattr(cell, "cell_contents", old), cell.cell_contents)
         if not isinstance(cell.cell_contents, Tensor): cell.cell_contents = self.keep(cell.cell_contents, 2)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #584c22c7
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #d61da0ab
 @contextmanager
 def untouched(
     network: nn.Module,   # keeps its hooks, except for the watcher's
@@ -152,7 +152,7 @@ def untouched(
         kept.put_back()
         for put, state in states: put(state)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #27602a59
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #a5c05d3f
 def is_one_hot(tensor: Tensor) -> bool:
     "Whether every row has a single 1 and zeros"
     if tensor.ndim != 2 or len(tensor) < 2 or tensor.shape[1] < 2 or tensor.requires_grad: return False
@@ -169,7 +169,7 @@ def other_values(
     best = max(moved, key=lambda other: int((other != tensor).flatten(1).any(1).sum()), default=tensor)
     return None if torch.equal(best, tensor) else best
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #b360d1b1
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #1306a330
 _STEPS = {0, 1, 2, 4, 8, 16, 20, 24, 32, 64, 128, 512, 1024}   # completed steps at which the generator is asked
 _PATIENCE = 20
 
@@ -190,7 +190,7 @@ class _Asked:
         enough = self.still and (self.way is False or self.still[-1] - self.still[0] >= _PATIENCE)
         return bool(enough and not self.used and not self.unseen and len(self.weights) > 1)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #df354eb3
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #78e77459
 def _candidates(
     tracer: Tracer | None,                 # while operations are followed
     inputs: list[tuple[str, object]],      # by name
@@ -213,7 +213,7 @@ def _candidates(
                     and not o.data and tensors[name].is_floating_point() and tensors[name].numel() >= 16
                     and len(tensors[name].unique()) > 3 and not tensors[name].requires_grad]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #3290d2d1
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #457abeb3
 def _named_inputs(network: nn.Module, args: tuple, kwargs: dict) -> tuple[list, object]:
     "Every value among the arguments with its name, and how to put them together again"
     try: bound = inspect.signature(network.forward).bind(*args, **kwargs).arguments
@@ -233,7 +233,7 @@ def _numbers(output: object, inputs: list[Tensor]) -> list[Tensor]:
     held = tensors_in(output) or tensors_in(vars(output) if hasattr(output, "__dict__") else [])
     return [t for t in held if t.is_floating_point() and not any(t is other for other in inputs)]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #60aede9a
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #7d8485c4
 def _repeat(network: nn.Module, inputs: list, shape: object, change: str = "", new_draws: bool = False) -> list[Tensor]:
     "The numbers that a network gives when it is called again, with one input changed"
     fresh = [(name, value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value)
@@ -257,20 +257,21 @@ def _cannot(network: nn.Module, inputs: list) -> str:
         return "its labels were written in place"   # called again, they could leave their range
     return ""
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #69bcd17b
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #f39c0600
 class Probes(Observer):
     "Asks the generator whether its output depends on the labels and the latents that it is given"
     checks = "SENS",
     def __init__(self, loop):
         super().__init__(loop)
         self.asked: dict[str, _Asked] = {}   # by the name of the input
-        self._busy, self._steps, self._why, self._routes = False, {}, "", {}
+        self._busy, self._settled, self._steps, self._why, self._routes = False, False, {}, "", {}
 
     def called(self, role, network, args, kwargs, output):
+        if role != "generator" or self._settled or self._busy or not torch.is_grad_enabled(): return
         now = self.loop.step - self.loop.start_step
-        settled = bool(self.asked) and all(a.used or a.unseen for a in self.asked.values())
-        if role != "generator" or self._busy or not torch.is_grad_enabled() or torch.compiler.is_compiling(): return
-        if now not in _STEPS or self._steps.get(now, 0) >= 2 or (settled and now > 2): return
+        if now not in _STEPS or self._steps.get(now, 0) >= 2 or torch.compiler.is_compiling(): return
+        self._settled = now > 2 and bool(self.asked) and all(a.used or a.unseen for a in self.asked.values())
+        if self._settled: return
         self._busy = True
         self._steps[now] = self._steps.get(now, 0) + 1
         try: self._ask(network, args, kwargs, output, now)
@@ -283,7 +284,7 @@ class Probes(Observer):
                         f"not one bit of its output changed, in {len(a.still)} of {len(a.still)} tries up to step "
                         f"{a.still[-1]}") for a in self.asked.values() if a.is_ignored()]
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #2d7c3773
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #7a2759a1
 @patch
 def after_step(self: Probes, optimiser: object) -> None:
     "Note where requested labels left sight before they could be seen to reach a loss"
@@ -298,7 +299,7 @@ def unseen(self: Probes) -> str:
     open_ones = not self.asked or not all(a.used or a.still for a in self.asked.values())
     return "; ".join([*why, *self._routes, *([self._why] if self._why and open_ones else [])])
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #15058a97
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #c946f1c5
 @patch
 def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: object, now: int) -> None:
     "Call the generator again, once as it was called and once with each input changed that may be unused"
@@ -326,7 +327,7 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
                                         else _way_unseen(tracer, network, values[name], output))
         if tracer is not None: asked.way = asked.way or _way_exists(tracer, values, name, output, what)
 
-# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #41585d71
+# %% ../../../nbs/diagnosis/watching/06_probes.ipynb #404d44d6
 def _outcome(tracer: Tracer, output: object) -> list[Origin]: return [tracer.origin(t) for t in _numbers(output, [])]
 
 def _way_exists(tracer: Tracer, values: dict, name: str, output: object, what: str) -> bool:
