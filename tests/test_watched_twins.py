@@ -313,8 +313,9 @@ def hooked(g, c, n):
 
 
 LOOPS = [plain, compiled_in_place, sparse, empty_parameter, saved_whole, deep_copies, spawned, inference_judge,
-         quantised_and_complex, meta_and_lazy, functional, per_example, scripted, traced, forward_mode, parallel, nested,
-         in_a_mode, on_a_device, counted, in_a_thread, closure, automatic, checkpointed, own_function, caught, scaled, hooked]
+         quantised_and_complex, meta_and_lazy, functional, per_example, scripted, traced, forward_mode, parallel,
+         nested, in_a_mode, on_a_device, counted, in_a_thread, closure, automatic, checkpointed, own_function, caught,
+         scaled, hooked]
 COMPILED = [compiled_generator, compiled_loss, compiled_step]
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Watch']
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #7a972660
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #1eb6e379
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +97,7 @@ def _version(self: Watch, role: str) -> int:
 def _new_tracer(self: Watch) -> SafeTracer:
     return SafeTracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #059be09c
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #e853ffb9
 @patch
 def _known(self: Watch) -> dict[int, Tensor]:
     owned = {id(p): p for owner in self._owners.values() for p in owner.parameters}
@@ -143,7 +143,7 @@ def __enter__(self: Watch) -> Watch:
     if not self._windows: self._open()   # entered again, it goes on watching
     return self
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #6307acba
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #93175f7e
 @patch
 def __exit__(self: Watch, *_) -> None:
     self._entered -= 1
@@ -155,14 +155,15 @@ def __exit__(self: Watch, *_) -> None:
     for hook in self._hooks: hook.remove()
     self._calls.__exit__()
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #dafb2560
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #dabc4742
 @patch
 def _watched_backward(self: Watch) -> Callable:
     @entry
     def backward(tensors, *args, **kwargs):
         plain = self._plain_backward
         if torch.compiler.is_compiling() or self._not_here("backward passes"): return plain(tensors, *args, **kwargs)
-        roots = [tensors] if isinstance(tensors, Tensor) else list(tensors) if isinstance(tensors, (list, tuple)) else []
+        several = list(tensors) if isinstance(tensors, (list, tuple)) else []   # an iterator is left as it is
+        roots = [tensors] if isinstance(tensors, Tensor) else several
         if self._in_backward:   # within another one: a network that is computed again, to spare memory
             self._see_inner(roots)
             return plain(tensors, *args, **kwargs)
@@ -176,7 +177,7 @@ def _watched_backward(self: Watch) -> Callable:
         finally: self._in_backward = False
     return never_compiled(backward)
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #8eb72710
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #81bce651
 @patch
 def _to_be_seen(self: Watch) -> bool:
     "All but what a closure does when its optimiser calls it again within one step"
@@ -246,7 +247,7 @@ def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
             *(unused_labels(updates, random=random) if followed else ()),
             *(repeated_draws(passes, updates) if followed else ()), *masked]
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #fd3c600b
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #3137dfdd
 @patch
 def _window_done(self: Watch) -> bool:
     steps, owner = self._window_steps, self._generator_owner
@@ -284,7 +285,7 @@ def _see_finite(self: Watch, root: Tensor) -> None:
     self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step,
                                evidence=f"the loss is {value}"))
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #8818f511
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #fa0b9ef9
 @patch
 @look("TERM")
 def _take_apart(self: Watch, root: Tensor) -> None:
@@ -302,11 +303,11 @@ def _weigh(self: Watch, root: Tensor) -> None:
 # %% ../../../nbs/diagnosis/watching/11_looks.ipynb #626de5f7
 @patch
 @look()
-def _tell(self: Watch, event: str, *told: object) -> None:
+def _tell(self: Watch, event: str, *told: object, **named: object) -> None:
     "Pass an event on, without following what the observers compute"
-    self._observers.tell(event, *told)
+    self._observers.tell(event, *told, **named)
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #da21cde7
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #1f6ed956
 @patch
 def _will_call(self: Watch, role: str, *called: object) -> None:
     if self._window_open or role in self._judges or role not in self._called: self._look_before_call(role, *called)
@@ -331,9 +332,9 @@ def _look_after_call(self: Watch, role: str, network: nn.Module, args: tuple, kw
     if self._not_here("forward passes"): return
     if self._window_open and role == "generator" and self._tracer._inside:
         for hook in self._around.after: hook(network, args, kwargs, output)
-    self._tell("called", role, network, args, kwargs, output)
+    self._tell("called", role, network, args=args, kwargs=kwargs, output=output)
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #2c89f6a2
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #0d679fae
 @patch
 def _judge_called(self: Watch, role: str) -> None:
     if not any(layer.training for layer in self._judges[role]) or any(f.cause == "judge in train mode"
@@ -361,7 +362,7 @@ def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -
     return (args[0], evaluated, *args[2:]) if len(args) > 1 else args, (
         {**kwargs, "closure": evaluated} if len(args) <= 1 else kwargs)
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #95fd9439
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #c4e8d41e
 @patch
 @look("UPD", "GREC")
 def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
@@ -421,7 +422,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
         if self._window_done(): self._close(complete=False)
     elif owner is self._generator_owner and owner.steps in (999, 9999): self._open()
 
-# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #d9ca3560
+# %% ../../../nbs/diagnosis/watching/11_looks.ipynb #27c972ee
 @patch
 @look("UPD")
 def _compare_copies(self: Watch, owner: _Owner) -> None:

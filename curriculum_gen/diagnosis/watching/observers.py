@@ -24,7 +24,15 @@ class Observer:
     def __init__(self, loop):
         "`loop` is the watch, for its networks, its step and what was declared"
         self.loop = loop
-    def called(self, role: str, network: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    def called(
+        self,
+        role: str,             # of the network
+        network: nn.Module,    # as it was given to the watch
+        *,
+        args: tuple,           # what it was called with, by position
+        kwargs: dict,          # and by name
+        output: object,        # what it gave
+    ) -> None:
         "A forward pass of a watched network has ended"
     def before_backward(self, roots: Sequence[Tensor]) -> None: "`backward` is about to run from these losses"
     def after_backward(self, roots: Sequence[Tensor]) -> None: "`backward` has run from these losses"
@@ -57,10 +65,11 @@ class Observers:
         self,
         event: str,         # in `EVENTS`
         *told: object,      # what the method of that name takes
+        **named: object,    # and what it takes by name
     ) -> None:
         "Pass an event to everyone who has a method for it"
         for observer in self._heard.get(event, ()):
-            try: getattr(observer, event)(*told)
+            try: getattr(observer, event)(*told, **named)
             except Exception as error: self._switch_off(observer, error)
 
     def _switch_off(self, observer: Observer, error: Exception) -> None:
@@ -68,7 +77,7 @@ class Observers:
         self._heard = defaultdict(list, {event: [o for o in heard if o is not observer]
                                          for event, heard in self._heard.items()})
 
-# %% ../../../nbs/diagnosis/watching/05_observers.ipynb #628c887d
+# %% ../../../nbs/diagnosis/watching/05_observers.ipynb #797624c4
 @patch
 def findings(self: Observers) -> list[Finding]:
     "What all of them found; of one that was switched off, nothing"

@@ -83,7 +83,7 @@ def _broken(entry: Tensor) -> bool:
     return (not (is_lazy(entry) or entry.is_meta or entry.is_quantized) and entry.layout == torch.strided
             and (entry.is_floating_point() or entry.is_complex()) and not bool(entry.detach().isfinite().all()))
 
-# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #5d38190a
+# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #0b7e1ce7
 @patch
 def _unseen(self: Watch) -> dict[str, str]:   # check -> why
     "What watching could have told and did not"
@@ -97,6 +97,7 @@ def _unseen(self: Watch) -> dict[str, str]:   # check -> why
     failed = {check: reason for checks, reason in self.off.values() for check in checks}
     return self._observers.unseen() | why | failed | ({"TERM": self._tracer.blind} if self._tracer.blind else {})
 
+# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #ce770b1e
 @patch
 def _blind(self: Watch) -> tuple[list[str], list[str]]:
     if not self._was_entered: return ["the block was never entered"], []
@@ -113,7 +114,7 @@ def _blind(self: Watch) -> tuple[list[str], list[str]]:
     if not self._backwards: blind.append("any loss: no backward pass was seen")
     return blind + other, [f"the {role} was not called" for role in idle if role not in meant] + self._looked_in_part()
 
-# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #afbee32c
+# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #41981766
 @patch
 def _looked_in_part(self: Watch) -> list[str]:
     steps, failed = self.step - self.start_step, dict.fromkeys(reason for _, reason in self.off.values())
@@ -130,7 +131,7 @@ def _told(self: Watch) -> str:
     roles = [role + (f" ({self.read_from[role]})" if role in self.read_from else "") for role in self.named.networks]
     return f"watch of {', '.join(roles)}: {self.step - self.start_step:,} steps"
 
-# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #94cbb0bf
+# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #cc1a5d3b
 _ROLES = {"ema": "ema", "average": "ema", "averaged": "ema", "avg": "ema", "discriminator": "discriminator",
           "disc": "discriminator", "critic": "discriminator", "d": "discriminator", "netd": "discriminator",
           "encoder": "encoder", "enc": "encoder", "judge": "judge", "witness": "witness", "classifier": "classifier",
@@ -151,7 +152,7 @@ def _names_of(network: nn.Module, frame: object) -> list[str]:
            for name, value in [*inner.items(), *inner.get("_modules", {}).items()] if value is network]
     return [name for name, value in held.items() if value is network and not name.startswith("_")] + own
 
-# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #405a5f20
+# %% ../../../nbs/diagnosis/watching/12_watch.ipynb #9a76a301
 def read_roles(
     networks: Sequence[nn.Module],    # given by position
     frame: object,                    # of the caller
