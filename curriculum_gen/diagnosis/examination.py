@@ -403,6 +403,7 @@ def _examined(subject: str, material: Material) -> Examination:
     return Examination(subject=subject, outcomes=(*watched, *made), not_looked_at=all_of("not_looked_at"),
                        in_part=all_of("in_part"))
 
+# %% ../../nbs/diagnosis/01_examination.ipynb #1c5e029d
 def examine(
     subject: object,          # a used `Watch`; a run, its folder or its path; or a program, which is trained
     **given: object,          # what is at hand besides, by names in `MATERIAL`; of a program `data` and `judge`

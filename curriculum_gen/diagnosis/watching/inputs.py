@@ -412,7 +412,7 @@ class InputsObserver(Observer):
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a654da37
 @patch
-def called(self: InputsObserver, role, network, args, kwargs, output):
+def called(self: InputsObserver, role, network, *, args, kwargs, output):
     if self._error: raise self._error
     window, asked = self.loop._window_open, role == "generator"
     made = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad

@@ -25,7 +25,15 @@ class Observer:
         "`loop` is the watch, for its networks, its step and what was declared"
         self.loop = loop
     def entered(self) -> None: "The block was entered, perhaps again"
-    def called(self, role: str, network: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    def called(
+        self,
+        role: str,             # of the network
+        network: nn.Module,    # as it was given to the watch
+        *,
+        args: tuple,           # what it was called with, by position
+        kwargs: dict,          # and by name
+        output: object,        # what it gave
+    ) -> None:
         "A forward pass of a watched network has ended"
     def before_backward(self, roots: Sequence[Tensor]) -> None: "`backward` is about to run from these losses"
     def after_backward(self, roots: Sequence[Tensor]) -> None: "`backward` has run from these losses"
@@ -42,9 +50,15 @@ class Observer:
 # %% ../../../nbs/diagnosis/watching/05_observers.ipynb #11b769a8
 class Observers:
     "Passes events to observers, and switches off the one that raises"
-    def __init__(self, observers: Sequence[Observer]):
-        "In the order in which they are told"
-        self._all, self.failed = list(observers), {}   # observer -> why it was switched off
+    def __init__(self, kinds: Sequence[type[Observer]], loop):
+        "Makes one of each kind for a watch, in the order in which they are told"
+        self._all, self.failed = [], {}   # observer -> why it was switched off
+        for kind in kinds:
+            try: self._all.append(kind(loop))
+            except Exception as error:
+                self._all.append(unable := Observer(loop))
+                unable.checks = kind.checks
+                self._switch_off(unable, error)
         self._heard: dict[str, list] = defaultdict(list)
         for observer in self._all:
             for event in EVENTS:
@@ -58,10 +72,11 @@ class Observers:
         self,
         event: str,         # in `EVENTS`
         *told: object,      # what the method of that name takes
+        **named: object,    # and what it takes by name
     ) -> None:
         "Pass an event to everyone who has a method for it"
         for observer in self._heard.get(event, ()):
-            try: getattr(observer, event)(*told)
+            try: getattr(observer, event)(*told, **named)
             except Exception as error: self._switch_off(observer, error)
 
     def _switch_off(self, observer: Observer, error: Exception) -> None:
@@ -69,7 +84,7 @@ class Observers:
         self._heard = defaultdict(list, {event: [o for o in heard if o is not observer or event == "left"]
                                          for event, heard in self._heard.items()})
 
-# %% ../../../nbs/diagnosis/watching/05_observers.ipynb #628c887d
+# %% ../../../nbs/diagnosis/watching/05_observers.ipynb #797624c4
 @patch
 def findings(self: Observers) -> list[Finding]:
     "What all of them found; of one that was switched off, nothing"

@@ -234,13 +234,16 @@ def _numbers(output: object, inputs: list[Tensor]) -> list[Tensor]:
     return [t for t in held if t.is_floating_point() and not any(t is other for other in inputs)]
 
 # %% ../../../nbs/diagnosis/watching/06_probes.ipynb #7d8485c4
+def _itself(tensor: Tensor) -> Tensor: return tensor
+
 def _repeat(network: nn.Module, inputs: list, shape: object, change: str = "", new_draws: bool = False) -> list[Tensor]:
     "The numbers that a network gives when it is called again, with one input changed"
     fresh = [(name, value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value)
              for name, value in inputs]
     values = [other_values(value) if name == change else value for name, value in fresh]
     args, kwargs = tree_unflatten(values, shape)
-    with untouched(network, *values):
+    # what this keeps for a backward pass is none of the loop's business, even inside `checkpoint`
+    with untouched(network, *values), torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
         if new_draws:
             torch.manual_seed(int(torch.randint(2**31, ()))); np.random.seed(np.random.randint(2**31))
         return [t.detach() for t in _numbers(network(*args, **kwargs), [v for v in values if isinstance(v, Tensor)])]
@@ -266,7 +269,7 @@ class Probes(Observer):
         self.asked: dict[str, _Asked] = {}   # by the name of the input
         self._busy, self._settled, self._steps, self._why, self._routes = False, False, {}, "", {}
 
-    def called(self, role, network, args, kwargs, output):
+    def called(self, role, network, *, args, kwargs, output):
         if role != "generator" or self._settled or self._busy or not torch.is_grad_enabled(): return
         now = self.loop.step - self.loop.start_step
         if now not in _STEPS or self._steps.get(now, 0) >= 2 or torch.compiler.is_compiling(): return

@@ -39,7 +39,7 @@ class BoundObserver(Observer):
         self._steps, self._alert, self._loss, self._opponent = Counter(), False, None, set()
         self._run, self._found = [], []   # step, loss, line and opponent of the steps with gradients of 0
 
-    def called(self, role, network, args, kwargs, output):
+    def called(self, role, network, *, args, kwargs, output):
         if not self._alert or role == "generator": return
         for tensor in tensors_in(output):
             if tensor.requires_grad and tensor.is_floating_point() and tensor.numel():

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['transformed', 'never_compiled', 'look', 'why_off', 'SafeTracer', 'Calls']
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #dacd454d
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #f4c72fa9
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 
+from fastcore.basics import patch
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback, set_eval_frame
@@ -20,11 +21,12 @@ from torch.utils._python_dispatch import _disable_current_modes, _len_torch_disp
 
 from .origins import Tracer, entry, tensors_in
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #50a4d46f
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #8b7d07a6
 def transformed() -> bool:
     "Whether operations are recorded or transformed at this moment, by `torch.jit.trace`, `vmap`, `grad` and the like"
     return torch._C._get_tracing_state() is not None or peek_interpreter_stack() is not None
 
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #de31dbaa
 class _Unnoticed:
     "While it is entered, neither the compiler nor a mode of the loop is told of anything"
     def __enter__(self) -> None:
@@ -42,7 +44,7 @@ def never_compiled(function: Callable) -> Callable:
     if "torch._dynamo" in sys.modules: sys.modules["torch._dynamo"].eval_frame.skip_code(function.__code__)
     return function
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #051f9484
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #15d153a0
 def look(
     *checks: str,               # codes in `CHECKS` that are not made when this look fails
     otherwise: object = None,   # what it gives when it fails, or may not look
@@ -73,7 +75,7 @@ def why_off(step: int, error: Exception) -> str:
     told = (str(error).strip().splitlines() or [""])[0]
     return f"switched off at step {step:,}: {type(error).__name__}: {told[:160]}"
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #6183d6e1
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #cea15e26
 class _Once:
     "An operation, for the tracer to carry out: it remembers its result, or that it raised"
     def __init__(self, function: Callable): self.function, self.ran, self.out, self.raised = function, False, None, None
@@ -89,7 +91,7 @@ class _Once:
     def __eq__(self, other: object) -> bool: return self.function == other
     def __hash__(self) -> int: return hash(self.function)
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #e6298f10
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #15fc44df
 class SafeTracer(Tracer):
     "A tracer that never raises anything of its own"
     def __init__(self, generator: nn.Module | None, known: Callable):
@@ -112,16 +114,18 @@ class SafeTracer(Tracer):
             self.blind = why_off(self.steps, error)
         return once.out if once.ran else func(*args, **kwargs)
 
-    def take_off(self) -> None:
-        "Leave the stack of modes, wherever on it this is"
-        above = []
-        while _len_torch_function_stack():
-            mode = _pop_mode()
-            if mode is self: break
-            above.append(mode)
-        for mode in reversed(above): _push_mode(mode)
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #9b4e8f3e
+@patch
+def take_off(self: SafeTracer) -> None:
+    "Leave the stack of modes, wherever on it this is"
+    above = []
+    while _len_torch_function_stack():
+        mode = _pop_mode()
+        if mode is self: break
+        above.append(mode)
+    for mode in reversed(above): _push_mode(mode)
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #e2496d03
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #726573d4
 class Calls:
     "Forward passes of some networks, while it is entered"
     def __init__(self, networks: Mapping[int, str], *, classes: set[type], before: Callable, after: Callable):
@@ -131,7 +135,6 @@ class Calls:
 
     def _wrapper(self, cls: type) -> Callable:
         own = cls.__dict__.get("__call__")
-        @entry
         def __call__(module, *args, **kwargs):
             plain = own.__get__(module) if own else super(cls, module).__call__
             if torch.compiler.is_compiling(): return plain(*args, **kwargs)
@@ -146,14 +149,17 @@ class Calls:
             finally: self._active.discard(role)
         return __call__
 
-    def __enter__(self) -> "Calls":
-        self._replaced = {cls: cls.__dict__.get("__call__") for cls in self._wrapped}
-        for cls, wrapper in self._wrapped.items(): cls.__call__ = never_compiled(wrapper)
-        return self
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #0334bee5
+@patch
+def __enter__(self: Calls) -> Calls:
+    self._replaced = {cls: cls.__dict__.get("__call__") for cls in self._wrapped}
+    for cls, wrapper in self._wrapped.items(): cls.__call__ = never_compiled(wrapper)
+    return self
 
-    def __exit__(self, *_) -> None:
-        for cls, wrapper in self._wrapped.items():
-            if cls.__dict__.get("__call__") is not wrapper: continue   # another wrapper lies on top: this one is inert
-            if self._replaced[cls]: cls.__call__ = self._replaced[cls]
-            else: del cls.__call__
-        self.networks = {}
+@patch
+def __exit__(self: Calls, *_) -> None:
+    for cls, wrapper in self._wrapped.items():
+        if cls.__dict__.get("__call__") is not wrapper: continue   # another wrapper lies on top: this one is inert
+        if self._replaced[cls]: cls.__call__ = self._replaced[cls]
+        else: del cls.__call__
+    self.networks = {}
