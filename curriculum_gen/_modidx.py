@@ -1796,6 +1796,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                         'curriculum_gen/diagnosis/watching/observers.py'),
                                                              'curriculum_gen.diagnosis.watching.observers.Observers.__init__': ( 'diagnosis/watching/observers.html#observers.__init__',
                                                                                                                                  'curriculum_gen/diagnosis/watching/observers.py'),
+                                                             'curriculum_gen.diagnosis.watching.observers.Observers._made': ( 'diagnosis/watching/observers.html#observers._made',
+                                                                                                                              'curriculum_gen/diagnosis/watching/observers.py'),
                                                              'curriculum_gen.diagnosis.watching.observers.Observers._switch_off': ( 'diagnosis/watching/observers.html#observers._switch_off',
                                                                                                                                     'curriculum_gen/diagnosis/watching/observers.py'),
                                                              'curriculum_gen.diagnosis.watching.observers.Observers.findings': ( 'diagnosis/watching/observers.html#observers.findings',

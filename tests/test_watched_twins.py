@@ -398,7 +398,7 @@ def test_a_judge_that_was_made_for_inference():
 
 # ---- what fails is switched off and said
 
-@pytest.mark.parametrize("name", ["see_backward", "use_gradients", "unmoved", "signature", "unused_labels", "ownership",
+@pytest.mark.parametrize("name", ["see_backward", "use_gradients", "signature", "unused_labels",
                                   "mode_dependent", "user_frames"])
 def test_a_failing_look_is_said_and_the_loop_goes_on(name, monkeypatch):
     from curriculum_gen.diagnosis.watching import looks, watch as answers

@@ -52,14 +52,9 @@ class Observers:
     "Passes events to observers, and switches off the one that raises"
     def __init__(self, kinds: Sequence[type[Observer]], loop):
         "Makes one of each kind for a watch, in the order in which they are told"
-        self._all, self.failed = [], {}   # observer -> why it was switched off
-        for kind in kinds:
-            try: self._all.append(kind(loop))
-            except Exception as error:
-                self._all.append(unable := Observer(loop))
-                unable.checks = kind.checks
-                self._switch_off(unable, error)
+        self.failed: dict[Observer, str] = {}   # observer -> why it was switched off
         self._heard: dict[str, list] = defaultdict(list)
+        self._all = [self._made(kind, loop) for kind in kinds]
         for observer in self._all:
             for event in EVENTS:
                 if getattr(type(observer), event) is not getattr(Observer, event): self._heard[event].append(observer)
@@ -68,16 +63,13 @@ class Observers:
         "Whether an event has to be passed on at all"
         return bool(self._heard.get(event))
 
-    def tell(
-        self,
-        event: str,         # in `EVENTS`
-        *told: object,      # what the method of that name takes
-        **named: object,    # and what it takes by name
-    ) -> None:
-        "Pass an event to everyone who has a method for it"
-        for observer in self._heard.get(event, ()):
-            try: getattr(observer, event)(*told, **named)
-            except Exception as error: self._switch_off(observer, error)
+    def _made(self, kind: type[Observer], loop) -> Observer:
+        try: return kind(loop)
+        except Exception as error:
+            unable = Observer(loop)
+            unable.checks = kind.checks
+            self._switch_off(unable, error)
+            return unable
 
     def _switch_off(self, observer: Observer, error: Exception) -> None:
         self.failed[observer] = f"switched off at step {observer.loop.step}: {type(error).__name__}: {error}"
@@ -85,6 +77,18 @@ class Observers:
                                          for event, heard in self._heard.items()})
 
 # %% ../../../nbs/diagnosis/watching/05_observers.ipynb #797624c4
+@patch
+def tell(
+    self: Observers,
+    event: str,         # in `EVENTS`
+    *told: object,      # what the method of that name takes
+    **named: object,    # and what it takes by name
+) -> None:
+    "Pass an event to everyone who has a method for it"
+    for observer in self._heard.get(event, ()):
+        try: getattr(observer, event)(*told, **named)
+        except Exception as error: self._switch_off(observer, error)
+
 @patch
 def findings(self: Observers) -> list[Finding]:
     "What all of them found; of one that was switched off, nothing"
