@@ -6,7 +6,7 @@
 __all__ = ['SCALE_LATENTS', 'SCALE_GAIN', 'BATCH_GAIN', 'RENAMED_WELL', 'distinct_places', 'other_scale', 'batch_statistics_told',
            'classes_told', 'explained_card']
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #1aceed5a
+# %% ../../nbs/evaluation/05_explanations.ipynb #95c9032d
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -25,7 +25,7 @@ from ..statistics.intervals import ALPHA, fewer_p
 from ..statistics.verdicts import CUT_OFFS, above_guessing
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #9d23dc7c
+# %% ../../nbs/evaluation/05_explanations.ipynb #a841f467
 def distinct_places(
     images: Tensor,   # [classes, n, ...]
 ) -> list[list[int]]: # of each class, places of the images that are no repeats of an earlier one, to the bit
@@ -50,8 +50,8 @@ def _repeated(images: Tensor, trial: Trial) -> tuple[str, bool]:
     else: why = "the images do not go with their own latents, only with the call: one seed or latent for a whole batch"
     return f"{told}: {why}; give every image noise of its own, out of its latent", True
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #ad0cfcc8
-SCALE_LATENTS = 40   # images a class that are shown to the panel once more
+# %% ../../nbs/evaluation/05_explanations.ipynb #06e84c98
+SCALE_LATENTS = 20   # images a class that are shown to the panel once more
 SCALE_GAIN = 0.1     # of the images, that another scale must bring at least
 
 def _meant(images: Tensor) -> dict[str, Callable]:
@@ -69,7 +69,7 @@ def _meant(images: Tensor) -> dict[str, Callable]:
     if images.shape[2] == 3: found["channels in reverse order"] = lambda x: x.flip(2)
     return found
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #0720e4cb
+# %% ../../nbs/evaluation/05_explanations.ipynb #5f27ab69
 def other_scale(
     images: Tensor,             # [classes, n, channels, height, width] in [-1, 1], row i asked for class i
     instruments: Instruments,
@@ -89,7 +89,7 @@ def other_scale(
     return (f"judge input differs: {words}, the judges see {best} of {total} images as asked, as they are {seen} "
             f"({best/total:.0%} against {seen/total:.0%}); give images in [-1, 1] as the judges know them")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #1726a9b1
+# %% ../../nbs/evaluation/05_explanations.ipynb #6f581892
 BATCH_GAIN = 0.05   # of the images, that the batch's own statistics must bring at least
 
 def batch_statistics_told(
@@ -104,7 +104,7 @@ def batch_statistics_told(
     return (f"stored batch statistics do not fit: {batch/images:.0%} as asked on batch statistics, {stored/images:.0%} "
             f"on the stored ones ({batch} and {stored} of {images} images, first judge)")
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #302d9b08
+# %% ../../nbs/evaluation/05_explanations.ipynb #a3b2ec04
 RENAMED_WELL = 0.4   # of what is left after guessing, that must be right under the new names
 
 def classes_told(
@@ -120,7 +120,7 @@ def classes_told(
     right = [seen[c, m] for c, m in enumerate(mapping if good else range(k))]
     return tuple(found + _worst_told(right, seen, names=names, n=n))
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #5a9fec36
+# %% ../../nbs/evaluation/05_explanations.ipynb #2c204633
 def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -> list[str]:
     "Classes far below the typical one, all of them in one sentence; none where they are half of the classes"
     typical = median(right)
@@ -136,7 +136,7 @@ def _worst_told(right: list[float], seen: np.ndarray, *, names: tuple, n: int) -
         return words + (missing if all_seen <= 0.1*n else "")
     return [f"{'; '.join(map(told, bad))}; the other {len(others)} classes {others[0]:.0%} to {others[-1]:.0%}"]
 
-# %% ../../nbs/evaluation/05_explanations.ipynb #b456b7b3
+# %% ../../nbs/evaluation/05_explanations.ipynb #dcafd186
 def explained_card(
     generator: Callable,         # `images = generator(latents, labels)`; a network must be in eval mode
     instruments: Instruments,

@@ -76,13 +76,13 @@ def generate(
             images.append(made.cpu().unflatten(0, (len(z), classes)))
     return torch.cat(images).transpose(0, 1).contiguous()
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #812bd98a
+# %% ../../nbs/evaluation/03_instruments.ipynb #0b3b0d51
 def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     "Images as float32; `InputError` with what to change where they have another type, shape or range"
     wanted = f"for {shape[0]} labels: it must return images of shape {list(shape)}"
     if not isinstance(images, Tensor):
-        turned = {np.ndarray: ", as torch.from_numpy gives them", list: ", as torch.stack gives them"}.get(type(images), "")
-        raise InputError(f"the generator gave {type(images).__name__} {wanted}{turned}")
+        turned = {np.ndarray: ", as torch.from_numpy gives them", list: ", as torch.stack gives them"}
+        raise InputError(f"the generator gave {type(images).__name__} {wanted}{turned.get(type(images), '')}")
     if images.shape != shape:
         raise InputError(f"the generator gave {list(images.shape)} {wanted}{_reshaped(tuple(images.shape), shape)}")
     if not images.is_floating_point():
@@ -95,7 +95,7 @@ def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
     if images.abs().max() > 1 + 1e-4: raise InputError(_rescaled(images))
     return images
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #6ae14753
+# %% ../../nbs/evaluation/03_instruments.ipynb #c78402bb
 def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     "What makes images of a shape out of those at hand, as the end of a sentence"
     n, channels, height, width = shape
@@ -109,7 +109,7 @@ def _reshaped(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     return (f"; give images{''.join(wrong)}{size}, or the data set that has images of shape {list(found[1:])} "
             "as dataset=...")
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #48ab1412
+# %% ../../nbs/evaluation/03_instruments.ipynb #76982184
 def _rescaled(images: Tensor) -> str:
     "What is wrong with numbers outside of [-1, 1]"
     low, high = float(images.min()), float(images.max())
@@ -262,7 +262,7 @@ def score_generator(
     images = sampled_images(generator, instruments, student=student)
     return _scored(generator, images, instruments, student=student)
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #d5810fac
+# %% ../../nbs/evaluation/03_instruments.ipynb #ac020c8e
 def sampled_images(
     generator: Callable,               # `images = generator(latents, labels)`
     instruments: Instruments,

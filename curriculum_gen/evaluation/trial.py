@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USUAL_SIZES', 'PATIENCE', 'TRIAL_LATENTS', 'Trial', 'trial_call']
 
-# %% ../../nbs/evaluation/04_trial.ipynb #9e8411dd
+# %% ../../nbs/evaluation/04_trial.ipynb #8595e698
 import random, re, traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,14 +26,14 @@ from ..core.records import Record
 from ..core.task import MNIST, Task
 from .instruments import evaluation_latents, generate, latent_shape_of
 
-# %% ../../nbs/evaluation/04_trial.ipynb #c8c86ac8
+# %% ../../nbs/evaluation/04_trial.ipynb #3c544bfe
 def _mode_matters(layer: nn.Module) -> bool:
     "Does a layer compute something else in train mode?"
     if isinstance(layer, (_BatchNorm, _InstanceNorm)): return layer.track_running_stats
     if isinstance(layer, _DropoutNd): return layer.p > 0
     return isinstance(layer, nn.RReLU) or (isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)) and layer.dropout > 0)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #f91231a0
+# %% ../../nbs/evaluation/04_trial.ipynb #6aeb3661
 @contextmanager
 def _train_mode_seen() -> Iterator[dict]:   # id of a layer -> (layer, the networks it runs in, outermost first)
     "Layers that run in train mode though that changes what they compute"
@@ -49,7 +49,7 @@ def _train_mode_seen() -> Iterator[dict]:   # id of a layer -> (layer, the netwo
     finally:
         for hook in hooks: hook.remove()
 
-# %% ../../nbs/evaluation/04_trial.ipynb #44182690
+# %% ../../nbs/evaluation/04_trial.ipynb #4c5ec624
 def _train_mode_told(seen: dict) -> tuple[str, ...]:
     "Sentences on single layers that were left in train mode on purpose or not; `InputError` for a whole network"
     told = {}
@@ -57,15 +57,15 @@ def _train_mode_told(seen: dict) -> tuple[str, ...]:
         outer = next(module for module in running if module.training)
         name = next((name for name, module in running[0].named_modules() if module is layer), "")
         what = f"{type(layer).__name__}{f' {name}' if name else ''}"
+        owner = "the network it belongs to" if outer is layer else type(outer).__name__
         if outer is not layer or running[0] is layer:
             raise InputError(f"the generator runs {type(outer).__name__} in train mode ({what}): its images depend on "
-                             f"the batch or on chance; call .eval() on {'the network it belongs to' if outer is layer else type(outer).__name__} "
-                             "before sampling")
+                             f"the batch or on chance; call .eval() on {owner} before sampling")
         dropped = isinstance(layer, (_DropoutNd, nn.RReLU))
         told.setdefault("scoring differs between repeats" if dropped else "sampling depends on the batch", what)
     return tuple(f"{cause}: {what} is in train mode inside a network in eval mode" for cause, what in told.items())
 
-# %% ../../nbs/evaluation/04_trial.ipynb #bdc9cdd3
+# %% ../../nbs/evaluation/04_trial.ipynb #67c29f5c
 USUAL_SIZES = 100, 128, 32, 16, 10, 2, 8, 20, 50, 62, 256, 512, 1, 3, 4, 5, 12, 24, 48, 80, 96, 120, 200, 384, 1024
 PATIENCE = 10   # seconds that are spent on finding a way that works
 
@@ -77,7 +77,7 @@ def _sizes_said(error: str, size: int) -> list[int]:
     viewed = [int(n) for dims in re.findall(r"shape '\[([^\]]*)\]' is invalid", error) for n in dims.split(",")]
     return [n for n in [size + more for more in wider] + viewed if n > 0 and n != size]
 
-# %% ../../nbs/evaluation/04_trial.ipynb #81c0192b
+# %% ../../nbs/evaluation/04_trial.ipynb #19f57285
 def _ways(classes: int) -> dict[str, Callable]:
     "Words -> arguments out of latents and labels"
     def one_hot(y: Tensor) -> Tensor: return F.one_hot(y, classes).float()
@@ -97,7 +97,7 @@ def _ways(classes: int) -> dict[str, Callable]:
             "it takes labels alone: give lambda latents, labels: generator(labels)": lambda z, y: (y,),
             "it takes latents alone, so no class can be asked for: give one that takes labels too": lambda z, y: (z,)}
 
-# %% ../../nbs/evaluation/04_trial.ipynb #57ef08da
+# %% ../../nbs/evaluation/04_trial.ipynb #b54c759d
 def _way_that_works(generator: Callable, error: str, shape: tuple[int, ...], task: Task) -> str:
     "Advice on how to call a generator that raised this error, or what is wanted of it"
     device = next((p.device for p in generator.parameters()), "cpu") if isinstance(generator, nn.Module) else "cpu"
@@ -117,12 +117,12 @@ def _way_that_works(generator: Callable, error: str, shape: tuple[int, ...], tas
             if monotonic() > until: return _wanted(shape, task)
     return _wanted(shape, task)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #cb71e4ad
+# %% ../../nbs/evaluation/04_trial.ipynb #c98fb95f
 def _wanted(shape: tuple[int, ...], task: Task) -> str:
     return (f"it must take latents {['n', *shape]} and labels [n] of whole numbers from 0 to {len(task.classes) - 1}, "
             f"and give images {['n', *task.image_shape]}").replace("'", "")
 
-# %% ../../nbs/evaluation/04_trial.ipynb #9c04f17c
+# %% ../../nbs/evaluation/04_trial.ipynb #a35f165e
 def _told(words: str, one: tuple, made: object, *, given: tuple, task: Task) -> str:
     "What made it work, in words"
     made = made[0] if isinstance(made, tuple) else made
@@ -135,7 +135,7 @@ def _told(words: str, one: tuple, made: object, *, given: tuple, task: Task) -> 
                                                        "like its own as dataset=..., made by dataset_of")
     return "; ".join(parts)
 
-# %% ../../nbs/evaluation/04_trial.ipynb #a0e98e55
+# %% ../../nbs/evaluation/04_trial.ipynb #55e4cb48
 TRIAL_LATENTS = 12   # so many give equal images by accident in one case of 4,000, of a generator that has two images
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class Trial(Record):
     one_image: bool             # the same image for all latents and labels
     reasons: tuple[str, ...]    # sentences for a card, each beginning with a cause
 
-# %% ../../nbs/evaluation/04_trial.ipynb #55e99e24
+# %% ../../nbs/evaluation/04_trial.ipynb #59de0fc4
 @contextmanager
 def _random_states() -> Iterator[Callable[[], None]]:   # puts them back as they were at the beginning
     "Leaves the random states of Python, NumPy and torch as they were"
@@ -159,7 +159,7 @@ def _random_states() -> Iterator[Callable[[], None]]:   # puts them back as they
     try: yield back
     finally: back()
 
-# %% ../../nbs/evaluation/04_trial.ipynb #f2e1b255
+# %% ../../nbs/evaluation/04_trial.ipynb #d0da0a1c
 def trial_call(
     generator: Callable,   # `images = generator(latents, labels)`, of anybody
     *,
@@ -172,7 +172,9 @@ def trial_call(
     with _random_states() as back:
         try:
             with _train_mode_seen() as seen: first = ask(latents)
-        except InputError: raise
+        except InputError:
+            _train_mode_told(seen)   # dropout may be what takes images out of their range
+            raise
         except Exception as error: raise InputError(_refusal(generator, error, shape, task)) from error
         modes = _train_mode_told(seen)
         again = ask(latents)
@@ -191,7 +193,7 @@ def trial_call(
 def _alike(images: Tensor, others: Tensor) -> bool:   # but for rounding
     return float((images - others).abs().max()) <= 1e-3
 
-# %% ../../nbs/evaluation/04_trial.ipynb #4cb42d1b
+# %% ../../nbs/evaluation/04_trial.ipynb #fcef8d7a
 def _refusal(generator: Callable, error: Exception, shape: tuple[int, ...], task: Task) -> str:
     "One line: what a generator raised, where, and the way that works"
     ours = {does.__code__.co_filename for does in (generate, _refusal)}
@@ -204,7 +206,7 @@ def _refusal(generator: Callable, error: Exception, shape: tuple[int, ...], task
     return (f"the generator cannot be called as generator({called}): {type(error).__name__}"
             f"{f': {said[:150]}' if said else ''}{where}; {advice}")
 
-# %% ../../nbs/evaluation/04_trial.ipynb #d9ec8ab1
+# %% ../../nbs/evaluation/04_trial.ipynb #851c9997
 def _repeats_told(first: Tensor, again: Tensor, *, uses: bool | None) -> list[str]:
     if _alike(first, again): return []
     other = int((first - again).abs().flatten(2).amax(2).gt(1e-3).sum())

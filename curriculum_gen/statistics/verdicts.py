@@ -20,7 +20,7 @@ from scipy import stats
 from ..core.errors import InputError
 from ..core.records import Record
 from .words import Verdict
-from .chance import CHANCE_ALPHA, chance_statement, chance_test, told_p
+from .chance import CHANCE_ALPHA, chance_statement, chance_test, least_p, told_p
 from .card import STABLE, Card
 from .comparison import MeterState, RegressionVerdict, regression_verdict
 
@@ -275,7 +275,8 @@ def checkpoint_verdict(
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #8f883bd9
 def _chance_limit(table: np.ndarray, alpha: float) -> float:
-    "The z from which a table like this one is above chance at a level"
+    "The z from which a table like this one is above chance at a level; infinite where no table of so few classes is"
+    if least_p(len(table)) > CHANCE_ALPHA: return math.inf
     test = chance_test(table)
     tail = np.cumsum(test.null[::-1])[::-1]
     score = int(np.argmax(tail <= alpha + 1e-15)) if (tail <= alpha + 1e-15).any() else int(test.null.nonzero()[0][-1])
