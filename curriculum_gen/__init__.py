@@ -26,6 +26,7 @@ judges       classifiers that are certified before they judge
 training     from a configuration to a run folder
 evaluation   from a run folder or a generator to a card
 diagnosis    from a fall, or a loop, to a cause
+integrations  watching inside Lightning, the Hugging Face Trainer and Accelerate
 studies      questions to several regimes and seeds
 reporting    executed notebooks and their pages
 sweeps       many runs at once

@@ -111,7 +111,8 @@ def plot_exhibits(
         ax.set_title(row["id"], fontsize=8, loc="left")
         ax.tick_params(labelsize=6.5)
     for ax in axes[-1]: ax.set_xlabel("backward pass", fontsize=7)
-    key = [Line2D([], [], color="0.6", lw=2.2, label="as it is"), Line2D([], [], color=VERMILLION, label="with the fault")]
+    key = [Line2D([], [], color="0.6", lw=2.2, label="as it is"),
+           Line2D([], [], color=VERMILLION, label="with the fault")]
     annotate(figure, title=f"Can you see the fault? {rows[0]['program'].split('/')[-1]}",
              shows=f"{len(rows)} panels, each with the loss of the healthy program and that of one planted fault",
              caption="of the losses that backward is called on, the one that the fault changes most; seed 0", key=key)

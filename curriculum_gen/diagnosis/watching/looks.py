@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Watch']
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #1eb6e379
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #19cbed9b
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +28,10 @@ from curriculum_gen.diagnosis.watching.backward import (
 )
 from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
-from .unnoticed import Calls, SafeTracer, look, never_compiled
+from .unnoticed import Calls, SafeTracer, look, never_compiled, transformed
 from .answers import Answers
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #df9f3ef1
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #9c17884e
 class _Owner:
     "An optimiser that made a step, and what was seen of it"
     def __init__(self, optimiser: Optimizer):
@@ -40,7 +40,7 @@ class _Owner:
     @property
     def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #7e70d5af
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #cd7d48d0
 class Watch(Answers):
     "A watched loop: enter it, train, ask for `findings()`"
     def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]],
@@ -67,7 +67,7 @@ class Watch(Answers):
         self._note_frozen()
         self._observers = Observers(observers, self)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b9b1c9c8
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a2ca9849
 @patch(as_prop=True)
 def step(self: Watch) -> int:
     "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
@@ -84,7 +84,7 @@ def tracer(self: Watch) -> SafeTracer | None:
     "What follows the operations, while it does"
     return self._tracer if self._window_open else None
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #846b849f
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #fc1dc60b
 @patch
 @look("UPD")
 def _note_networks(self: Watch) -> None:
@@ -106,7 +106,7 @@ def _version(self: Watch, role: str) -> int:
 def _new_tracer(self: Watch) -> SafeTracer:
     return SafeTracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #e853ffb9
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #057943e9
 @patch
 def _known(self: Watch) -> dict[int, Tensor]:
     owned = {id(p): p for owner in self._owners.values() for p in owner.parameters}
@@ -117,6 +117,7 @@ def _steps_of(self: Watch, role: str) -> int:
     ids = {id(p) for p in self.named.parameters(role).values()}
     return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
 
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #412df48e
 @patch
 def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
     if id(optimiser) not in self._owners:
@@ -141,14 +142,15 @@ def _not_here(self: Watch, what: str) -> bool:
     self._elsewhere[what] += 1
     return True
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #38ddbdee
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a3be5400
 @patch
 def __enter__(self: Watch) -> Watch:
     self._entered, self._was_entered = self._entered + 1, True
     if self._entered > 1: return self
     self._thread, self._plain_backward, self._depth = get_ident(), torch.autograd.backward, _len_torch_function_stack()
     torch.autograd.backward = self._backward = self._watched_backward()
-    for function in (self._before_step, self._after_step): never_compiled(function)
+    never_compiled(self._before_step, self._after_step, self._will_call, self._has_called, self._not_here, transformed,
+                   self._to_be_seen, self._observers.hears, SafeTracer.__torch_function__)
     self._hooks = [register_optimizer_step_pre_hook(self._before_step),
                    register_optimizer_step_post_hook(self._after_step)]
     inner = {role: getattr(network, "_orig_mod", network) for role, network in self.named.networks.items()}
@@ -160,7 +162,7 @@ def __enter__(self: Watch) -> Watch:
     if not self._windows: self._open()   # entered again, it goes on watching
     return self
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #93175f7e
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #8599fb18
 @patch
 def __exit__(self: Watch, *_) -> None:
     self._entered -= 1
@@ -172,7 +174,7 @@ def __exit__(self: Watch, *_) -> None:
     for hook in self._hooks: hook.remove()
     self._calls.__exit__()
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #dabc4742
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #2f319b8b
 @patch
 def _watched_backward(self: Watch) -> Callable:
     @entry
@@ -194,7 +196,7 @@ def _watched_backward(self: Watch) -> Callable:
         finally: self._in_backward = False
     return never_compiled(backward)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #81bce651
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #49986f1e
 @patch
 def _to_be_seen(self: Watch) -> bool:
     "All but what a closure does when its optimiser calls it again within one step"
@@ -216,7 +218,7 @@ def _land(self: Watch, first: int) -> None:
         self._use._deposits |= {key: [i] for key in inner & self._known().keys()}
     for number in range(first, len(self._passes)): self._use.landed(number, self._known())
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #8e24102b
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #44de2d95
 @patch
 @look("TERM")
 def _open(self: Watch) -> None:
@@ -237,7 +239,7 @@ class _Around:
     def register_forward_pre_hook(self, hook: Callable, **_) -> None: self.before.append(hook)
     def register_forward_hook(self, hook: Callable, **_) -> None: self.after.append(hook)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #898f03ea
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #474f5ef7
 @patch
 @look("TERM")
 def _close(self: Watch, *, complete: bool) -> None:
@@ -266,14 +268,14 @@ def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
             *cut_parameters(passes, settled, trained=trained),
             *(repeated_draws(passes, updates) if followed else ()), *masked]
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #3137dfdd
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b9d762a4
 @patch
 def _window_done(self: Watch) -> bool:
     steps, owner = self._window_steps, self._generator_owner
     return sum(steps.values()) >= 30 or (owner is not None and min(steps.values(), default=0) >= 3
                                          and steps[id(owner.optimiser)] >= 3)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #bb52c810
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #819fc113
 @patch
 @look("TERM", "GREC")
 def _see(self: Watch, roots: list[Tensor]) -> None:
@@ -291,7 +293,7 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
         if self._window_open or self._book.at_boundary(self.step): self._weigh(root)
     if self._observers.hears("before_backward"): self._tell("before_backward", roots)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #4af17539
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c3c5acac
 @patch
 @look("FINITE")
 def _see_finite(self: Watch, root: Tensor) -> None:
@@ -304,7 +306,7 @@ def _see_finite(self: Watch, root: Tensor) -> None:
     self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step,
                                evidence=f"the loss is {value}"))
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #fa0b9ef9
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #ed4039f7
 @patch
 @look("TERM")
 def _take_apart(self: Watch, root: Tensor) -> None:
@@ -320,14 +322,14 @@ def _weigh(self: Watch, root: Tensor) -> None:
                   scale=float(self.scales.get(root, 1.0)),
                   last=self._passes[-1:] if self._window_open else ())
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #626de5f7
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a2d217a2
 @patch
 @look()
 def _tell(self: Watch, event: str, *told: object, **named: object) -> None:
     "Pass an event on, without following what the observers compute"
     self._observers.tell(event, *told, **named)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #1f6ed956
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #40650db3
 @patch
 def _will_call(self: Watch, role: str, *called: object) -> None:
     if self._window_open or role in self._judges or role not in self._called: self._look_before_call(role, *called)
@@ -354,7 +356,7 @@ def _look_after_call(self: Watch, role: str, network: nn.Module, args: tuple, kw
         for hook in self._around.after: hook(network, args, kwargs, output)
     self._tell("called", role, network, args=args, kwargs=kwargs, output=output)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #0d679fae
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b00dd32e
 @patch
 def _judge_called(self: Watch, role: str) -> None:
     if not any(layer.training for layer in self._judges[role]) or any(f.cause == "judge in train mode"
@@ -364,7 +366,7 @@ def _judge_called(self: Watch, role: str) -> None:
     self._found.append(Finding(cause="judge in train mode", subject=role, where=user_line(), step=self.step,
                                evidence=f"it is declared frozen and was called with {kinds} in train mode"))
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #2667aa17
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c73e862f
 @patch
 @look("UPD", "GREC")
 def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> tuple | None:
@@ -385,7 +387,7 @@ def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -
     return (args[0], evaluated, *args[2:]) if len(args) > 1 else args, (
         {**kwargs, "closure": evaluated} if len(args) <= 1 else kwargs)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c4e8d41e
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #140d649c
 @patch
 @look("UPD", "GREC")
 def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
@@ -395,7 +397,7 @@ def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
     mine = {self.named.names[id(p)]: p for p in owner.parameters if id(p) in self.named.names}
     self._examine_gradients(owner, mine)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #d853a347
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #24733ccf
 @patch
 @look("GREC", "TERM")
 def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> None:
@@ -410,7 +412,7 @@ def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> N
         self._updates.append(GeneratorStep(step=self.step, calls=calls, labels=known("labels"), data=known("data"),
                                            where=passes[-1].where, unknown=known("unknown")))
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #f7a0e362
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b6b187c4
 @patch
 @look("UPD", "OWN")
 def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> None:
@@ -431,7 +433,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
         if self._window_done(): self._close(complete=False)
     elif owner is self._generator_owner and owner.steps in (999, 9999): self._open()
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #27c972ee
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #32365499
 @patch
 @look("UPD")
 def _see_frozen(self: Watch) -> None:

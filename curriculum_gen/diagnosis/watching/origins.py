@@ -6,7 +6,7 @@
 __all__ = ['entry', 'is_entry', 'user_frames', 'place', 'source_at', 'user_line', 'Severed', 'Draw', 'Misused', 'Origin', 'Call',
            'digest', 'tensors_in', 'is_label', 'SeveredNumber', 'Tracer']
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #d7f3aedc
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #0a10532c
 import hashlib, linecache, sys, sysconfig
 from collections import deque
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .graph import reached
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #0634e7f1
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #fa90e495
 _ENTRIES = set()   # code of the functions through which PyTorch calls the watcher
 _INSTALLED = tuple({f"{folder.rstrip('/')}/" for folder in (sysconfig.get_path("stdlib"), sysconfig.get_path(
     "platstdlib"), *(part for part in sys.path if part.endswith(("site-packages", "dist-packages"))))})
-_OURS, _OTHERS_CODE = "curriculum_gen", "curriculum_gen.bench.programs"
+_OURS, _WATCHED_TOO = "curriculum_gen.", ("curriculum_gen.training.", "curriculum_gen.bench.")   # these train
 _PLACES: dict[str, tuple[str, int]] = {}   # "train.py:41" -> the whole path and the line
 
 def entry(function: Callable) -> Callable:
@@ -46,11 +46,11 @@ def _installed(file: str) -> bool:
 
 def _written(frame: object) -> bool:
     "Whether the user wrote the code of a frame"
-    name = frame.f_globals.get("__name__", "")
-    return not _installed(frame.f_code.co_filename) and (f"{name}.".startswith(f"{_OTHERS_CODE}.")
-                                                         or not f"{name}.".startswith((f"{_OURS}.", "torch.")))
+    name = f"{frame.f_globals.get('__name__', '')}."
+    return name.startswith(_WATCHED_TOO) or not (_installed(frame.f_code.co_filename)
+                                                 or name.startswith((_OURS, "torch.")))
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9f40fc97
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #57ed26a2
 def user_frames() -> list:   # innermost first; of a program that is installed itself, all but PyTorch's
     "The frames of the code that is being watched, without those of libraries"
     frames, frame = [], sys._getframe(1)
@@ -60,7 +60,7 @@ def user_frames() -> list:   # innermost first; of a program that is installed i
     start = max((i for i, frame in enumerate(frames) if frame.f_code in _ENTRIES), default=-1) + 1
     return ([frame for frame in frames[start:] if _written(frame)]
             or [frame for frame in frames[start:] if not f"{frame.f_globals.get('__name__', '')}.".startswith(
-                ("torch.", "contextlib.", "functools.", "runpy.", f"{_OURS}."))])
+                ("torch.", "contextlib.", "functools.", "runpy.", _OURS))])
 
 def _cell(file: str) -> str:
     "What IPython calls the cell that it keeps under this name, such as In[3]; empty for a file"
@@ -87,7 +87,7 @@ def user_line() -> str:   # "?" where nothing but libraries is on the stack
     "File and line of the watched code that is running"
     return next((place(frame) for frame in user_frames()), "?")
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #1e250ec0
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #03c8b975
 @dataclass(frozen=True, kw_only=True)
 class Severed:
     "Where a tensor that a network's gradient could reach lost it"
@@ -139,7 +139,7 @@ class Origin:
         "Whether it depends on about as many drawn numbers as it has"
         return any(2*draw.size >= self.size > 0 for draw in self.draws)
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dd5fa7be
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #84455ad2
 @dataclass(frozen=True, kw_only=True)
 class Call:
     "One forward pass of the generator"
@@ -151,7 +151,7 @@ class Call:
     labels_digest: str                # of the integer inputs
     with_gradient: bool               # whether the output has a gradient
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f9984ca3
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #452dd2db
 _DRAWS = {"randn", "rand", "randint", "randperm", "normal", "multinomial", "bernoulli", "poisson", "randn_like",
           "rand_like", "randint_like", "normal_", "uniform_", "random_", "bernoulli_"}
 _FACTORIES = {"empty", "zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like",
@@ -164,7 +164,7 @@ _HAND_ON = _SUMS | {"sum", "mean", "mul", "mul_", "__mul__", "__rmul__", "div", 
 _READ = {"embedding", "one_hot", "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
          "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #c6ba8f7e
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #8919099f
 _CHOICES = {"__getitem__", "index_select", "take", "gather"}   # what stands at drawn places is no draw itself
 _CONDITIONED = {"normal", "bernoulli", "multinomial", "poisson"}   # draws whose law is computed
 _MASKS = {"bernoulli", "bernoulli_", "poisson", "multinomial", "randint", "randint_like", "random_"}
@@ -188,7 +188,7 @@ _QUESTIONS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "_se
 _VIEWS = {"data", "T", "mT", "H", "mH", "real", "imag", "grad"}   # attributes that are tensors themselves
 _INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #bc2dc344
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #6cc416e4
 def digest(*tensors: Tensor) -> str:
     "Sixteen hexadecimal figures of the tensors' bytes"
     found = hashlib.blake2b(digest_size=8)
@@ -209,7 +209,7 @@ def is_label(tensor: Tensor) -> bool:
     return tensor.dtype in _INTEGERS and (tensor.ndim == 1
                                           or (tensor.ndim == 2 and tensor.shape[1] == 1)) and tensor.numel() > 1
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #e9c6cb88
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f4e955b7
 class SeveredNumber(float):
     "What `item()` gave of a tensor that had a gradient: an ordinary number that remembers it through arithmetic"
     severed: frozenset[Severed] = frozenset()
@@ -224,7 +224,7 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv"
     setattr(SeveredNumber, f"__{_name}__",
             lambda self, *other, _plain=getattr(float, f"__{_name}__"): self._of(_plain(self, *other)))
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9fe0a9b7
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #fbb078d8
 class Tracer(TorchFunctionMode):
     "Follows tensors while it is entered"
     def __init__(self, generator: nn.Module | None, known: Callable[[Tensor], bool]):
@@ -248,7 +248,7 @@ class Tracer(TorchFunctionMode):
             return func(*args, **kwargs)
         return self._observed(func, name, args, kwargs)
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #ac0c170c
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #8a169275
 @patch
 def origin(self: Tracer, tensor: Tensor) -> Origin:
     "What is known of a tensor; one that was never seen becomes a root"
@@ -265,7 +265,7 @@ def _joined(one: Origin, other: Origin) -> Origin:
             for name in ("labels", "data", "calls", "draws", "severed", "cut", "lost", "unknown", "misused")}
     return Origin(**{**vars(one), **sets, "number": max(one.number, other.number), "squashed": ()})
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b062ba4e
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dac2a83e
 @patch
 def _root(self: Tracer, tensor: Tensor) -> Origin:
     number = next(self._numbers)
@@ -279,7 +279,7 @@ def _root(self: Tracer, tensor: Tensor) -> Origin:
     return Origin(number=number, labels=same, data=frozenset({number}) if varies else frozenset(),
                   cut=self._carried if tensor.is_floating_point() else frozenset(), size=tensor.numel())
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #efb1af6c
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #c78040c5
 @patch
 def _vector(self: Tracer, tensor: Tensor, number: int) -> frozenset[int]:
     "A label vector that is its own root; remembered by its values"
@@ -304,7 +304,7 @@ def _as_labels(self: Tracer, tensor: Tensor) -> frozenset[int]:
                   tensor, tensor[:1].expand_as(tensor))): found.add(number)
     return frozenset(found)
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #0295257e
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #388742d7
 @patch
 def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict) -> object:
     "The result of an operation, and where it comes from"
@@ -329,7 +329,7 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
         if name in _ON_LOGITS: self._see_loss(tensor, name, before[0])
     return out
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #16a1de87
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9bd0fd3c
 @patch
 def _write_through(self: Tracer, tensor: Tensor) -> None:
     "What was written into a view was written into the tensor behind it"
@@ -353,7 +353,7 @@ def _leave(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) 
         for number in origin.labels: self.escaped.setdefault(number, where)
         if tensor.is_floating_point(): self._carried |= {severed for severed in origin.cut if severed.inside}
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #90cdc2b0
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #c93f4d02
 def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts)
 
 def _meets(name: str, inputs: list[Tensor], before: list[Origin]) -> bool:
@@ -368,7 +368,7 @@ def _leaves(tensors: list[Tensor]) -> frozenset[int]:
     return frozenset(key for tensor in tensors if tensor.requires_grad
                      for key in (reached(tensor.grad_fn) if tensor.grad_fn is not None else [id(tensor)]))
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #7f70261d
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f4fb18b4
 @patch
 def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], before: list[Origin], live: list[bool],
             wanted: list[bool], numbers: list[SeveredNumber]) -> None:
@@ -394,7 +394,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
                    squashed=_squashed(name, before), counted=_counted(tensor, name, inputs, before))
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #4dbd8751
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #79c539fb
 @patch
 def _cut_here(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) -> Severed:
     leaves = _leaves(inputs)
@@ -419,7 +419,7 @@ def _counted(tensor: Tensor, name: str, inputs: list[Tensor], before: list[Origi
     return tensor.numel() == 1 and (any(o.counted for o in before) or (name not in _PICKS and max(
         (t.numel() for t in inputs), default=1) > 1))
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b7083fb8
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #ee7e7864
 @patch
 def _near(self: Tracer, before: list[Origin]) -> frozenset[int]:
     return _union([frozenset({o.number}) | o.ancestors for o in before])
@@ -434,7 +434,7 @@ def _lost(self: Tracer, tensor: Tensor, name: str, inputs: list[Tensor], before:
     candidates = _union([o.severed for alive, o in zip(live, before) if not alive] + [n.severed for n in numbers])
     return frozenset((severed, user_line()) for severed in candidates if any(live) and not severed.recent & partners)
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9c1f7c8e
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #e39ec61d
 @patch
 def _drawn(self: Tracer, tensor: Tensor, name: str, before: list[Origin]) -> None:
     "A draw; one whose law was computed depends on what its law depends on"
@@ -464,7 +464,7 @@ def _see_masking(self: Tracer, inputs: list[Tensor]) -> None:
     bad = sum(int((~tensor.isfinite()).sum()) for tensor in inputs)
     if bad: self.bad.append((user_line(), bad))
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f8686a03
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #f48a9590
 @patch
 @entry
 def _enter_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -483,7 +483,7 @@ def _leave_call(self: Tracer, module: nn.Module, args: tuple, kwargs: dict, outp
     try: self._inside or self._called(went_in, where=where, output=output)
     finally: self.paused = False
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #dcd3e4bd
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #cb3e186b
 @patch
 def _called(self: Tracer, went_in: list[tuple[Tensor, Origin]], *, where: str, output: object) -> None:
     "What went into a forward pass and came out of it"
@@ -502,7 +502,7 @@ def _called(self: Tracer, went_in: list[tuple[Tensor, Origin]], *, where: str, o
 def _through(origin: Origin, call: int) -> Origin:
     return Origin(**{**vars(origin), "labels": frozenset(), "calls": origin.calls | {call}})
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #9f27c8c5
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #5bea200e
 @patch
 def _through_parameters(self: Tracer, origin: Origin, inputs: list[Tensor], before: list[Origin]) -> Origin:
     "An operation on the generator's parameters outside its forward pass: all such of a step are one call"

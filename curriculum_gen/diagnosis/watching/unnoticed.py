@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['transformed', 'never_compiled', 'look', 'why_off', 'SafeTracer', 'Calls']
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #f4c72fa9
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #11c7a0c1
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import _disable_current_modes, _len_torch_disp
 
 from .origins import Tracer, entry, tensors_in
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #8b7d07a6
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #8f25ddb8
 def transformed() -> bool:
     "Whether operations are recorded or transformed at this moment, by `torch.jit.trace`, `vmap`, `grad` and the like"
     return torch._C._get_tracing_state() is not None or peek_interpreter_stack() is not None
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #de31dbaa
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #ead69612
 class _Unnoticed:
     "While it is entered, neither the compiler nor a mode of the loop is told of anything"
     def __enter__(self) -> None:
@@ -39,12 +39,13 @@ class _Unnoticed:
         self._quiet.__exit__(*error)
         set_eval_frame(self._compiler)
 
-def never_compiled(function: Callable) -> Callable:
-    "Tell the compiler, once it is loaded, to leave a function's own frame alone"
-    if "torch._dynamo" in sys.modules: sys.modules["torch._dynamo"].eval_frame.skip_code(function.__code__)
-    return function
+def never_compiled(*functions: Callable) -> Callable:   # the first of them
+    "Tell the compiler, once it is loaded, to leave the functions' own frames alone"
+    if "torch._dynamo" in sys.modules:
+        for function in functions: sys.modules["torch._dynamo"].eval_frame.skip_code(function.__code__)
+    return functions[0]
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #15d153a0
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #2aa124ae
 def look(
     *checks: str,               # codes in `CHECKS` that are not made when this look fails
     otherwise: object = None,   # what it gives when it fails, or may not look
@@ -75,7 +76,7 @@ def why_off(step: int, error: Exception) -> str:
     told = (str(error).strip().splitlines() or [""])[0]
     return f"switched off at step {step:,}: {type(error).__name__}: {told[:160]}"
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #cea15e26
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #76eceb83
 class _Once:
     "An operation, for the tracer to carry out: it remembers its result, or that it raised"
     def __init__(self, function: Callable): self.function, self.ran, self.out, self.raised = function, False, None, None
@@ -91,7 +92,7 @@ class _Once:
     def __eq__(self, other: object) -> bool: return self.function == other
     def __hash__(self) -> int: return hash(self.function)
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #15fc44df
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #b2ea8e49
 class SafeTracer(Tracer):
     "A tracer that never raises anything of its own"
     def __init__(self, generator: nn.Module | None, known: Callable):
@@ -102,8 +103,8 @@ class SafeTracer(Tracer):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or self.paused or self.blind: return func(*args, **kwargs)
-        if isinstance(func, OpOverload) or get_eval_frame_callback() is not None:
-            self.compiled |= bool(tensors_in([args, kwargs]))
+        if get_eval_frame_callback() is not None or isinstance(func, OpOverload):
+            self.compiled = self.compiled or get_eval_frame_callback() is not None or bool(tensors_in([args, kwargs]))
             return func(*args, **kwargs)
         if transformed() or torch._guards.TracingContext.try_get() is not None: return func(*args, **kwargs)
         once = _Once(func)
@@ -114,7 +115,7 @@ class SafeTracer(Tracer):
             self.blind = why_off(self.steps, error)
         return once.out if once.ran else func(*args, **kwargs)
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #9b4e8f3e
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #e4232cc2
 @patch
 def take_off(self: SafeTracer) -> None:
     "Leave the stack of modes, wherever on it this is"
@@ -125,7 +126,7 @@ def take_off(self: SafeTracer) -> None:
         above.append(mode)
     for mode in reversed(above): _push_mode(mode)
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #726573d4
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #6af1e9e9
 class Calls:
     "Forward passes of some networks, while it is entered"
     def __init__(self, networks: Mapping[int, str], *, classes: set[type], before: Callable, after: Callable):
@@ -149,7 +150,7 @@ class Calls:
             finally: self._active.discard(role)
         return __call__
 
-# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #0334bee5
+# %% ../../../nbs/diagnosis/watching/11_unnoticed.ipynb #7733e6fc
 @patch
 def __enter__(self: Calls) -> Calls:
     self._replaced = {cls: cls.__dict__.get("__call__") for cls in self._wrapped}
