@@ -190,6 +190,7 @@ def trial_call(
     follows = repeats and uses and _alike(first, turned) and not torch.equal(first, first[:, :1].expand_as(first))
     return Trial(repeats=repeats, uses_latents=uses, follows=follows, one_image=one_image, reasons=reasons)
 
+# %% ../../nbs/evaluation/04_trial.ipynb #d183b969
 def _alike(images: Tensor, others: Tensor) -> bool:   # but for rounding
     return float((images - others).abs().max()) <= 1e-3
 

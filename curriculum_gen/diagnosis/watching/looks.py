@@ -249,6 +249,7 @@ def _close(self: Watch, *, complete: bool) -> None:
     self._found += self._judged_window(complete=complete)
     if self._frozen and self._frozen.changed(): self._frozen_changed()
 
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b2ac1115
 @patch
 @look("TERM", otherwise=())
 def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
