@@ -1694,6 +1694,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                          'curriculum_gen/diagnosis/watching/looks.py'),
                                                          'curriculum_gen.diagnosis.watching.looks.Watch._close': ( 'diagnosis/watching/looks.html#watch._close',
                                                                                                                    'curriculum_gen/diagnosis/watching/looks.py'),
+                                                         'curriculum_gen.diagnosis.watching.looks.Watch._evaluated': ( 'diagnosis/watching/looks.html#watch._evaluated',
+                                                                                                                       'curriculum_gen/diagnosis/watching/looks.py'),
                                                          'curriculum_gen.diagnosis.watching.looks.Watch._examine_gradients': ( 'diagnosis/watching/looks.html#watch._examine_gradients',
                                                                                                                                'curriculum_gen/diagnosis/watching/looks.py'),
                                                          'curriculum_gen.diagnosis.watching.looks.Watch._frozen_changed': ( 'diagnosis/watching/looks.html#watch._frozen_changed',

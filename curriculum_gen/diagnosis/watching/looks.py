@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Watch']
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #19cbed9b
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c20e958f
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ from .observers import Observer, Observers
 from .unnoticed import Calls, SafeTracer, look, never_compiled, transformed
 from .answers import Answers
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #9c17884e
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #437459db
 class _Owner:
     "An optimiser that made a step, and what was seen of it"
     def __init__(self, optimiser: Optimizer):
@@ -40,7 +40,7 @@ class _Owner:
     @property
     def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #cd7d48d0
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #d21d494f
 class Watch(Answers):
     "A watched loop: enter it, train, ask for `findings()`"
     def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]],
@@ -67,7 +67,7 @@ class Watch(Answers):
         self._note_frozen()
         self._observers = Observers(observers, self)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a2ca9849
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c23ba1c2
 @patch(as_prop=True)
 def step(self: Watch) -> int:
     "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
@@ -84,7 +84,7 @@ def tracer(self: Watch) -> SafeTracer | None:
     "What follows the operations, while it does"
     return self._tracer if self._window_open else None
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #fc1dc60b
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #2ae487d8
 @patch
 @look("UPD")
 def _note_networks(self: Watch) -> None:
@@ -106,7 +106,7 @@ def _version(self: Watch, role: str) -> int:
 def _new_tracer(self: Watch) -> SafeTracer:
     return SafeTracer(self.named.networks.get("generator"), known=lambda tensor: id(tensor) in self.named.names)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #057943e9
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #0499d709
 @patch
 def _known(self: Watch) -> dict[int, Tensor]:
     owned = {id(p): p for owner in self._owners.values() for p in owner.parameters}
@@ -117,7 +117,7 @@ def _steps_of(self: Watch, role: str) -> int:
     ids = {id(p) for p in self.named.parameters(role).values()}
     return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #412df48e
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #71068690
 @patch
 def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
     if id(optimiser) not in self._owners:
@@ -142,7 +142,7 @@ def _not_here(self: Watch, what: str) -> bool:
     self._elsewhere[what] += 1
     return True
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a3be5400
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #fcce32fd
 @patch
 def __enter__(self: Watch) -> Watch:
     self._entered, self._was_entered = self._entered + 1, True
@@ -162,7 +162,7 @@ def __enter__(self: Watch) -> Watch:
     if not self._windows: self._open()   # entered again, it goes on watching
     return self
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #8599fb18
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #f80814cd
 @patch
 def __exit__(self: Watch, *_) -> None:
     self._entered -= 1
@@ -174,7 +174,7 @@ def __exit__(self: Watch, *_) -> None:
     for hook in self._hooks: hook.remove()
     self._calls.__exit__()
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #2f319b8b
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #241bd37a
 @patch
 def _watched_backward(self: Watch) -> Callable:
     @entry
@@ -196,7 +196,7 @@ def _watched_backward(self: Watch) -> Callable:
         finally: self._in_backward = False
     return never_compiled(backward)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #49986f1e
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #23a986da
 @patch
 def _to_be_seen(self: Watch) -> bool:
     "All but what a closure does when its optimiser calls it again within one step"
@@ -218,7 +218,7 @@ def _land(self: Watch, first: int) -> None:
         self._use._deposits |= {key: [i] for key in inner & self._known().keys()}
     for number in range(first, len(self._passes)): self._use.landed(number, self._known())
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #44de2d95
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a6f3dc56
 @patch
 @look("TERM")
 def _open(self: Watch) -> None:
@@ -239,7 +239,7 @@ class _Around:
     def register_forward_pre_hook(self, hook: Callable, **_) -> None: self.before.append(hook)
     def register_forward_hook(self, hook: Callable, **_) -> None: self.after.append(hook)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #474f5ef7
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #3c5d70b1
 @patch
 @look("TERM")
 def _close(self: Watch, *, complete: bool) -> None:
@@ -249,7 +249,7 @@ def _close(self: Watch, *, complete: bool) -> None:
     self._found += self._judged_window(complete=complete)
     if self._frozen and self._frozen.changed(): self._frozen_changed()
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b2ac1115
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #91fc64a3
 @patch
 @look("TERM", otherwise=())
 def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
@@ -269,14 +269,14 @@ def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
             *cut_parameters(passes, settled, trained=trained),
             *(repeated_draws(passes, updates) if followed else ()), *masked]
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b9d762a4
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #5a9eba13
 @patch
 def _window_done(self: Watch) -> bool:
     steps, owner = self._window_steps, self._generator_owner
     return sum(steps.values()) >= 30 or (owner is not None and min(steps.values(), default=0) >= 3
                                          and steps[id(owner.optimiser)] >= 3)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #819fc113
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #6dd3af21
 @patch
 @look("TERM", "GREC")
 def _see(self: Watch, roots: list[Tensor]) -> None:
@@ -294,7 +294,7 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
         if self._window_open or self._book.at_boundary(self.step): self._weigh(root)
     if self._observers.hears("before_backward"): self._tell("before_backward", roots)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c3c5acac
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b7ef8a31
 @patch
 @look("FINITE")
 def _see_finite(self: Watch, root: Tensor) -> None:
@@ -307,7 +307,7 @@ def _see_finite(self: Watch, root: Tensor) -> None:
     self._found.append(Finding(cause="non-finite values", subject="a loss", where=user_line(), step=self.step,
                                evidence=f"the loss is {value}"))
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #ed4039f7
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #39bdb197
 @patch
 @look("TERM")
 def _take_apart(self: Watch, root: Tensor) -> None:
@@ -323,14 +323,14 @@ def _weigh(self: Watch, root: Tensor) -> None:
                   scale=float(self.scales.get(root, 1.0)),
                   last=self._passes[-1:] if self._window_open else ())
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #a2d217a2
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #be26c9a9
 @patch
 @look()
 def _tell(self: Watch, event: str, *told: object, **named: object) -> None:
     "Pass an event on, without following what the observers compute"
     self._observers.tell(event, *told, **named)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #40650db3
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #7c8ea258
 @patch
 def _will_call(self: Watch, role: str, *called: object) -> None:
     if self._window_open or role in self._judges or role not in self._called: self._look_before_call(role, *called)
@@ -357,7 +357,7 @@ def _look_after_call(self: Watch, role: str, network: nn.Module, args: tuple, kw
         for hook in self._around.after: hook(network, args, kwargs, output)
     self._tell("called", role, network, args=args, kwargs=kwargs, output=output)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b00dd32e
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #05a0acad
 @patch
 def _judge_called(self: Watch, role: str) -> None:
     if not any(layer.training for layer in self._judges[role]) or any(f.cause == "judge in train mode"
@@ -367,7 +367,7 @@ def _judge_called(self: Watch, role: str) -> None:
     self._found.append(Finding(cause="judge in train mode", subject=role, where=user_line(), step=self.step,
                                evidence=f"it is declared frozen and was called with {kinds} in train mode"))
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c73e862f
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #3e0b8b29
 @patch
 @look("UPD", "GREC")
 def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> tuple | None:
@@ -381,16 +381,19 @@ def _before_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -
         return self._about_to_use(optimiser)
     def evaluated(*given):
         loss = closure(*given)
-        if self._closures.get(id(optimiser)) == 0: self._about_to_use(optimiser)
+        if self._closures.get(id(optimiser)) == 0: self._evaluated(optimiser)
         self._closures[id(optimiser)], self._tracer.paused = self._closures.get(id(optimiser), 0) + 1, True
         return loss
     self._closures[id(optimiser)] = 0
     return (args[0], evaluated, *args[2:]) if len(args) > 1 else args, (
         {**kwargs, "closure": evaluated} if len(args) <= 1 else kwargs)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #140d649c
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #08aee1fd
 @patch
 @look("UPD", "GREC")
+def _evaluated(self: Watch, optimiser: Optimizer) -> None: self._about_to_use(optimiser)
+
+@patch
 def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
     owner = self._owner_of(optimiser)
     if self._observers.hears("before_step"): self._tell("before_step", optimiser)
@@ -398,7 +401,7 @@ def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
     mine = {self.named.names[id(p)]: p for p in owner.parameters if id(p) in self.named.names}
     self._examine_gradients(owner, mine)
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #24733ccf
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #8ba37013
 @patch
 @look("GREC", "TERM")
 def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> None:
@@ -413,7 +416,7 @@ def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> N
         self._updates.append(GeneratorStep(step=self.step, calls=calls, labels=known("labels"), data=known("data"),
                                            where=passes[-1].where, unknown=known("unknown")))
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b6b187c4
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #7d338136
 @patch
 @look("UPD", "OWN")
 def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> None:
@@ -425,7 +428,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     self._closures.pop(id(optimiser), None)
     owner.steps += 1
     if self._observers.hears("after_step"): self._tell("after_step", optimiser)
-    if self._frozen: self._see_frozen()
+    if self.named.frozen and self._frozen: self._see_frozen()
     self._tracer.next_step()
     self._tracer.paused = False
     if self._window_open:
@@ -434,7 +437,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
         if self._window_done(): self._close(complete=False)
     elif owner is self._generator_owner and owner.steps in (999, 9999): self._open()
 
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #32365499
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #f340af79
 @patch
 @look("UPD")
 def _see_frozen(self: Watch) -> None:
