@@ -549,7 +549,7 @@ def _read_labels(self: InputsObserver, name: str, inputs: Sequence[Tensor], *, b
 def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
     "Hold the images in the last sum with noise against the batch that they come from"
     if self._sum is None or not is_label(labels): return
-    inputs, before = self._sum
+    (inputs, before), self._sum = self._sum, None
     image, source = next(pair for pair in zip(inputs, before) if pair[1].data)
     if not _is_batch(image) or len(image) != len(labels): return
     roots = [(t, o) for t, o in list(self.loop._tracer.origins.items()) if t.ndim and len(t) >= len(labels)]
@@ -557,7 +557,6 @@ def _couple(self: InputsObserver, labels: Tensor, origin: Origin) -> None:
              and x.shape[1:].numel() == image.shape[1:].numel() and x.numel() <= 2e7
              for y, p in roots if is_label(y) and p.labels == {p.number} and p.labels <= origin.labels
              and len(x) == len(y) and 2*len(y.unique()) <= len(y)]   # an order of rows holds each number once
-    self._sum = None
     if len(known) == 1 and len(self._coupled) < 3: self._coupled.append(
         (*mismatched(image, labels=labels, known=known[0][0], known_labels=known[0][1]), user_line()))
 
