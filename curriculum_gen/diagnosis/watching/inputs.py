@@ -412,6 +412,9 @@ class InputsObserver(Observer):
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a654da37
 @patch
+def attends(self: InputsObserver): return bool(self._error) or _looked_at(self.loop.step - self.loop.start_step)
+
+@patch
 def called(self: InputsObserver, role, network, *, args, kwargs, output):
     if self._error: raise self._error
     window, asked = self.loop._window_open, role == "generator"

@@ -65,7 +65,8 @@ class Watch(Answers):
             False, set(), False, {}, 0, False)
         self._note_networks()
         self._note_frozen()
-        self._observers = Observers(observers, self)
+        self._observers, self._attended = Observers(observers, self), True   # whether calls are told to anybody
+        self.resting, self._awake, self._rested = False, 256, 0   # awake up to this step; steps passed over
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c23ba1c2
 @patch(as_prop=True)
@@ -122,6 +123,7 @@ def _steps_of(self: Watch, role: str) -> int:
 def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
     if id(optimiser) not in self._owners:
         self._owners[id(optimiser)] = owner = _Owner(optimiser)
+        self._wake()
         mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
         before, ids = self._generator_owner, {id(p) for p in owner.parameters}
         shares = before is not None and any(id(p) in ids for p in before.parameters)
@@ -149,10 +151,10 @@ def __enter__(self: Watch) -> Watch:
     if self._entered > 1: return self
     self._thread, self._plain_backward, self._depth = get_ident(), torch.autograd.backward, _len_torch_function_stack()
     torch.autograd.backward = self._backward = self._watched_backward()
-    never_compiled(self._before_step, self._after_step, self._will_call, self._has_called, self._not_here, transformed,
-                   self._to_be_seen, self._observers.hears, SafeTracer.__torch_function__)
-    self._hooks = [register_optimizer_step_pre_hook(self._before_step),
-                   register_optimizer_step_post_hook(self._after_step)]
+    never_compiled(self._about_to_step, self._has_stepped, self._before_step, self._after_step, self._will_call, self._has_called, self._not_here, transformed,
+                   self._to_be_seen, SafeTracer.__torch_function__)
+    self._hooks = [register_optimizer_step_pre_hook(self._about_to_step),
+                   register_optimizer_step_post_hook(self._has_stepped)]
     inner = {role: getattr(network, "_orig_mod", network) for role, network in self.named.networks.items()}
     both = [*self.named.networks.items(), *inner.items()]   # a compiled network, and the one inside it
     self._calls = Calls({id(network): role for role, network in both},
@@ -190,7 +192,7 @@ def _watched_backward(self: Watch) -> Callable:
         try:
             if seen: self._see(roots)
             given = plain(tensors, *args, **kwargs)
-            if seen and self._observers.hears("after_backward"): self._tell("after_backward", roots)
+            if seen and not self.resting: self._tell("after_backward", roots)
             if len(self._passes) > first: self._land(first)
             return given
         finally: self._in_backward = False
@@ -224,6 +226,7 @@ def _land(self: Watch, first: int) -> None:
 def _open(self: Watch) -> None:
     if self._window_open or self._tracer.blind or _len_torch_function_stack() != self._depth:
         return   # a mode of the loop is on top: next time
+    self._wake()
     self._window_steps, self._tracer = Counter(), self._new_tracer()
     self._use.forget()
     self._window_start = len(self._passes), len(self._updates)
@@ -286,13 +289,14 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
         self._see_finite(root)
         self._backwards += 1
         # an odd number, so that losses in turn are all looked at
-        form = signature(root) if self._window_open or self._backwards % 5 == 0 else None
+        often = 5 if self._backwards < 500 else 17
+        form = signature(root) if self._window_open or self._backwards % often == 0 else None
         if form is not None and form not in self._signatures:
             self._signatures.add(form)
             if self._windows and self._windows < 8: self._open()
         if self._window_open: self._take_apart(root)
         if self._window_open or self._book.at_boundary(self.step): self._weigh(root)
-    if self._observers.hears("before_backward"): self._tell("before_backward", roots)
+    if not self.resting: self._tell("before_backward", roots)
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b7ef8a31
 @patch
@@ -333,11 +337,13 @@ def _tell(self: Watch, event: str, *told: object, **named: object) -> None:
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #7c8ea258
 @patch
 def _will_call(self: Watch, role: str, *called: object) -> None:
-    if self._window_open or role in self._judges or role not in self._called: self._look_before_call(role, *called)
+    if (self._window_open or role not in self._called
+        or role in self._judges and any(layer.training for layer in self._judges[role])):
+        self._look_before_call(role, *called)
 
 @patch
 def _has_called(self: Watch, role: str, *called: object) -> None:
-    if self._window_open or self._observers.hears("called"): self._look_after_call(role, *called)
+    if self._window_open or self._attended: self._look_after_call(role, *called)
 
 @patch
 @look("TERM", "CARD")
@@ -396,7 +402,7 @@ def _evaluated(self: Watch, optimiser: Optimizer) -> None: self._about_to_use(op
 @patch
 def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
     owner = self._owner_of(optimiser)
-    if self._observers.hears("before_step"): self._tell("before_step", optimiser)
+    if not self.resting: self._tell("before_step", optimiser)
     if not self._window_open: return
     mine = {self.named.names[id(p)]: p for p in owner.parameters if id(p) in self.named.names}
     self._examine_gradients(owner, mine)
@@ -427,7 +433,8 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     if inside or owner is None: return
     self._closures.pop(id(optimiser), None)
     owner.steps += 1
-    if self._observers.hears("after_step"): self._tell("after_step", optimiser)
+    if not self.resting: self._tell("after_step", optimiser)
+    self._rest_or_wake(owner)
     if self.named.frozen and self._frozen: self._see_frozen()
     self._tracer.next_step()
     self._tracer.paused = False
@@ -436,6 +443,47 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
         self._followed += owner is self._generator_owner
         if self._window_done(): self._close(complete=False)
     elif owner is self._generator_owner and owner.steps in (999, 9999): self._open()
+
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #1e00b225
+@patch
+def _rest_or_wake(self: Watch, owner: _Owner) -> None:
+    steps, leads = self.step - self.start_step, owner is self._generator_owner
+    rest = steps >= self._awake and steps % 128 >= 32 and not self._window_open
+    if leads: self._rested += self.resting
+    if rest and leads: self.resting = True
+    elif not rest and self.resting: self._wake()
+    self._attended = not self.resting and self._observers.attend()
+
+@patch
+def _wake(self: Watch) -> None:
+    "Tell the observers of everything, for the next 32 steps at least"
+    self._awake = max(self._awake, self.step - self.start_step + 32)
+    if self.resting: self._tell("woken")
+    self.resting = False
+
+@patch
+@entry
+def _about_to_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> tuple | None:
+    if (self.resting and not self._stepping and id(optimiser) in self._owners and len(args) < 2 and not kwargs
+        and get_ident() == self._thread):
+        return self._stepping.append(optimiser)
+    return self._before_step(optimiser, args, kwargs)
+
+@patch
+@entry
+def _has_stepped(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> None:
+    owner = self._owners.get(id(optimiser))
+    passed_over = self.resting and owner and len(self._stepping) == 1 and self._stepping[0] is optimiser
+    if not passed_over or owner.steps % 8 == 7 or get_ident() != self._thread:
+        return self._after_step(optimiser, args, kwargs)
+    self._stepping.clear()
+    owner.steps += 1
+    self._rested += owner is self._generator_owner
+
+@patch
+def made(self: Watch, optimiser: Optimizer) -> int:
+    "Steps that an optimiser has completed in the block"
+    return self._owners[id(optimiser)].steps
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #f340af79
 @patch

@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer
 from ..findings import Finding
 
 # %% ../../../nbs/diagnosis/watching/05_observers.ipynb #290c8b06
-EVENTS = "entered", "called", "before_backward", "after_backward", "before_step", "after_step", "left"
+EVENTS = "entered", "called", "before_backward", "after_backward", "before_step", "after_step", "woken", "left"
 
 class Observer:
     "One kind of look at a loop; every method may be left out"
@@ -25,6 +25,9 @@ class Observer:
         "`loop` is the watch, for its networks, its step and what was declared"
         self.loop = loop
     def entered(self) -> None: "The block was entered, perhaps again"
+    def attends(self) -> bool:
+        "Whether it looks at the forward passes of the step that begins; asked after every step"
+        return True
     def called(
         self,
         role: str,             # of the network
@@ -39,6 +42,7 @@ class Observer:
     def after_backward(self, roots: Sequence[Tensor]) -> None: "`backward` has run from these losses"
     def before_step(self, optimiser: Optimizer) -> None: "An optimiser is about to step"
     def after_step(self, optimiser: Optimizer) -> None: "An optimiser has stepped, and `loop.step` counts it"
+    def woken(self) -> None: "Of some steps nothing was told; from here on it is, again"
     def left(self) -> None: "The block was left"
     def findings(self) -> list[Finding]:
         "What is wrong so far, without repeats"
@@ -57,11 +61,8 @@ class Observers:
         self._all = [self._made(kind, loop) for kind in kinds]
         for observer in self._all:
             for event in EVENTS:
-                if getattr(type(observer), event) is not getattr(Observer, event): self._heard[event].append(observer)
-
-    def hears(self, event: str) -> bool:
-        "Whether an event has to be passed on at all"
-        return bool(self._heard.get(event))
+                if getattr(type(observer), event) is not getattr(Observer, event):
+                    self._heard[event].append((observer, getattr(observer, event)))
 
     def _made(self, kind: type[Observer], loop) -> Observer:
         try: return kind(loop)
@@ -73,7 +74,7 @@ class Observers:
 
     def _switch_off(self, observer: Observer, error: Exception) -> None:
         self.failed[observer] = f"switched off at step {observer.loop.step}: {type(error).__name__}: {error}"
-        self._heard = defaultdict(list, {event: [o for o in heard if o is not observer or event == "left"]
+        self._heard = defaultdict(list, {event: [(o, hear) for o, hear in heard if o is not observer or event == "left"]
                                          for event, heard in self._heard.items()})
 
 # %% ../../../nbs/diagnosis/watching/05_observers.ipynb #797624c4
@@ -85,9 +86,18 @@ def tell(
     **named: object,    # and what it takes by name
 ) -> None:
     "Pass an event to everyone who has a method for it"
-    for observer in self._heard.get(event, ()):
-        try: getattr(observer, event)(*told, **named)
+    for observer, hear in self._heard.get(event, ()):
+        try: hear(*told, **named)
         except Exception as error: self._switch_off(observer, error)
+
+@patch
+def attend(self: Observers) -> bool:
+    "Whether anybody looks at the forward passes of the step that begins"
+    for observer, _ in self._heard.get("called", ()):
+        try:
+            if observer.attends(): return True
+        except Exception as error: self._switch_off(observer, error)
+    return False
 
 @patch
 def findings(self: Observers) -> list[Finding]:

@@ -65,10 +65,6 @@ class Passes(Observer):
 @patch
 def before_step(self: Passes, optimiser):
     self._tick, self._inside = self._tick + 1, True
-    if self.resting:
-        if self._tick % 25 == 0:
-            for stand in self._stands: stand.pending, stand.spent, stand.mark = [], None, None
-        if optimiser in self._mine: return
     form = sum(len(group["params"]) for group in optimiser.param_groups)
     if optimiser not in self._mine or self._mine[optimiser][0] != form:
         ids = {id(p) for group in optimiser.param_groups for p in group["params"]}
@@ -81,13 +77,12 @@ def before_step(self: Passes, optimiser):
 def after_step(self: Passes, optimiser): self._inside = False
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #9bbe093e
-@patch(as_prop=True)
-def resting(self: Passes) -> bool:   # after two hundred steps, seven of eight stretches of 25 are passed over
-    return self._tick > 200 and self._tick//25 % 8 > 0
+@patch
+def woken(self: Passes):
+    for stand in self._stands: stand.pending, stand.spent, stand.mark = [], None, None
 
 @patch
 def before_backward(self: Passes, roots):
-    if self.resting: return
     for stand in self._stands:
         now = stand.now()
         if stand.pending and (now is None or now != stand.mark and not stand.p.grad.any()): _wiped(self, stand)
@@ -96,7 +91,6 @@ def before_backward(self: Passes, roots):
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #e411a46e
 @patch
 def after_backward(self: Passes, roots):
-    if self.resting: return
     landed = [stand for stand in self._stands if (now := stand.now()) is not None and now != stand.before]
     if not landed: return
     line = _line_of(self)
@@ -230,7 +224,7 @@ def _unscaled(passes: Passes, optimiser: Optimizer) -> None:
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #02e9b62d
 def _clipped(passes: Passes, parameters: object, bound: object) -> None:
-    if passes._inside or passes.resting or not isinstance(parameters, (list, tuple)): return
+    if passes._inside or passes.loop.resting or not isinstance(parameters, (list, tuple)): return
     ids, bound = {id(p) for p in parameters}, float(bound)
     stands = [stand for stand in passes._stands if id(stand.p) in ids]
     if not stands or not bound < 1e4: return   # a bound that is none is there to read the norm

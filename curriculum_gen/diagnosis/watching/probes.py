@@ -269,6 +269,8 @@ class Probes(Observer):
         self.asked: dict[str, _Asked] = {}   # by the name of the input
         self._busy, self._settled, self._steps, self._why, self._routes = False, False, {}, "", {}
 
+    def attends(self): return not self._settled and self.loop.step - self.loop.start_step in _STEPS
+
     def called(self, role, network, *, args, kwargs, output):
         if role != "generator" or self._settled or self._busy or not torch.is_grad_enabled(): return
         now = self.loop.step - self.loop.start_step

@@ -39,6 +39,8 @@ class BoundObserver(Observer):
         self._steps, self._alert, self._loss, self._opponent = Counter(), False, None, set()
         self._run, self._found = [], []   # step, loss, line and opponent of the steps with gradients of 0
 
+    def attends(self): return self._alert
+
     def called(self, role, network, *, args, kwargs, output):
         if not self._alert or role == "generator": return
         for tensor in tensors_in(output):

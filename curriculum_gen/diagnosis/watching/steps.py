@@ -60,7 +60,7 @@ class Movement(Observer):
         super().__init__(loop)
         self._still: dict[str, _Still] = {}
         self._moved: set[str] = set()
-        self._mine, self._rates, self._now, self._turns = WeakKeyDictionary(), WeakKeyDictionary(), [], Counter()
+        self._mine, self._rates, self._now = WeakKeyDictionary(), WeakKeyDictionary(), []
 
     def _waiting(self, optimiser: Optimizer) -> list:   # of (group, name, parameter) that have not moved yet
         form = sum(len(group["params"]) for group in optimiser.param_groups)
@@ -73,15 +73,13 @@ class Movement(Observer):
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #8e8bb725
 @patch
 def before_step(self: Movement, optimiser):
-    self._now, turns = [], self._turns[id(optimiser)]
-    self._turns[id(optimiser)] = turns + 1
-    if turns > 100 and turns % 5: return
-    _see_rate(self, optimiser, steps=1 if turns <= 100 else 5)
+    self._now, made = [], self.loop.made(optimiser)
+    _see_rate(self, optimiser, steps=made + 1)
     waiting = self._waiting(optimiser)
     for group, name, p in waiting:
         if name not in self._still: self._still[name] = _Still(p)
         still = self._still[name]
-        if 20 < still.seen and turns % 20: continue
+        if 20 < still.seen and made % 20: continue
         planned = group.get("initial_lr")
         still.saw(float(group.get("lr", 1.0)), None if planned is None else float(planned), _largest(p.grad))
         self._now.append((name, p))
@@ -107,22 +105,24 @@ def _has_moved(self: Movement, still: _Still, p: Tensor) -> bool:
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #11841330
 class _Rate:
     "The learning rate of one optimiser, and the stretch in which it is next to nothing"
-    def __init__(self): self.highest, self.steps, self.low, self.snapshot, self.checked = 0.0, 0, 0, {}, math.inf
+    def __init__(self): self.highest, self.steps, self.since, self.snapshot, self.checked = 0.0, 0, 0, {}, math.inf
+    @property
+    def low(self) -> int: return self.steps - self.since   # steps of the stretch
 
 def _see_rate(movement: Movement, optimiser: Optimizer, *, steps: int) -> None:
     rate = max((float(group["lr"]) for group in optimiser.param_groups if "lr" in group), default=math.nan)
     seen = movement._rates.setdefault(optimiser, _Rate())
-    seen.steps, seen.highest = seen.steps + steps, max(seen.highest, rate)
+    seen.steps, seen.highest = steps, max(seen.highest, rate)
     if not rate <= 1e-3*seen.highest or not seen.highest:
-        seen.low, seen.snapshot, seen.checked = 0, {}, math.inf
+        seen.since, seen.snapshot, seen.checked = steps, {}, math.inf
         return
-    seen.low += steps
     if rate >= 0.1*seen.checked: return
     seen.checked = rate
     if seen.snapshot and all(torch.equal(copy, p.detach()) for copy, p, _ in seen.snapshot.values()): return
     names = movement.loop.named.names
-    seen.low, seen.snapshot = steps, {names[id(p)]: (p.detach().clone(), p, rate) for group in optimiser.param_groups
-                                  for p in group["params"] if id(p) in names and _largest(p.grad) > 1e-6}
+    seen.since, seen.snapshot = steps - 1, {
+        names[id(p)]: (p.detach().clone(), p, rate) for group in optimiser.param_groups
+        for p in group["params"] if id(p) in names and _largest(p.grad) > 1e-6}
 
 def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood still since
     if seen.low < max(20, seen.steps/4): return []
@@ -332,7 +332,7 @@ class Averages(Observer):
             if not follows or not shapes[role] or networks[role] is networks[follows[0]]: continue
             self._pairs[role] = follows[0], {who: {kind: [t.detach().clone() for t in _numbers(networks[who], kind)]
                                                    for kind in ("parameters", "buffers")} for who in (role, follows[0])}
-        self._steps, self._last, self._changed = 0, {}, {}
+        self._steps, self._looked, self._last, self._changed = 0, 0, {}, {}
         self._known, self._counts = WeakKeyDictionary(), WeakKeyDictionary()   # roles of an optimiser; if it counts
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #81a58961
@@ -345,14 +345,15 @@ def after_step(self: Averages, optimiser):
         self._stepped |= self._known[optimiser]
         self._counts[optimiser] = any(pair[0] in self._known[optimiser] for pair in self._pairs.values())
     if not self._counts[optimiser]: return
-    self._steps += 1
-    if self._steps <= 3 or self._steps % (10 if self._steps < 200 else 100) == 0: self._look()
+    self._steps = max(self._steps + 1, self.loop.made(optimiser))
+    if self._steps <= 3 or self._steps - self._looked >= (10 if self._steps < 200 else 100): self._look()
 
 @patch
 def left(self: Averages): self._look()
 
 @patch
 def _look(self: Averages) -> None:   # when did one small parameter of each average change last?
+    self._looked = self._steps
     for role in self._pairs:
         one = min(_numbers(self.loop.named.networks[role], "parameters"), key=Tensor.numel).detach()
         if role in self._last and not torch.equal(self._last[role], one): self._changed[role] = self._steps

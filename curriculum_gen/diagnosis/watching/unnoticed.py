@@ -56,9 +56,9 @@ def look(
         @entry
         @wraps(method)
         def guarded(self, *args, **kwargs):
-            if torch.compiler.is_compiling() or name in self.off: return otherwise
+            if name in self.off: return otherwise
             outermost = not self.looking
-            if outermost and transformed(): return otherwise
+            if outermost and (torch.compiler.is_compiling() or transformed()): return otherwise
             self.looking = True
             try:
                 if not outermost or not (_len_torch_function_stack() or _len_torch_dispatch_stack()

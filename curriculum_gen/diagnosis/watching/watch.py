@@ -109,8 +109,9 @@ def _looked_in_part(self: Watch) -> list[str]:
     if self._tracer.blind: told.append(f"following operations was {self._tracer.blind}")
     if self._compiled or (self._window_open and self._tracer.compiled):
         told.append("compiled code ran, in which labels and draws are not followed")
+    awake = f"optimisers and inputs in {steps - self._rested:,}" if self._rested else "optimisers in all"
     if self._followed < steps: told.append(f"labels and draws were followed in {self._followed} of {steps:,} steps; "
-                                           "losses and optimisers were looked at in all")
+                                           f"losses were looked at in all, {awake}")
     return told
 
 @patch
