@@ -101,10 +101,10 @@ _LOOP = {
     "parameters in two optimisers": _cause("OWN", "give each parameter to one optimiser, or declare shared_parameters"),
     "frozen network changes": _cause("UPD", "keep the frozen network in eval mode, without gradients and out "
                                      "of every optimiser"),
+    "gradients never used": _cause("GREC", "call step() after this backward pass, or leave the pass out"),
     "gradients accumulate": _cause("GREC", "call zero_grad() once before the backward passes of every step"),
     "gradients cleared before the step": _cause("GREC",
                                                 "call zero_grad() before backward, not between backward and step"),
-    "gradients never used": _cause("GREC", "call step() after this backward pass, or leave the pass out"),
     "gradients clipped at the wrong place": _cause("GREC", "clip after backward (and after unscale_), before step()"),
     "scaler bypassed": _cause("GREC", "call scaler.step(optimiser) and scaler.update(), not optimiser.step()"),
     "parameters do not change": _cause("UPD",

@@ -75,6 +75,10 @@ class Answers:
     def not_looked_at(self) -> tuple[str, ...]:
         "In sentences, what nothing can be said about; with it, no finding does not mean that all is well"
         return tuple(self._blind()[0])
+    @property
+    def in_part(self) -> tuple[str, ...]:
+        "In sentences, what was looked at for a part of the steps only"
+        return tuple(self._blind()[1])
     def findings(self) -> Findings:
         "What is wrong, cause before effect, and what is true of the checkpoint; without notes"
         found = [finding for finding in ranked(self._everything()) if finding.kind != "note"]

@@ -97,7 +97,7 @@ class DrawBook:
         "Note a batch that a backward pass used"
         if not self.updates:
             self._continuous, self._looks_drawn = len(np.unique(rows[:8])) > 0.9*rows[:8].size, looks_drawn(rows)
-        if not self._continuous or len(rows) < 4 or rows.shape[1] < 8: return
+        if not self._continuous or len(rows) < 4 or rows.shape[1] < 4: return
         self.updates += 1
         if draws: self._learn(step, draws)
         key, end = head(rows), head(rows[::-1])
@@ -389,7 +389,9 @@ def mismatched(
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0b05fabe
 _NO_CLASS = re.compile(r"(?i)(ts?|[knis]|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind|pos|len).*|(.*_)?ids?)$")
 
-def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).numpy()
+def _rows(tensor: Tensor) -> np.ndarray:
+    rows = tensor.detach().cpu().reshape(len(tensor), -1).numpy()
+    return rows + rows.dtype.type(0) if rows.dtype.kind == "f" else rows   # -0 is 0
 
 def _readable(tensor: Tensor) -> bool:
     return (tensor.layout == torch.strided and tensor.ndim > 0 and tensor.numel() > 1 and tensor.dtype != torch.bfloat16
@@ -443,7 +445,7 @@ def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
     if key not in self._kinds:
         labels = class_numbers(tensor) is not None
         self._kinds[key] = ("" if labels and _NO_CLASS.match(place[1]) else "labels" if labels
-                            else "rows" if tensor.is_floating_point() and tensor.numel() >= 8*len(tensor) else "")
+                            else "rows" if tensor.is_floating_point() and tensor.numel() >= (4 if place[0] == "generator" else 8)*len(tensor) else "")
     return self._kinds[key]
 
 @patch
@@ -516,8 +518,9 @@ def _look_closely(self: InputsObserver, role: str, given: Mapping) -> None:
         if role == "generator":
             if origin.data and origin.noise:
                 self.ranges.entered = max(self.ranges.entered, float(tensor.detach().abs().max()))
-        elif tensor.requires_grad and origin.calls: self.ranges.generated((role, name), last_activation(tensor))
-        elif origin.data and not origin.calls and not tensor.requires_grad: self.ranges.real((role, name), tensor)
+        elif tensor.requires_grad and origin.calls:
+            if (ends := last_activation(tensor)) or not origin.data: self.ranges.generated((role, name), ends)
+        elif not (tensor.requires_grad or origin.calls or origin.noise): self.ranges.real((role, name), tensor)
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #598fe291
 @patch

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
 from torch.overrides import _get_current_function_mode, _len_torch_function_stack, _push_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -91,6 +92,10 @@ def tracer(self: Watch) -> SafeTracer | None:
 def _note_networks(self: Watch) -> None:
     self._judges = {role: layers for role in self.named.frozen if role in self.named.networks
                     and (layers := mode_dependent(self.named.networks[role]))}
+    self._averages = {} if "batch_statistics" in self.declared else {
+        role: layers for role, network in self.named.networks.items()
+        if self.named.is_average(f"{role}.") and not isinstance(network, AveragedModel)   # update_bn trains it
+        and (layers := [layer for layer in mode_dependent(network) if getattr(layer, "track_running_stats", False)])}
     self._versions = {role: self._version(role) for role in self.named.networks}
 
 @patch
@@ -338,7 +343,7 @@ def _tell(self: Watch, event: str, *told: object, **named: object) -> None:
 @patch
 def _will_call(self: Watch, role: str, *called: object) -> None:
     if (self._window_open or role not in self._called
-        or role in self._judges and any(layer.training for layer in self._judges[role])):
+        or any(layer.training for layer in self._judges.get(role) or self._averages.get(role, ()))):
         self._look_before_call(role, *called)
 
 @patch
@@ -351,6 +356,7 @@ def _look_before_call(self: Watch, role: str, network: nn.Module, args: tuple, k
     if self._not_here("forward passes"): return
     self._called.add(role)
     if role in self._judges: self._judge_called(role)
+    if role in self._averages: self._average_called(role)
     if not self._window_open or role != "generator": return
     self._tracer.compiled |= hasattr(network, "_orig_mod") or network._compiled_call_impl is not None
     for hook in self._around.before: hook(network, args, kwargs)
@@ -364,6 +370,15 @@ def _look_after_call(self: Watch, role: str, network: nn.Module, args: tuple, kw
     self._tell("called", role, network, args=args, kwargs=kwargs, output=output)
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #05a0acad
+@patch
+def _average_called(self: Watch, role: str) -> None:
+    layers = [layer for layer in self._averages[role] if layer.training]
+    if not layers or any(f.cause == "sampling depends on the batch" and f.subject == role for f in self._found): return
+    self._found.append(Finding(
+        cause="sampling depends on the batch", subject=role, where=user_line(), step=self.step, evidence="this average "
+        f"was called with {len(layers)} {type(layers[0]).__name__} in train mode: its images depend on the rest of the "
+        "batch, and its running statistics change", instead=f"call {role}.eval() once it is made"))
+
 @patch
 def _judge_called(self: Watch, role: str) -> None:
     if not any(layer.training for layer in self._judges[role]) or any(f.cause == "judge in train mode"

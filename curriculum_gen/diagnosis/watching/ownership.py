@@ -93,7 +93,8 @@ def ownership(
              "averaged weights not used": lambda s: "this average is the trained network itself, not a copy of it"}
     off = [n for n, p in named.trained().items() if not p.requires_grad] if off is None else list(off)
     wrong = _wrongly_owned(named, owners, owned=owned, received=received, declared=declared, off=off)
-    untouched = [n for n, p in named.trained().items() if id(p) in owned and p.requires_grad and n not in received]
+    untouched = [n for n, p in named.trained().items() if id(p) in owned and p.requires_grad and n not in received
+                 and (p.grad is None or p.grad.layout == torch.strided and not p.grad.any())]
     return [*(Finding(cause=cause, subject=subject, evidence=words[cause](subject))
               for cause, names in wrong.items() for subject in _gathered(names, whole)),
             *_without_gradient(named, untouched)]

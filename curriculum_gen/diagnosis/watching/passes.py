@@ -29,6 +29,7 @@ class _Stand:
         self.name, self.role, self.p = name, name.split(".")[0], parameter
         self.pending, self.before, self.mark, self.spent = [], None, None, None
         self.clipped = self.unscaled = False
+        self.landed, self.uses, self.line = 0, 0, None   # passes that gave it a gradient, the last one's line
         self.value = self.gradient = None
 
     def now(self) -> tuple[int, int] | None:
@@ -39,6 +40,7 @@ class _Line:
     "The backward passes at one line"
     def __init__(self, where: str):
         self.where, self.made, self.used, self.lost, self.by_hand = where, 0, 0, 0, False
+        self.users = set()   # roles whose gradients from here an optimiser used
         self.roles, self.intervals, self.all_intervals = set(), set(), set()
 
 class _Pass:
@@ -99,6 +101,7 @@ def after_backward(self: Passes, roots):
     made = _Pass(line, next((self.loop.scales[root] for root in roots if root in self.loop.scales), None))
     for stand in landed:
         stand.mark, stand.clipped, stand.unscaled = stand.now(), False, False
+        stand.landed, stand.line = stand.landed + 1, line
         if self._inside: continue   # in a closure, which the step itself calls
         stand.pending = [*stand.pending[-500:], made]
         made.open.add(stand)
@@ -117,9 +120,18 @@ def _line_of(passes: Passes) -> _Line:
     line = passes._lines.get(key := tuple(key))
     if line is None: line = passes._lines[key] = _Line(user_line())
     if line.made < 3:
-        passes.idle |= {id(p) for optimiser in optimisers_in(user_frames()) for group in optimiser.param_groups
-                        for p in group["params"]}
+        for optimiser in optimisers_in(user_frames()): _seen_idle(passes, optimiser)
     return line
+
+def _seen_idle(passes: Passes, optimiser: Optimizer) -> None:
+    "An optimiser that made no step yet: at least one of its parameters stands for it"
+    mine = {id(p): p for group in optimiser.param_groups for p in group["params"]}
+    passes.idle |= mine.keys()
+    names = passes.loop.named.names
+    if not any(id(stand.p) in mine for stand in passes._stands) and (known := [p for key, p in mine.items()
+                                                                               if key in names and p.numel()]):
+        smallest = min(known, key=Tensor.numel)
+        passes._stands.append(_Stand(names[id(smallest)], smallest))
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0cc046e5
 def _wiped(passes: Passes, stand: _Stand) -> None:
@@ -145,7 +157,9 @@ def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
         last.line.by_hand |= bool(stand.gradient.any()) and float(cosine) < 0.999
     for one in stand.pending:
         if not one.used: one.used, one.line.used = True, one.line.used + 1
+        one.line.users.add(stand.role)
     stand.pending, stand.spent, stand.value, stand.gradient = [], now, None, None
+    stand.uses += 1
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #47d6a249
 @patch
@@ -160,7 +174,8 @@ def _never_used(passes: Passes) -> list[Finding]:
     for line in sorted(passes._lines.values(), key=lambda line: len(line.roles)):
         role = next(iter(sorted(line.roles & forgotten - said)), None)
         waits = line.made - line.used - line.lost
-        if passes._tick and role and not line.used and (line.lost >= 3 or waits >= 20 and passes._tick >= 20):
+        unused = line.lost >= 3 or waits >= 20 if not line.used else line.made >= 20
+        if passes._tick and role and role not in line.users and unused and (line.lost >= 3 or passes._tick >= 20):
             said.add(role)
             found.append(Finding(subject=role, where=line.where, **told, evidence=f"{line.made} backward passes "
                                  f"here gave the {role} gradients, and its optimiser never made a step"))
@@ -168,6 +183,12 @@ def _never_used(passes: Passes) -> list[Finding]:
               and 2*len(line.intervals) >= len(line.all_intervals)):
             found.append(Finding(subject=sorted(line.roles)[0], where=line.where, **told, evidence=f"of {line.made} "
                                  f"backward passes here {line.lost} were cleared before any step had used them"))
+    for stand in passes._stands:   # a part of a network has an optimiser of its own
+        if (stand.role not in said and stand.landed >= 20 and not stand.uses and passes._tick >= 20
+            and id(stand.p) in passes.idle and id(stand.p) not in passes._stepped):
+            said.add(stand.role)
+            found.append(Finding(subject=stand.name, where=stand.line.where, **told, evidence=f"{stand.landed} backward "
+                                 "passes gave it gradients, and the optimiser that owns it never made a step"))
     return found
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0a862848

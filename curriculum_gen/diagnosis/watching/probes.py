@@ -171,6 +171,7 @@ def other_values(
 
 # %% ../../../nbs/diagnosis/watching/06_probes.ipynb #1306a330
 _STEPS = {0, 1, 2, 4, 8, 16, 20, 24, 32, 64, 128, 512, 1024}   # completed steps at which the generator is asked
+_AGAIN = {16, 20, 24, 32, 64, 128, 512}   # at these, what was used before is asked again: a label can get lost later
 _PATIENCE = 20
 
 @dataclass(kw_only=True)
@@ -180,6 +181,7 @@ class _Asked:
     what: str                                           # "labels" or "latents"
     used: bool = False                                  # it moved the output
     still: list[int] = field(default_factory=list)      # steps at which it was changed and nothing moved
+    since: list[int] = field(default_factory=list)      # of those after it had been used, the last in a row
     weights: set[float] = field(default_factory=set)      # sums of the parameters at these
     way: bool | None = None                             # whether a way to the output was seen; None: not looked for
     where: str = "?"                                    # file:line of the call
@@ -188,7 +190,7 @@ class _Asked:
     def is_ignored(self) -> bool:
         "Whether it may be said that the output does not depend on it"
         enough = self.still and (self.way is False or self.still[-1] - self.still[0] >= _PATIENCE)
-        return bool(enough and not self.used and not self.unseen and len(self.weights) > 1)
+        return bool((enough and not self.used or len(self.since) >= 5) and not self.unseen and len(self.weights) > 1)
 
 # %% ../../../nbs/diagnosis/watching/06_probes.ipynb #78e77459
 def _candidates(
@@ -275,7 +277,8 @@ class Probes(Observer):
         if role != "generator" or self._settled or self._busy or not torch.is_grad_enabled(): return
         now = self.loop.step - self.loop.start_step
         if now not in _STEPS or self._steps.get(now, 0) >= 2 or torch.compiler.is_compiling(): return
-        self._settled = now > 2 and bool(self.asked) and all(a.used or a.unseen for a in self.asked.values())
+        self._settled = now > 2 and bool(self.asked) and all(a.unseen or a.used and (a.what != "labels" or now > 512)
+                                                             for a in self.asked.values())
         if self._settled: return
         self._busy = True
         self._steps[now] = self._steps.get(now, 0) + 1
@@ -313,7 +316,8 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
     values, again = dict(inputs), None
     for name, what in _candidates(tracer, inputs, self.asked):
         asked = self.asked.setdefault(name, _Asked(name=name, what=what))
-        if asked.used or other_values(values[name]) is None: continue
+        again_asked = asked.used and what == "labels" and now in _AGAIN
+        if asked.used and not again_asked or other_values(values[name]) is None: continue
         self._why = _cannot(network, inputs)
         if self._why: return
         if again is None:
@@ -323,8 +327,10 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
                 self._why = "called again with the same inputs it gives other numbers"
             if self._why: return
         asked.where = user_line()
-        asked.used = not _same(again, _repeat(network, inputs, shape, name))
-        if asked.used: continue
+        moved = not _same(again, _repeat(network, inputs, shape, name))
+        asked.since = [] if moved else [*asked.since, now] if asked.used else asked.since
+        if moved: asked.used = True
+        if asked.used and not asked.since: continue
         asked.still.append(now)
         asked.weights.add(sum(float(p.detach().double().sum()) for p in network.parameters()))
         own_noise = what == "latents" and not _same(again, _repeat(network, inputs, shape, new_draws=True))

@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 from ..findings import Finding
 from .origins import user_frames, user_line
 from .ownership import NamedNetworks, ownership
+from .gradients import largest_of
 from .observers import Observer
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #9400610c
@@ -45,12 +46,7 @@ class _Still:
         if self.rated:
             late = self.planned and self.top < 1e-3*self.planned   # the end of a schedule, not its middle
             return self.since_top >= 3 and self.rated >= (30 if late else 10 if self.half else 3)
-        return self.idle >= (25 if self.planned else 10)   # of a long stand only every twentieth step is looked at
-
-def _largest(gradient: Tensor | None) -> float:
-    if gradient is None: return 0.0
-    values = gradient.detach()._values() if gradient.layout == torch.sparse_coo else gradient.detach()
-    return float(values.abs().max()) if values.numel() else 0.0
+        return self.idle >= (22 if self.planned else 6)   # of a long stand only every twentieth step is looked at
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #5dba1569
 class Movement(Observer):
@@ -81,7 +77,7 @@ def before_step(self: Movement, optimiser):
         still = self._still[name]
         if 20 < still.seen and made % 20: continue
         planned = group.get("initial_lr")
-        still.saw(float(group.get("lr", 1.0)), None if planned is None else float(planned), _largest(p.grad))
+        still.saw(float(group.get("lr", 1.0)), None if planned is None else float(planned), largest_of(p.grad))
         self._now.append((name, p))
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #92690b7e
@@ -122,7 +118,7 @@ def _see_rate(movement: Movement, optimiser: Optimizer, *, steps: int) -> None:
     names = movement.loop.named.names
     seen.since, seen.snapshot = steps - 1, {
         names[id(p)]: (p.detach().clone(), p, rate) for group in optimiser.param_groups
-        for p in group["params"] if id(p) in names and _largest(p.grad) > 1e-6}
+        for p in group["params"] if id(p) in names and largest_of(p.grad) > 1e-6}
 
 def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood still since
     if seen.low < max(20, seen.steps/4): return []
@@ -178,6 +174,18 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #7b0af25e
+def _hidden(network: nn.Module) -> dict[str, Tensor]:
+    "Parameters of modules in train mode that a network keeps in plain lists, tuples and dicts"
+    found = {}
+    for path, module in network.named_modules():
+        for name, held in vars(module).items():
+            if name.startswith("_"): continue
+            parts = held.items() if type(held) is dict else enumerate(held) if type(held) in (list, tuple) else ()
+            found |= {f"{path}.{name}[{key!r}].{inner}".lstrip("."): p for key, part in parts
+                      if isinstance(part, nn.Module) and part.training for inner, p in part.named_parameters()}
+    return found
+
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #33f583aa
 class Lives(Observer):
     "Which optimisers own what, one after the other or side by side, and what they remember"
@@ -189,6 +197,7 @@ class Lives(Observer):
         # full name -> parameter that was off whenever one looked
         self._off = {name: p for name, p in loop.named.trained().items() if not p.requires_grad}
         self.waiting: dict[int, Tensor] = {}   # parameters of optimisers that were seen and made no step
+        self._early: dict[str, Tensor] = {}   # full name -> copy of a parameter that nobody owned at the second step
 
     def _look(self) -> None:
         if self._off: self._off = {name: p for name, p in self._off.items() if not p.requires_grad and p.grad is None}
@@ -212,8 +221,34 @@ def before_step(self: Lives, optimiser):
         life.off |= grown.ids - life.ids
         life.parameters, life.ids, life.names = grown.parameters, grown.ids, grown.names
     life.last = self._tick
+    if self._tick == 2: self._early = {name: p.detach().clone() for name, p in self._unowned().items()}
     if life.off: life.off = {id(p) for p in life.parameters if id(p) in life.off and not p.requires_grad
                              and p.grad is None}
+
+@patch
+def _unowned(self: Lives) -> dict[str, Tensor]:   # full name -> parameter
+    owned = {key for life in self._lives for key in life.ids} | self.waiting.keys()
+    return {name: p for name, p in self.loop.named.trained().items() if p.requires_grad and id(p) not in owned}
+
+@patch
+def _newcomers(self: Lives) -> list[Finding]:
+    "Parameters that came into a trained network while it was watched, or are hidden in it, and that nobody owns"
+    named, owned, found = self.loop.named, {key for life in self._lives for key in life.ids} | self.waiting.keys(), []
+    for role, network in named.networks.items():
+        mine = named.parameters(role)
+        if named.is_frozen(f"{role}.") or named.is_average(f"{role}.") or not any(id(p) in owned for p in mine.values()):
+            continue
+        known = {id(p) for p in network.parameters()} | named.names.keys()
+        kinds = {"came into the network while it was watched": network.named_parameters(),
+                 "are held in a plain list or dict, where parameters() does not find them": (
+                     (name, p) for name, p in _hidden(network).items() if id(p) not in known)}
+        for how, entries in kinds.items():
+            lost = {name: p for name, p in entries if id(p) not in named.names and id(p) not in owned
+                    and p.requires_grad and largest_of(p.grad) > 1e-6}
+            if lost: found.append(Finding(cause="parameters in no optimiser", subject=role, step=self.loop.step,
+                                          evidence=f"{len(lost)} parameters, such as {next(iter(lost))}, {how}: they get "
+                                          "gradients and no optimiser owns them"))
+    return found
 
 @patch
 def after_step(self: Lives, optimiser):
@@ -275,9 +310,11 @@ def findings(self: Lives) -> list[Finding]:
     stepped = {key for life in self._lives for key in life.ids}
     seen_on = {key for life in self._lives for key in life.ids - life.off}
     off = [name for name, p in self._off.items() if id(p) not in seen_on]
+    by_hand = [p for name, p in self._unowned().items() if name in self._early
+               and not torch.equal(self._early[name], p.detach())]
     found = ownership(loop.named, owned, received=loop.received, declared=loop.declared, off=off,
-                      idle=[p for key, p in self.waiting.items() if key not in stepped])
-    return found + self._lost(chains) + self._not_restored()
+                      idle=[p for key, p in self.waiting.items() if key not in stepped] + by_hand)
+    return found + self._newcomers() + self._lost(chains) + self._not_restored()
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #b862d0ad
 @patch
@@ -361,9 +398,19 @@ def _look(self: Averages) -> None:   # when did one small parameter of each aver
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #6cf16f80
 @patch
-def _moved(self: Averages, role: str, kind: str) -> bool:
-    first = self._pairs[role if role in self._pairs else next(r for r, pair in self._pairs.items() if pair[0] == role)]
-    return not all(_equal(_numbers(self.loop.named.networks[role], kind), first[1][role][kind]))
+def _aside(self: Averages, role: str, follows: str, made: dict) -> bool:
+    "Whether an average moves, and not in the direction of its network"
+    pairs = [(a.detach() - b.to(a.device), c.detach() - b.to(a.device)) for a, b, c in zip(
+        _numbers(self.loop.named.networks[role], "parameters"), made[role]["parameters"],
+        _numbers(self.loop.named.networks[follows], "parameters"))]
+    moved, wanted = (torch.cat([pair[i].flatten().double() for pair in pairs]) for i in (0, 1))
+    return float(torch.cosine_similarity(moved, wanted, 0)) < 0.05
+
+@patch
+def _way(self: Averages, role: str, made: dict) -> float:
+    "How far the parameters of a network have come, by the sum of all differences"
+    now = _numbers(self.loop.named.networks[role], "parameters")
+    return sum(float((a.detach() - b.to(a.device)).abs().sum()) for a, b in zip(now, made[role]["parameters"]))
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #e6d100d6
 @patch
@@ -371,7 +418,7 @@ def findings(self: Averages) -> list[Finding]:
     found = []
     for role, (follows, made) in self._pairs.items():
         networks, named = self.loop.named.networks, self.loop.named.is_average(f"{role}.")
-        if role in self._stepped or self._steps < 30 or not self._moved(follows, "parameters"): continue
+        if role in self._stepped or self._steps < 30 or not self._way(follows, made): continue
         told, waits = {"subject": role, "step": self.loop.step}, isinstance(networks[role],
                                                                             torch.optim.swa_utils.AveragedModel)
         shared = [a for a, b in zip(*(_numbers(networks[r], "parameters") for r in (role, follows)))
@@ -379,10 +426,13 @@ def findings(self: Averages) -> list[Finding]:
         if shared and named:
             found.append(Finding(cause="averaged weights not used", evidence=f"{len(shared)} of its parameters share "
                                  f"their memory with the {follows}'s: it is the trained network, no copy", **told))
-        elif not self._moved(role, "parameters"):
+        elif self._way(role, made) <= 3e-5*self._way(follows, made):   # or by rounding
             if named and (not waits or self._steps >= 200):
-                found.append(Finding(cause="averaged weights not updated", evidence="not one bit of it changed in "
-                                     f"{self._steps} steps of the {follows}", **told))
+                found.append(Finding(cause="averaged weights not updated", evidence="but for rounding, nothing of it "
+                                     f"changed in {self._steps} steps of the {follows}", **told))
+        elif named and self._steps >= 30 and self._aside(role, follows, made):
+            found.append(Finding(cause="averaged weights not updated", evidence=f"in {self._steps} steps of the "
+                                 f"{follows} it moved, and not towards it", **told))
         elif named and self._steps - self._changed.get(role, 0) >= 150 and self._changed.get(role, 0) <= 1:
             found.append(Finding(cause="averaged weights not updated", evidence="it changed at the beginning, and not "
                                  f"in the {self._steps - self._changed.get(role, 0)} steps of the {follows} since",
