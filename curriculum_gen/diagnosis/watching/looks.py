@@ -61,7 +61,7 @@ class Watch(Answers):
         self.scales = WeakTensorKeyDictionary()   # loss -> the factor that a scaler gave it
         self._generator_owner = self._frozen = None
         self._stepping, self._judges, self._tracer = [], {}, self._new_tracer()
-        self._entered, self._was_entered, self._thread, self._elsewhere = 0, False, None, Counter()
+        self._entered, self._was_entered, self._thread, self._elsewhere, self._outer = 0, False, None, Counter(), []
         self.looking, self._called, self._in_backward, self._closures, self._followed, self._compiled = (
             False, set(), False, {}, 0, False)
         self._note_networks()
@@ -191,9 +191,10 @@ def _watched_backward(self: Watch) -> Callable:
         several = list(tensors) if isinstance(tensors, (list, tuple)) else []   # an iterator is left as it is
         roots = [tensors] if isinstance(tensors, Tensor) else several
         if self._in_backward:   # within another one: a network that is computed again, to spare memory
-            self._see_inner(roots)
+            if [*map(id, roots)] != self._outer: self._see_inner(roots)   # else PyTorch calls it for the same roots
             return plain(tensors, *args, **kwargs)
         self._in_backward, self._inner, first, seen = True, set(), len(self._passes), self._to_be_seen()
+        self._outer = [*map(id, roots)]
         try:
             if seen: self._see(roots)
             given = plain(tensors, *args, **kwargs)
