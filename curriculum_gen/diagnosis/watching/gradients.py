@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from fastcore.basics import patch
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -175,6 +176,7 @@ def largest_of(
     values = gradient.detach()._values() if gradient.layout == torch.sparse_coo else gradient.detach()
     return float(values.abs().max()) if values.numel() else 0.0
 
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #0a596d76
 class GradientUse:
     "Which backward passes an optimiser step used"
     def __init__(self, named: NamedNetworks, *, declared: Sequence[str]):
@@ -184,7 +186,7 @@ class GradientUse:
         self.consumers: dict[int, frozenset[int]] = {}
         self.received: dict[str, float] = {}             # full name -> largest gradient seen
         self._deposits, self._spent, self._expected, self._counted, self._scales = {}, {}, {}, Counter(), {}
-        self._left = {}   # parameter by `id` -> its gradient, as passes left it on top of one that a step had used
+        self._left = {}   # parameter by `id` -> its gradient, where passes added to one that a step had used
         # numbers of the passes that left gradients, and of passes there were at an optimiser's last step
         self._landed, self._running, self._seen = set(), set(), {}
 
@@ -192,40 +194,44 @@ class GradientUse:
         "Begin a new stretch"
         self._deposits, self._spent, self._expected, self._landed, self._seen = {}, {}, {}, set(), {}
 
-    def deposit(
-        self,
-        number: int,                    # of the pass, from 0
-        seen: BackwardPass,
-        *,
-        root: Tensor,                   # its loss
-        known: Mapping[int, Tensor],    # parameters by `id`
-        expect: bool,                   # keep the gradient that the loss asks for, to compare it with what is used
-        scale: float = 1.0,             # by which a scaler multiplied the loss
-    ) -> None:
-        "Before a backward pass: what lies there already"
-        for key in seen.reached & known.keys():
-            gradient = known[key].grad
-            if gradient is None or not gradient.any():   # nothing is left of earlier passes, but of other roots is
-                self._deposits[key] = [other for other in self._deposits.get(key, []) if other in self._running]
-            self._deposits.setdefault(key, []).append(number)
-        watched = [p for p in self.named.trained().values() if id(p) in seen.reached] if expect else []
-        self._scales[number] = scale
-        self._running.add(number)
-        if expect: self._expected[number] = dict(zip(map(id, watched), gradients(root, watched)))
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #eb04f94b
+@patch
+def deposit(
+    self: GradientUse,
+    number: int,                    # of the pass, from 0
+    seen: BackwardPass,
+    *,
+    root: Tensor,                   # its loss
+    known: Mapping[int, Tensor],    # parameters by `id`
+    expect: bool,                   # keep the gradient that the loss asks for, to compare it with what is used
+    scale: float = 1.0,             # by which a scaler multiplied the loss
+) -> None:
+    "Before a backward pass: what lies there already"
+    for key in seen.reached & known.keys():
+        gradient = known[key].grad
+        if gradient is None or not gradient.any():   # nothing is left of earlier passes, but of other roots is
+            self._deposits[key] = [other for other in self._deposits.get(key, []) if other in self._running]
+        self._deposits.setdefault(key, []).append(number)
+    watched = [p for p in self.named.trained().values() if id(p) in seen.reached] if expect else []
+    self._scales[number] = scale
+    self._running.add(number)
+    if expect: self._expected[number] = dict(zip(map(id, watched), gradients(root, watched)))
 
-    def landed(
-        self,
-        number: int,                    # of the pass
-        known: Mapping[int, Tensor],    # parameters by `id`
-    ) -> None:
-        "After a backward pass: did it leave anything but zeros?"
-        self._running.discard(number)
-        for key, numbers in self._deposits.items():
-            if number in numbers and key in known and known[key].grad is not None and self._spent.keys() & numbers:
-                self._left[key] = known[key].grad.detach().clone()
-        if any(number in numbers and known[key].grad is not None and known[key].grad.any()
-               for key, numbers in self._deposits.items() if key in known):
-            self._landed.add(number)
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #ac80c2fa
+@patch
+def landed(
+    self: GradientUse,
+    number: int,                    # of the pass
+    known: Mapping[int, Tensor],    # parameters by `id`
+) -> None:
+    "After a backward pass: did it leave anything but zeros?"
+    self._running.discard(number)
+    for key, numbers in self._deposits.items():
+        if number in numbers and key in known and known[key].grad is not None and self._spent.keys() & numbers:
+            self._left[key] = known[key].grad.detach().clone()
+    if any(number in numbers and known[key].grad is not None and known[key].grad.any()
+           for key, numbers in self._deposits.items() if key in known):
+        self._landed.add(number)
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #885fa764
 def use_gradients(
@@ -247,7 +253,7 @@ def use_gradients(
     told = {"subject": next(iter(mine), "?").split(".")[0], "step": step}
     stale = [number for number in used if number in book._spent and max(used) >= book._spent[number]]
     for number in used: book._spent.setdefault(number, len(passes))
-    if stale and _as_left(book, mine, stale=stale):   # whoever accumulates over several passes, too, clears what a step has used
+    if stale and _as_left(book, mine, stale=stale):   # whoever accumulates, too, clears what a step has used
         here, there = passes[max(used)].where, passes[min(stale)].where
         book.found.append(Finding(cause="gradients accumulate", where=here,
                                   evidence=f"the gradient of the backward pass at {there}, which a step had used, "

@@ -61,7 +61,7 @@ def head(
     rows: np.ndarray,   # [B, D]
 ) -> int:               # a hash
     "What the first rows of a batch are known by"
-    return hash(rows[:8, ::max(1, rows.shape[1]//8)].tobytes())
+    return hash((rows[:8, ::max(1, rows.shape[1]//8)] + 0).tobytes())   # -0 is 0
 
 def looks_drawn(
     rows: np.ndarray,   # [B, D], of one batch
@@ -389,9 +389,7 @@ def mismatched(
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0b05fabe
 _NO_CLASS = re.compile(r"(?i)(ts?|[knis]|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind|pos|len).*|(.*_)?ids?)$")
 
-def _rows(tensor: Tensor) -> np.ndarray:
-    rows = tensor.detach().cpu().reshape(len(tensor), -1).numpy()
-    return rows + rows.dtype.type(0) if rows.dtype.kind == "f" else rows   # -0 is 0
+def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).numpy()
 
 def _readable(tensor: Tensor) -> bool:
     return (tensor.layout == torch.strided and tensor.ndim > 0 and tensor.numel() > 1 and tensor.dtype != torch.bfloat16
@@ -409,18 +407,15 @@ class InputsObserver(Observer):
         self.requested, self.real = defaultdict(LabelCounts), defaultdict(LabelCounts)
         self.widths, self._outside, self._others, self._where, self._one_hot = {}, {}, {}, {}, set()
         self._kinds, self._not_classes, self._label_of, self._tracer = {}, set(), {}, None
-        self._made, self._beside, self._sum, self._coupled = deque(maxlen=8), 0, None, []
-        self._error = None
+        self._made, self._beside, self._sum, self._coupled, self._error = deque(maxlen=8), 0, None, [], None
+
+    def attends(self): return bool(self._error) or _looked_at(self.loop.step - self.loop.start_step)
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #a654da37
 @patch
-def attends(self: InputsObserver): return bool(self._error) or _looked_at(self.loop.step - self.loop.start_step)
-
-@patch
 def called(self: InputsObserver, role, network, *, args, kwargs, output):
     if self._error: raise self._error
-    window, asked = self.loop._window_open, role == "generator"
-    made = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
+    window, asked, made = self.loop._window_open, role == "generator", args and getattr(args[0], "requires_grad", 0)
     if not window and (not _looked_at(self.loop.step - self.loop.start_step) or (made and not asked)): return
     if not torch.is_grad_enabled() and not asked: return
     given = {name: (t, self._kind((role, name), t)) for name, t in named_inputs(network, args, kwargs=kwargs).items()
@@ -441,11 +436,11 @@ def before_backward(self: InputsObserver, roots):
 @patch
 def _kind(self: InputsObserver, place: tuple[str, str], tensor: Tensor) -> str:
     "What an input is: labels, images or latents (rows), or neither; asked once"
-    key = place, tensor.shape[1:], tensor.dtype
+    key, least = (place, tensor.shape[1:], tensor.dtype), 4 if place[0] == "generator" else 8
     if key not in self._kinds:
         labels = class_numbers(tensor) is not None
         self._kinds[key] = ("" if labels and _NO_CLASS.match(place[1]) else "labels" if labels
-                            else "rows" if tensor.is_floating_point() and tensor.numel() >= (4 if place[0] == "generator" else 8)*len(tensor) else "")
+                            else "rows" if tensor.is_floating_point() and tensor.numel() >= least*len(tensor) else "")
     return self._kinds[key]
 
 @patch
@@ -518,8 +513,8 @@ def _look_closely(self: InputsObserver, role: str, given: Mapping) -> None:
         if role == "generator":
             if origin.data and origin.noise:
                 self.ranges.entered = max(self.ranges.entered, float(tensor.detach().abs().max()))
-        elif tensor.requires_grad and origin.calls:
-            if (ends := last_activation(tensor)) or not origin.data: self.ranges.generated((role, name), ends)
+        elif tensor.requires_grad and origin.calls and ((ends := last_activation(tensor)) or not origin.data):
+            self.ranges.generated((role, name), ends)
         elif not (tensor.requires_grad or origin.calls or origin.noise): self.ranges.real((role, name), tensor)
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #598fe291

@@ -29,7 +29,7 @@ from curriculum_gen.diagnosis.watching.backward import (
 )
 from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
-from .unnoticed import Calls, SafeTracer, look, never_compiled, transformed
+from .unnoticed import Calls, Rests, SafeTracer, look, never_compiled, transformed
 from .answers import Answers
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #437459db
@@ -42,12 +42,13 @@ class _Owner:
     def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #d21d494f
-class Watch(Answers):
+class Watch(Answers, Rests):
     "A watched loop: enter it, train, ask for `findings()`"
     def __init__(self, named: NamedNetworks, *, terms: Mapping[str, Sequence[str]],
                  weights: Mapping[str, Callable[[int], float]], declared: Sequence[str], start_step: int,
                  read_from: Mapping[str, str], observers: Sequence[type[Observer]]):
         "Made by `watch`, which checks what is given; `read_from` says of a role how it was read"
+        super().__init__()
         self.named, self.terms, self.weights, self.read_from = named, terms, weights, read_from
         self.declared, self.start_step = tuple(declared), start_step
         self.outcomes: list[Outcome] = []
@@ -66,8 +67,7 @@ class Watch(Answers):
             False, set(), False, {}, 0, False)
         self._note_networks()
         self._note_frozen()
-        self._observers, self._attended = Observers(observers, self), True   # whether calls are told to anybody
-        self.resting, self._awake, self._rested = False, 256, 0   # awake up to this step; steps passed over
+        self._observers = Observers(observers, self)
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c23ba1c2
 @patch(as_prop=True)
@@ -119,6 +119,11 @@ def _known(self: Watch) -> dict[int, Tensor]:
     return {id(p): p for p in self.named.entries.values()} | owned
 
 @patch
+def made(self: Watch, optimiser: Optimizer) -> int:
+    "Steps that an optimiser has completed in the block"
+    return self._owners[id(optimiser)].steps
+
+@patch
 def _steps_of(self: Watch, role: str) -> int:
     ids = {id(p) for p in self.named.parameters(role).values()}
     return max((owner.steps for owner in self._owners.values() if ids & {id(p) for p in owner.parameters}), default=0)
@@ -156,8 +161,8 @@ def __enter__(self: Watch) -> Watch:
     if self._entered > 1: return self
     self._thread, self._plain_backward, self._depth = get_ident(), torch.autograd.backward, _len_torch_function_stack()
     torch.autograd.backward = self._backward = self._watched_backward()
-    never_compiled(self._about_to_step, self._has_stepped, self._before_step, self._after_step, self._will_call, self._has_called, self._not_here, transformed,
-                   self._to_be_seen, SafeTracer.__torch_function__)
+    never_compiled(self._about_to_step, self._has_stepped, self._before_step, self._after_step, self._will_call,
+                   self._has_called, self._not_here, transformed, self._to_be_seen, SafeTracer.__torch_function__)
     self._hooks = [register_optimizer_step_pre_hook(self._about_to_step),
                    register_optimizer_step_post_hook(self._has_stepped)]
     inner = {role: getattr(network, "_orig_mod", network) for role, network in self.named.networks.items()}
@@ -459,47 +464,6 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
         self._followed += owner is self._generator_owner
         if self._window_done(): self._close(complete=False)
     elif owner is self._generator_owner and owner.steps in (999, 9999): self._open()
-
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #1e00b225
-@patch
-def _rest_or_wake(self: Watch, owner: _Owner) -> None:
-    steps, leads = self.step - self.start_step, owner is self._generator_owner
-    rest = steps >= self._awake and steps % 128 >= 32 and not self._window_open
-    if leads: self._rested += self.resting
-    if rest and leads: self.resting = True
-    elif not rest and self.resting: self._wake()
-    self._attended = not self.resting and self._observers.attend()
-
-@patch
-def _wake(self: Watch) -> None:
-    "Tell the observers of everything, for the next 32 steps at least"
-    self._awake = max(self._awake, self.step - self.start_step + 32)
-    if self.resting: self._tell("woken")
-    self.resting = False
-
-@patch
-@entry
-def _about_to_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> tuple | None:
-    if (self.resting and not self._stepping and id(optimiser) in self._owners and len(args) < 2 and not kwargs
-        and get_ident() == self._thread):
-        return self._stepping.append(optimiser)
-    return self._before_step(optimiser, args, kwargs)
-
-@patch
-@entry
-def _has_stepped(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) -> None:
-    owner = self._owners.get(id(optimiser))
-    passed_over = self.resting and owner and len(self._stepping) == 1 and self._stepping[0] is optimiser
-    if not passed_over or owner.steps % 8 == 7 or get_ident() != self._thread:
-        return self._after_step(optimiser, args, kwargs)
-    self._stepping.clear()
-    owner.steps += 1
-    self._rested += owner is self._generator_owner
-
-@patch
-def made(self: Watch, optimiser: Optimizer) -> int:
-    "Steps that an optimiser has completed in the block"
-    return self._owners[id(optimiser)].steps
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #f340af79
 @patch

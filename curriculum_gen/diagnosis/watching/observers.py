@@ -99,6 +99,7 @@ def attend(self: Observers) -> bool:
         except Exception as error: self._switch_off(observer, error)
     return False
 
+# %% ../../../nbs/diagnosis/watching/05_observers.ipynb #c2dd2740
 @patch
 def findings(self: Observers) -> list[Finding]:
     "What all of them found; of one that was switched off, nothing"

@@ -428,7 +428,7 @@ def _near(self: Tracer, before: list[Origin]) -> frozenset[int]:
 def _lost(self: Tracer, tensor: Tensor, name: str, inputs: list[Tensor], before: list[Origin], live: list[bool], *,
           numbers: list[SeveredNumber]) -> frozenset:
     many = tensor.numel() > 1 and name not in ("stack", "cat", "concat")
-    if many and "sub" in name: return frozenset()
+    if many and ("sub" in name or tensor.ndim > 1): return frozenset()   # arithmetic of numbers, not of losses
     partners = {number for alive, o in zip(live, before) if alive
                 for number in ({o.number} | (o.recent[0] if many and o.recent else frozenset()))}
     candidates = _union([o.severed for alive, o in zip(live, before) if not alive] + [n.severed for n in numbers])

@@ -183,12 +183,19 @@ def _never_used(passes: Passes) -> list[Finding]:
               and 2*len(line.intervals) >= len(line.all_intervals)):
             found.append(Finding(subject=sorted(line.roles)[0], where=line.where, **told, evidence=f"of {line.made} "
                                  f"backward passes here {line.lost} were cleared before any step had used them"))
+    return found + _parts_without_steps(passes, said)
+
+# %% ../../../nbs/diagnosis/watching/10_passes.ipynb #74085365
+def _parts_without_steps(passes: Passes, said: set[str]) -> list[Finding]:
+    "Parts of a network whose own optimiser exists and makes no step"
+    found = []
     for stand in passes._stands:   # a part of a network has an optimiser of its own
         if (stand.role not in said and stand.landed >= 20 and not stand.uses and passes._tick >= 20
             and id(stand.p) in passes.idle and id(stand.p) not in passes._stepped):
             said.add(stand.role)
-            found.append(Finding(subject=stand.name, where=stand.line.where, **told, evidence=f"{stand.landed} backward "
-                                 "passes gave it gradients, and the optimiser that owns it never made a step"))
+            found.append(Finding(cause="gradients never used", subject=stand.name, where=stand.line.where,
+                                 step=passes.loop.step, evidence=f"{stand.landed} backward passes gave it gradients, "
+                                 "and the optimiser that owns it never made a step"))
     return found
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0a862848

@@ -320,17 +320,13 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
         if asked.used and not again_asked or other_values(values[name]) is None: continue
         self._why = _cannot(network, inputs)
         if self._why: return
-        if again is None:
-            again = _repeat(network, inputs, shape)
-            if not again: self._why = "its output holds no numbers"
-            elif not _same(again, _repeat(network, inputs, shape)):
-                self._why = "called again with the same inputs it gives other numbers"
-            if self._why: return
+        again = again or self._unchanged(network, inputs, shape)
+        if self._why: return
         asked.where = user_line()
-        moved = not _same(again, _repeat(network, inputs, shape, name))
-        asked.since = [] if moved else [*asked.since, now] if asked.used else asked.since
-        if moved: asked.used = True
-        if asked.used and not asked.since: continue
+        if not _same(again, _repeat(network, inputs, shape, name)):
+            asked.used, asked.since = True, []
+            continue
+        asked.since = [*asked.since, now] if asked.used else []
         asked.still.append(now)
         asked.weights.add(sum(float(p.detach().double().sum()) for p in network.parameters()))
         own_noise = what == "latents" and not _same(again, _repeat(network, inputs, shape, new_draws=True))
@@ -339,6 +335,15 @@ def _ask(self: Probes, network: nn.Module, args: tuple, kwargs: dict, output: ob
         if tracer is not None: asked.way = asked.way or _way_exists(tracer, values, name, output, what)
 
 # %% ../../../nbs/diagnosis/watching/06_probes.ipynb #404d44d6
+@patch
+def _unchanged(self: Probes, network: nn.Module, inputs: list, shape: object) -> list[Tensor]:
+    "What the generator gives when nothing is changed; where that differs from call to call, nothing can be asked"
+    again = _repeat(network, inputs, shape)
+    if not again: self._why = "its output holds no numbers"
+    elif not _same(again, _repeat(network, inputs, shape)):
+        self._why = "called again with the same inputs it gives other numbers"
+    return again
+
 def _outcome(tracer: Tracer, output: object) -> list[Origin]: return [tracer.origin(t) for t in _numbers(output, [])]
 
 def _way_exists(tracer: Tracer, values: dict, name: str, output: object, what: str) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Restores']
 
-# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #63091ae9
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #0bdbdf27
 import re, sys, weakref
 from collections.abc import Callable, Mapping
 
@@ -17,7 +17,7 @@ from ..findings import Finding
 from .observers import Observer
 from .origins import entry, user_line
 
-# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #1b80d84c
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #64250723
 class _Taken:
     "What `state_dict()` gave, and when"
     def __init__(self, held: Mapping, role: str, step: int):
@@ -37,7 +37,7 @@ def _tensors(held: object, depth: int = 3) -> list[object]:
     inner = [one for one in inner if isinstance(one, (Mapping, list, tuple))] if depth else []
     return [held, *(found for one in inner for found in _tensors(one, depth - 1))]
 
-# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #ebdc6a0e
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #d6226a18
 class Restores(Observer):
     "State dicts that match nothing, or that are the network itself"
     checks = "CANARY",
@@ -58,6 +58,7 @@ class Restores(Observer):
         nn.Module.state_dict, nn.Module.load_state_dict, torch.save = self._replaced
         self._replaced = None
 
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #68cf782a
 def _wrapped(restores: Restores, take: Callable, load: Callable, save: Callable) -> tuple[Callable, Callable, Callable]:
     @entry
     def state_dict(module, *args, **kwargs):
@@ -81,7 +82,7 @@ def _guarded(restores: Restores, look: Callable, *told: object) -> None:
     except Exception: restores._taken.clear()   # nothing is said of references then
     finally: restores._inside = False
 
-# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #11a31752
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #e4eba87d
 def _was_taken(restores: Restores, module: nn.Module, held: Mapping) -> None:
     restores._taken = [one for one in restores._taken if one.held() is not None][-50:]
     restores._taken.append(_Taken(held, restores._roles[id(module)], restores.loop.step))
@@ -101,6 +102,7 @@ def _stale(restores: Restores, held: object) -> _Taken | None:
     if taken is None or taken.spent or not begun < taken.step < restores.loop.step: return None
     return taken if _same_memory(restores, held, taken.role) else None
 
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #4ba017a8
 def _will_load(restores: Restores, module: nn.Module, held: Mapping) -> None:
     role = restores._roles.get(id(module))
     if role is None: return _spend(restores, held)
@@ -130,7 +132,7 @@ def _reference(taken: _Taken, what: str, told: dict) -> Finding:
     return Finding(cause="checkpoint is not what was saved", evidence=f"{what}: state_dict() at {taken.where} gave "
                    f"references at step {taken.step}, and they went on training", **told)
 
-# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #f0786a00
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #ffbf3741
 _KEPT = re.compile(r"(?i)(.*_)?best(_.*)?$|best[A-Z]\w*$")
 
 @patch

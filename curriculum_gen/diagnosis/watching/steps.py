@@ -16,6 +16,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from ..findings import Finding
 from .origins import user_frames, user_line
@@ -174,7 +175,7 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #7b0af25e
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f48514ed
 def _hidden(network: nn.Module) -> dict[str, Tensor]:
     "Parameters of modules in train mode that a network keeps in plain lists, tuples and dicts"
     found = {}
@@ -225,19 +226,20 @@ def before_step(self: Lives, optimiser):
     if life.off: life.off = {id(p) for p in life.parameters if id(p) in life.off and not p.requires_grad
                              and p.grad is None}
 
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f6b898a6
 @patch
 def _unowned(self: Lives) -> dict[str, Tensor]:   # full name -> parameter
     owned = {key for life in self._lives for key in life.ids} | self.waiting.keys()
     return {name: p for name, p in self.loop.named.trained().items() if p.requires_grad and id(p) not in owned}
 
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c1ee6ec0
 @patch
 def _newcomers(self: Lives) -> list[Finding]:
     "Parameters that came into a trained network while it was watched, or are hidden in it, and that nobody owns"
     named, owned, found = self.loop.named, {key for life in self._lives for key in life.ids} | self.waiting.keys(), []
     for role, network in named.networks.items():
         mine = named.parameters(role)
-        if named.is_frozen(f"{role}.") or named.is_average(f"{role}.") or not any(id(p) in owned for p in mine.values()):
-            continue
+        if named.is_frozen(f"{role}.") or named.is_average(role) or not owned & {id(p) for p in mine.values()}: continue
         known = {id(p) for p in network.parameters()} | named.names.keys()
         kinds = {"came into the network while it was watched": network.named_parameters(),
                  "are held in a plain list or dict, where parameters() does not find them": (
@@ -245,11 +247,12 @@ def _newcomers(self: Lives) -> list[Finding]:
         for how, entries in kinds.items():
             lost = {name: p for name, p in entries if id(p) not in named.names and id(p) not in owned
                     and p.requires_grad and largest_of(p.grad) > 1e-6}
-            if lost: found.append(Finding(cause="parameters in no optimiser", subject=role, step=self.loop.step,
-                                          evidence=f"{len(lost)} parameters, such as {next(iter(lost))}, {how}: they get "
-                                          "gradients and no optimiser owns them"))
+            if lost: found.append(Finding(
+                cause="parameters in no optimiser", subject=role, step=self.loop.step, evidence=f"{len(lost)} "
+                f"parameters, such as {next(iter(lost))}, {how}: they get gradients and no optimiser owns them"))
     return found
 
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #bddade8f
 @patch
 def after_step(self: Lives, optimiser):
     life = self._of.get(optimiser)
@@ -418,16 +421,15 @@ def findings(self: Averages) -> list[Finding]:
     found = []
     for role, (follows, made) in self._pairs.items():
         networks, named = self.loop.named.networks, self.loop.named.is_average(f"{role}.")
-        if role in self._stepped or self._steps < 30 or not self._way(follows, made): continue
-        told, waits = {"subject": role, "step": self.loop.step}, isinstance(networks[role],
-                                                                            torch.optim.swa_utils.AveragedModel)
+        if role in self._stepped or self._steps < 10 or not self._way(follows, made): continue
+        told, waits = {"subject": role, "step": self.loop.step}, isinstance(networks[role], AveragedModel)
         shared = [a for a, b in zip(*(_numbers(networks[r], "parameters") for r in (role, follows)))
                   if a is not b and a.data_ptr() == b.data_ptr()]
         if shared and named:
             found.append(Finding(cause="averaged weights not used", evidence=f"{len(shared)} of its parameters share "
                                  f"their memory with the {follows}'s: it is the trained network, no copy", **told))
         elif self._way(role, made) <= 3e-5*self._way(follows, made):   # or by rounding
-            if named and (not waits or self._steps >= 200):
+            if named and self._steps >= (200 if waits else 30):
                 found.append(Finding(cause="averaged weights not updated", evidence="but for rounding, nothing of it "
                                      f"changed in {self._steps} steps of the {follows}", **told))
         elif named and self._steps >= 30 and self._aside(role, follows, made):
@@ -444,7 +446,7 @@ def findings(self: Averages) -> list[Finding]:
 @patch
 def _behind(self: Averages, role: str, follows: str, made: dict) -> list[str]:   # buffers that did not follow
     network, other = (self.loop.named.networks[r] for r in (role, follows))
-    if isinstance(network, torch.optim.swa_utils.AveragedModel): return []   # update_bn comes after
+    if isinstance(network, AveragedModel): return []   # update_bn comes after
     names = [name for name, entry in network.named_buffers() if entry.numel() and entry.is_floating_point()]
     mine, theirs = (_equal(_numbers(n, "buffers"), made[r]["buffers"]) for n, r in ((network, role), (other, follows)))
     behind = [name for name, kept, still in zip(names, mine, theirs) if kept and not still]

@@ -40,7 +40,8 @@ DECLARATIONS = {
     "plain_weights_scored": "scores are of the network itself, not of its average",
 }
 # who else looks, in the order in which they are told
-OBSERVERS: tuple[type[Observer], ...] = Probes, InputsObserver, BoundObserver, Lives, Movement, Passes, Averages, Restores
+OBSERVERS: tuple[type[Observer], ...] = (Probes, InputsObserver, BoundObserver, Lives, Movement, Passes, Averages,
+                                         Restores)
 
 # %% ../../../nbs/diagnosis/watching/15_watch.ipynb #f8f71e31
 @patch
