@@ -67,7 +67,7 @@ _GAN_AROUND = program_faults(_G,
     N1=("the penalty is added with the other terms and once more by itself", UNEQUAL,
         (_TO_DISCRIMINATOR, _TO_DISCRIMINATOR.replace("sum(", '(applied["slope"] * terms["slope"] + sum(')
          .replace(").backward()", ")).backward()"))),
-    N2=("the average does not follow the running statistics", "averaged weights not updated",
+    N2=("the average does not follow the running statistics", "averaged buffers not updated",
         ("    for old, new in zip(averaged.buffers(), trained.buffers()): old.copy_(new)\n", "")),
     N3=("labels are looked up one row too early, as in a file with a header", "batch labels do not match images",
         ("return self.images[rows], self.labels[rows]", "return self.images[rows], self.labels[rows - 1]")),

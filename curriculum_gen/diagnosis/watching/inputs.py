@@ -227,9 +227,9 @@ def range_mismatch(
     "Why real images cannot be met"
     reach = {"tanh": "[-1, 1]", "sigmoid": "[0, 1]"}[activation]
     told = f"real images lie in [{low:.4g}, {high:.4g}], and the output ends in {activation}: {reach}"
-    if outside >= 0.02: return f"{told}; {outside:.1%} of their numbers are out of reach"
-    if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001: return f"{told}; none of them is below 0"
-    return ""
+    if outside >= 0.02 and max(high - 1, -low - (activation == "tanh")) >= 0.45:
+        return f"{told}; {outside:.1%} of their numbers are out of reach"
+    return f"{told}; none is below 0" if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001 else ""
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #85fe8ae4
 _COMPARED = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",

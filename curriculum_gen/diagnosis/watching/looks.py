@@ -307,6 +307,9 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
             if self._windows and self._windows < 8: self._open()
         if self._window_open: self._take_apart(root)
         if self._window_open or self._book.at_boundary(self.step): self._weigh(root)
+    # a loop that moves its weights by hand makes no step
+    if self._window_open and not self._window_steps and len(self._passes) - self._window_start[0] >= 100:
+        self._close(complete=True)
     if not self.resting: self._tell("before_backward", roots)
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #b7ef8a31

@@ -119,12 +119,20 @@ def _wrongly_owned(named: NamedNetworks, owners: Sequence[set[int]], *, owned: s
              and id(p) in {id(p) for p in trained.values()}]}
 
 # %% ../../../nbs/diagnosis/watching/02_ownership.ipynb #9b0d17c1
+def _frozen_part(mine: Iterable[str], name: str, *, off: Iterable[str]) -> bool:
+    "Whether the network, or a part of it with several layers, is frozen as a whole"
+    off, parts = set(off), name.split(".")
+    for depth in range(1, len(parts) - 1):
+        within = [other for other in mine if other.startswith(".".join(parts[:depth]) + ".")]
+        if off.issuperset(within): return depth == 1 or len({other.rpartition(".")[0] for other in within}) > 1
+    return False
+
 def _meant_to_train(named: NamedNetworks, name: str, *, owned: set[int], off: list[str]) -> bool:
     "Whether a parameter that never had requires_grad belongs to what is trained; a constant of its author does not"
     role, _, path = name.partition(".")
     mine = named.parameters(role)
     if not any(id(p) in owned for p in mine.values()) or name not in mine: return False
-    if id(mine[name]) not in owned and set(mine) <= set(off): return False   # a frozen network
+    if id(mine[name]) not in owned and _frozen_part(mine, f"{role}.{path}", off=off): return False
     owner = named.networks[role].get_submodule(path.rpartition(".")[0])
     others = [p for p in owner.parameters() if p is not mine[name]]
     return type(owner).__module__.startswith("torch.nn") or bool(others) and not any(p.requires_grad for p in others)
@@ -145,6 +153,11 @@ class FrozenState:
         self._copies = {name: entry.detach().clone() for name, entry in self._entries.items()}
         self._versions = self.versions()
 
+    def renew(self, role: str) -> None:
+        "Copy a network again: its weights were loaded on purpose"
+        self._copies |= {name: entry.detach().clone() for name, entry in self._entries.items()
+                         if name.split(".")[0] == role}
+        self._versions = self.versions()
     def versions(self) -> int:
         "The sum of the version counters"
         return sum([entry._version for entry in self._entries.values()])

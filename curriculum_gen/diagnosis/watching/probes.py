@@ -170,8 +170,8 @@ def other_values(
     return None if torch.equal(best, tensor) else best
 
 # %% ../../../nbs/diagnosis/watching/06_probes.ipynb #1306a330
-_STEPS = {0, 1, 2, 4, 8, 16, 20, 24, 32, 64, 128, 512, 1024}   # completed steps at which the generator is asked
-_AGAIN = {16, 20, 24, 32, 64, 128, 512}   # at these, what was used before is asked again: a label can get lost later
+_STEPS = {0, 1, 2, 4, 8, 16, 20, 24, 32, 64, 80, 96, 112, 128, 512, 1024}   # completed steps at which one asks
+_AGAIN = {16, 20, 24, 32, 64, 80, 96, 112, 128, 512}   # asked again then: a label that was used can get lost
 _PATIENCE = 20
 
 @dataclass(kw_only=True)

@@ -44,7 +44,8 @@ class Restores(Observer):
     def __init__(self, loop):
         super().__init__(loop)
         self._roles = {id(network): role for role, network in loop.named.networks.items()}
-        self._taken, self._found, self._replaced, self._inside = [], {}, None, False
+        # what state_dict() gave, and the step at which a network was asked for it last
+        self._taken, self._last, self._found, self._replaced, self._inside = [], {}, {}, None, False
 
     def findings(self): return [*self._found.values(), *self._kept()]
 
@@ -68,7 +69,9 @@ def _wrapped(restores: Restores, take: Callable, load: Callable, save: Callable)
     @entry
     def load_state_dict(module, state_dict, *args, **kwargs):
         _guarded(restores, _will_load, module, state_dict)
-        return load(module, state_dict, *args, **kwargs)
+        loaded = load(module, state_dict, *args, **kwargs)
+        _guarded(restores, _has_loaded, module)
+        return loaded
     @entry
     def saved(obj, *args, **kwargs):
         _guarded(restores, _will_save, obj)
@@ -85,7 +88,9 @@ def _guarded(restores: Restores, look: Callable, *told: object) -> None:
 # %% ../../../nbs/diagnosis/watching/14_restores.ipynb #e4eba87d
 def _was_taken(restores: Restores, module: nn.Module, held: Mapping) -> None:
     restores._taken = [one for one in restores._taken if one.held() is not None][-50:]
-    restores._taken.append(_Taken(held, restores._roles[id(module)], restores.loop.step))
+    role = restores._roles[id(module)]
+    restores._last[role] = restores.loop.step
+    restores._taken.append(_Taken(held, role, restores.loop.step))
 
 def _same_memory(restores: Restores, held: Mapping, role: str) -> bool:
     "Whether a dict holds the network's own tensors"
@@ -107,15 +112,24 @@ def _will_load(restores: Restores, module: nn.Module, held: Mapping) -> None:
     role = restores._roles.get(id(module))
     if role is None: return _spend(restores, held)
     own = module.state_dict()
-    step, told = restores.loop.step, {"subject": role, "where": user_line(), "step": restores.loop.step}
+    told = {"subject": role, "where": user_line(), "step": restores.loop.step}
     if why := _unmatched(held, own):
         restores._found["names", role] = Finding(
             cause="checkpoint is not what was saved", evidence=f"nothing was loaded: {why}", **told,
             instead="load with strict=True, and give the names that the network has")
-    taken = _stale(restores, held)
-    if taken is not None and taken.role == role: restores._found["memory", role] = _reference(
-        taken, f"what is loaded at step {step} changes nothing", told)
+    else: restores._found.pop(("names", role), None)   # whoever tries other names first has loaded it now
+    _hold_against_itself(restores, held, role, told)
     _spend(restores, held)
+
+# %% ../../../nbs/diagnosis/watching/14_restores.ipynb #038d4073
+def _hold_against_itself(restores: Restores, held: Mapping, role: str, told: dict) -> None:
+    step = restores.loop.step
+    if not restores.loop.start_step < step != restores._last.get(role) or not _same_memory(restores, held, role): return
+    taken = next((one for one in restores._taken if one.held() is held), None)
+    since = f"state_dict() at {taken.where} gave references at step {taken.step}" if taken else "they are references"
+    restores._found["memory", role] = Finding(
+        cause="checkpoint is not what was saved", **told,
+        evidence=f"what is loaded at step {step} changes nothing: {since}, and they went on training")
 
 def _will_save(restores: Restores, obj: object) -> None:
     for held in _tensors(obj):
@@ -124,6 +138,10 @@ def _will_save(restores: Restores, obj: object) -> None:
                 taken, f"what is saved at step {restores.loop.step} are the weights of now",
                 {"subject": taken.role, "where": user_line(), "step": restores.loop.step})
         _spend(restores, held)
+
+def _has_loaded(restores: Restores, module: nn.Module) -> None:
+    role, frozen = restores._roles.get(id(module)), getattr(restores.loop, "_frozen", None)
+    if frozen and role in restores.loop.named.frozen: frozen.renew(role)
 
 def _spend(restores: Restores, held: object) -> None:
     for one in restores._taken: one.spent |= one.held() is held

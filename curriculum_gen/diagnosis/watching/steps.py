@@ -93,6 +93,12 @@ def after_step(self: Movement, optimiser):
     self._mine[optimiser] = form, [entry for entry in waiting if entry[1] not in gone]
 
 @patch
+def _standing(self: Movement) -> dict[str, _Still]:
+    "Parameters that had every occasion to move, and are what they were"
+    return {name: s for name, s in self._still.items() if s.largest > 1e-6 and s.stands
+            and not self._has_moved(s, self.loop.named.entries[name])}
+
+@patch
 def _has_moved(self: Movement, still: _Still, p: Tensor) -> bool:
     if torch.equal(still.copy, p.detach()): return False
     if not still.half: return True
@@ -129,8 +135,7 @@ def _collapsed(seen: _Rate) -> list[str]:   # names of the parameters that stood
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c5c02f6f
 @patch
 def findings(self: Movement) -> list[Finding]:
-    still = {name: s for name, s in self._still.items() if s.largest > 1e-6 and s.stands}
-    found = []
+    still, found = self._standing(), []
     if still:
         rated, idle = max(s.rated for s in still.values()), max(s.idle for s in still.values())
         half = [s for s in still.values() if s.half]
@@ -175,7 +180,7 @@ def _count(optimiser: Optimizer) -> float | None:
     moments = any(isinstance(value, Tensor) and value.ndim for state in states for value in state.values())
     return max(steps) if steps else 1.0 if moments else None
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f48514ed
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #0a085cbb
 def _hidden(network: nn.Module) -> dict[str, Tensor]:
     "Parameters of modules in train mode that a network keeps in plain lists, tuples and dicts"
     found = {}
@@ -198,6 +203,8 @@ class Lives(Observer):
         # full name -> parameter that was off whenever one looked
         self._off = {name: p for name, p in loop.named.trained().items() if not p.requires_grad}
         self.waiting: dict[int, Tensor] = {}   # parameters of optimisers that were seen and made no step
+        self._stale = {id(p): (id(p.grad), p.grad._version) for network in loop.named.networks.values()
+                       for p in _hidden(network).values() if p.grad is not None}   # gradients from before the block
         self._early: dict[str, Tensor] = {}   # full name -> copy of a parameter that nobody owned at the second step
 
     def _look(self) -> None:
@@ -226,13 +233,13 @@ def before_step(self: Lives, optimiser):
     if life.off: life.off = {id(p) for p in life.parameters if id(p) in life.off and not p.requires_grad
                              and p.grad is None}
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f6b898a6
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #52431bb9
 @patch
 def _unowned(self: Lives) -> dict[str, Tensor]:   # full name -> parameter
     owned = {key for life in self._lives for key in life.ids} | self.waiting.keys()
     return {name: p for name, p in self.loop.named.trained().items() if p.requires_grad and id(p) not in owned}
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #c1ee6ec0
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #f589bb70
 @patch
 def _newcomers(self: Lives) -> list[Finding]:
     "Parameters that came into a trained network while it was watched, or are hidden in it, and that nobody owns"
@@ -246,13 +253,14 @@ def _newcomers(self: Lives) -> list[Finding]:
                      (name, p) for name, p in _hidden(network).items() if id(p) not in known)}
         for how, entries in kinds.items():
             lost = {name: p for name, p in entries if id(p) not in named.names and id(p) not in owned
-                    and p.requires_grad and largest_of(p.grad) > 1e-6}
+                    and p.requires_grad and largest_of(p.grad) > 1e-6
+                    and self._stale.get(id(p)) != (id(p.grad), p.grad._version)}
             if lost: found.append(Finding(
                 cause="parameters in no optimiser", subject=role, step=self.loop.step, evidence=f"{len(lost)} "
                 f"parameters, such as {next(iter(lost))}, {how}: they get gradients and no optimiser owns them"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #bddade8f
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #05df69d1
 @patch
 def after_step(self: Lives, optimiser):
     life = self._of.get(optimiser)
@@ -372,7 +380,7 @@ class Averages(Observer):
             if not follows or not shapes[role] or networks[role] is networks[follows[0]]: continue
             self._pairs[role] = follows[0], {who: {kind: [t.detach().clone() for t in _numbers(networks[who], kind)]
                                                    for kind in ("parameters", "buffers")} for who in (role, follows[0])}
-        self._steps, self._looked, self._last, self._changed = 0, 0, {}, {}
+        self._steps, self._looked, self._last, self._changed, self._gaps = 0, 0, {}, {}, Counter()
         self._known, self._counts = WeakKeyDictionary(), WeakKeyDictionary()   # roles of an optimiser; if it counts
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #81a58961
@@ -396,7 +404,9 @@ def _look(self: Averages) -> None:   # when did one small parameter of each aver
     self._looked = self._steps
     for role in self._pairs:
         one = min(_numbers(self.loop.named.networks[role], "parameters"), key=Tensor.numel).detach()
-        if role in self._last and not torch.equal(self._last[role], one): self._changed[role] = self._steps
+        if role in self._last and not torch.equal(self._last[role], one):
+            self._gaps[role] = max(self._gaps[role], self._steps - self._changed.get(role, 0))
+            self._changed[role] = self._steps
         self._last[role] = one.clone()
 
 # %% ../../../nbs/diagnosis/watching/08_steps.ipynb #6cf16f80
@@ -428,17 +438,17 @@ def findings(self: Averages) -> list[Finding]:
         if shared and named:
             found.append(Finding(cause="averaged weights not used", evidence=f"{len(shared)} of its parameters share "
                                  f"their memory with the {follows}'s: it is the trained network, no copy", **told))
-        elif self._way(role, made) <= 3e-5*self._way(follows, made):   # or by rounding
+        elif not (way := self._way(role, made)) or way <= 3e-5*self._way(follows, made):   # or by rounding
             if named and self._steps >= (200 if waits else 30):
                 found.append(Finding(cause="averaged weights not updated", evidence="but for rounding, nothing of it "
                                      f"changed in {self._steps} steps of the {follows}", **told))
         elif named and self._steps >= 30 and self._aside(role, follows, made):
             found.append(Finding(cause="averaged weights not updated", evidence=f"in {self._steps} steps of the "
                                  f"{follows} it moved, and not towards it", **told))
-        elif named and self._steps - self._changed.get(role, 0) >= 150 and self._changed.get(role, 0) <= 1:
-            found.append(Finding(cause="averaged weights not updated", evidence="it changed at the beginning, and not "
-                                 f"in the {self._steps - self._changed.get(role, 0)} steps of the {follows} since",
-                                 **told))
+        elif named and (idle := self._steps - self._changed.get(role, 0)) >= max(120, 5*self._gaps[role]):
+            found.append(Finding(cause="averaged weights not updated", evidence=f"it changed every {self._gaps[role]} "
+                                 f"steps or more often, and not in the last {idle} of {self._steps} steps of the "
+                                 f"{follows}", **told))
         elif behind := self._behind(role, follows, made): found.append(self._buffers(behind, follows, told))
     return found
 
