@@ -6,7 +6,7 @@
 __all__ = ['FIELD', 'FieldEntry', 'field_source', 'field_entries', 'run_field', 'names_line']
 
 # %% ../../../nbs/bench/catalogues/03_fourth.ipynb #d4501104
-import linecache
+import linecache, sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -68,7 +68,7 @@ def run_field(
     name, source = f"{entry.program.split('/')[-1]}.py", field_source(entry)
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     module = ModuleType(name.removesuffix(".py"))
-    module.__file__ = name
+    module.__file__, sys.modules[module.__name__] = name, module   # a dataclass asks for its module
     exec(compile(source, name, "exec"), vars(module))
     return [finding for finding in module.main(watch, seed=seed).findings() if finding.kind in ("cause", "effect")]
 
