@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Summand', 'Lost', 'BackwardPass', 'local_tensors', 'used_names', 'is_filled', 'reachable', 'compiled_in',
-           'see_backward', 'lost_terms', 'idle_terms', 'cut_parameters', 'misused_losses', 'GeneratorStep',
-           'unseen_labels', 'unused_labels', 'repeated_draws']
+           'see_backward', 'lost_terms', 'idle_terms', 'cut_parameters', 'sampled_parameters', 'misused_losses',
+           'GeneratorStep', 'unseen_labels', 'unused_labels', 'repeated_draws']
 
 # %% ../../../nbs/diagnosis/watching/03_backward.ipynb #f0832794
 from collections import defaultdict
@@ -216,6 +216,27 @@ def cut_parameters(
                              evidence=f"{how} ends the gradient here: in {len(seen)} of {len(passes)} backward passes "
                              f"the loss ({seen[0][0].where}) was computed from it, and none reached it"))
     return found
+
+# %% ../../../nbs/diagnosis/watching/03_backward.ipynb #072152dc
+def sampled_parameters(
+    passes: Sequence[BackwardPass],            # of one stretch
+    consumers: Mapping[int, frozenset[int]],   # pass -> parameters of the optimisers that used it, by `id`
+    *,
+    trained: Mapping[int, str],                # full names of the parameters that are meant to be trained, by `id`
+    scored: set[Severed],                      # samples whose log-probability was computed: a policy gradient
+) -> list[Finding]:                            # one a line
+    "Parameters of a distribution that a loss looks at through a sample without gradient"
+    seen = defaultdict(list)
+    for i, p in enumerate(passes):
+        for cut in p.cut - scored:
+            names = {trained[key] for key in cut.leaves & consumers.get(i, frozenset()) if key in trained}
+            if cut.how == "sample" and names: seen[cut.where].append((p, names))
+    return [Finding(cause="gradient cut inside the network", where=where, step=found[0][0].step,
+                    subject=f"{len(found[0][1])} parameters, such as {min(found[0][1])}",
+                    evidence=f"sample() draws here without a gradient, and in {len(found)} of {len(passes)} backward "
+                    f"passes the loss ({found[0][0].where}) was computed from what it drew", instead="draw with "
+                    "rsample(), or by hand as mean + deviation*noise")
+            for where, found in seen.items() if len(found) > 1]
 
 # %% ../../../nbs/diagnosis/watching/03_backward.ipynb #19686334
 def misused_losses(

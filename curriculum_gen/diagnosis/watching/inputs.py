@@ -195,8 +195,7 @@ def constant_request(
     classes: int = 0,     # how many there are; 0 where that is unknown
 ) -> int | None:          # the class; None where it is no constant, or not for 20 updates
     "The one class that every update asked for"
-    asked = np.flatnonzero(requested.counts)
-    others = np.flatnonzero(real.counts)
+    asked, others = np.flatnonzero(requested.counts), np.flatnonzero(real.counts)
     few = requested.batches < 20 or requested.examples < 4*requested.batches
     if len(asked) != 1 or few or classes == 1 or not (classes or len(others)): return None
     return None if list(others) == list(asked) else int(asked[0])
@@ -229,6 +228,7 @@ def range_mismatch(
     told = f"real images lie in [{low:.4g}, {high:.4g}], and the output ends in {activation}: {reach}"
     if outside >= 0.02 and max(high - 1, -low - (activation == "tanh")) >= 0.45:
         return f"{told}; {outside:.1%} of their numbers are out of reach"
+    if high - low < 0.2: return f"{told}; they fill {(high - low)/(2 if activation == 'tanh' else 1):.1%} of it"
     return f"{told}; none is below 0" if activation == "tanh" and 0 <= low < 0.02 and 0.98 < high <= 1.001 else ""
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #85fe8ae4
@@ -389,11 +389,11 @@ def mismatched(
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0b05fabe
 _NO_CLASS = re.compile(r"(?i)(ts?|[knis]|.*(time|step|sigma|nois|mask|token|seed).*|(idx|ind|pos|len).*|(.*_)?ids?)$")
 
-def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).numpy()
+def _rows(tensor: Tensor) -> np.ndarray: return tensor.detach().cpu().reshape(len(tensor), -1).float().numpy()
 
 def _readable(tensor: Tensor) -> bool:
-    return (tensor.layout == torch.strided and tensor.ndim > 0 and tensor.numel() > 1 and tensor.dtype != torch.bfloat16
-            and tensor.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+    return (tensor.layout == torch.strided and tensor.ndim > 0 and tensor.numel() > 1 and tensor.device.type != "meta"
+            and not torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 def _looked_at(step: int) -> bool: return step < 64 or step % 16 == 0 or step % 256 < 16
 

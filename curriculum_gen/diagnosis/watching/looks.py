@@ -25,7 +25,8 @@ from .graph import reached, signature
 from .origins import entry, user_frames, user_line
 from .ownership import FrozenState, NamedNetworks, mode_dependent
 from curriculum_gen.diagnosis.watching.backward import (
-    GeneratorStep, cut_parameters, idle_terms, lost_terms, misused_losses, repeated_draws, see_backward, unused_labels
+    GeneratorStep, cut_parameters, idle_terms, lost_terms, misused_losses, repeated_draws, sampled_parameters,
+    see_backward, unused_labels
 )
 from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
@@ -67,6 +68,7 @@ class Watch(Answers, Rests):
             False, set(), False, {}, 0, False)
         self._note_networks()
         self._note_frozen()
+        self.plain_scores, self._sampled = 0, ""   # of the network itself; whom images were last taken from
         self._observers = Observers(observers, self)
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #c23ba1c2
@@ -75,6 +77,11 @@ def step(self: Watch) -> int:
     "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
     owner = self._generator_owner
     return self.start_step + (owner.before + owner.steps if owner else 0)
+
+@patch(as_prop=True)
+def called(self: Watch) -> set[str]:
+    "Roles of the networks that made a forward pass"
+    return self._called
 
 @patch(as_prop=True)
 def received(self: Watch) -> dict[str, float]:   # full name -> largest gradient that was seen
@@ -281,6 +288,7 @@ def _judged_window(self: Watch, *, complete: bool) -> list[Finding]:
     return [*lost_terms(passes), *idle_terms(passes, settled), *misused_losses(passes),
             *(unused_labels(updates, random=random, escaped=self._tracer.escaped) if followed else ()),
             *cut_parameters(passes, settled, trained=trained),
+            *sampled_parameters(passes, settled, trained=trained, scored=self._tracer.scored),
             *(repeated_draws(passes, updates) if followed else ()), *masked]
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #5a9eba13
@@ -351,10 +359,14 @@ def _tell(self: Watch, event: str, *told: object, **named: object) -> None:
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #7c8ea258
 @patch
 def _will_call(self: Watch, role: str, *called: object) -> None:
+    if not torch.is_grad_enabled():   # who made what is scored?
+        self.plain_scores += role in self.named.frozen and self._sampled == "generator"
+        if role not in self.named.frozen: self._sampled = role
     if (self._window_open or role not in self._called
         or any(layer.training for layer in self._judges.get(role) or self._averages.get(role, ()))):
         self._look_before_call(role, *called)
 
+# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #cd0c7cac
 @patch
 def _has_called(self: Watch, role: str, *called: object) -> None:
     if self._window_open or self._attended: self._look_after_call(role, *called)

@@ -238,6 +238,7 @@ class Tracer(TorchFunctionMode):
         self._known, self._numbers, self._inside, self._loose = known, count(), [], None
         # operations that tell what labels and data are for: name, tensors, their origins, result
         self.read = deque(maxlen=64)
+        self.scored: set[Severed] = set()   # samples whose log-probability was computed
         self._generator_parameters = {id(p) for p in generator.parameters()} if generator is not None else set()
 
     @entry
@@ -320,7 +321,8 @@ def _observed(self: Tracer, func: Callable, name: str, args: tuple, kwargs: dict
     if name in _LEAVES: self._leave(name, inputs[:1], before[:1])
     if name == "grad" and self._generator_parameters & set(map(id, inputs)): self.differentiated += before
     if name == "item" and isinstance(out, float): return self._number(out, inputs[0], before[0])
-    if name in _READ or (name in _SUMS and _meets(name, inputs, before)): self.read.append((name, inputs, before, out))
+    if name in _READ or (name in {*_SUMS, "lerp", "lerp_"} and _meets(name, inputs, before)):
+        self.read.append((name, inputs, before, out))
     numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, SeveredNumber)]
     for tensor in tensors_in(out) if name != "__setitem__" else inputs[:1]:
         self._follow(tensor, name, inputs=inputs, before=before, live=live, wanted=wanted, numbers=numbers)
@@ -358,8 +360,8 @@ def _union(parts: list[frozenset]) -> frozenset: return frozenset().union(*parts
 
 def _meets(name: str, inputs: list[Tensor], before: list[Origin]) -> bool:
     "Whether an operation adds data from outside to a draw, or takes them from what has a gradient"
-    if len(inputs) != 2 or inputs[0].shape != inputs[1].shape: return False
-    kinds = {(bool(o.data), o.noise) for o in before}
+    if len(inputs) not in (2, 3) or inputs[0].shape != inputs[1].shape: return False   # the third one of lerp
+    kinds = {(bool(o.data), o.noise) for o in before[:2]}
     return (kinds == {(True, False), (False, True)} or ("sub" in name and any(o.data and not o.calls for o in before)
                                                         and {t.requires_grad for t in inputs} == {True, False}))
 
@@ -372,7 +374,7 @@ def _leaves(tensors: list[Tensor]) -> frozenset[int]:
 @patch
 def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], before: list[Origin], live: list[bool],
             wanted: list[bool], numbers: list[SeveredNumber]) -> None:
-    if name in _DRAWS: return self._drawn(tensor, name, before if name in _CONDITIONED else [])
+    if name in _DRAWS: return self._drawn(tensor, name, before if name in _CONDITIONED else [], inputs)
     if name in _FACTORIES:
         number = next(self._numbers)
         self.origins[tensor] = Origin(number=number, labels=frozenset({number}) if is_label(tensor) else frozenset())
@@ -380,6 +382,7 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
     if not inputs and not numbers: return   # from Python numbers: a root
     flat = tensor.requires_grad and (name in _FLAT or (any(wanted) and not any(live)))
     severed = _union([o.severed for o in before] + [n.severed for n in numbers])
+    if "sub" in name: self._score(before)
     if any(live) and (flat or not tensor.requires_grad): severed = frozenset({self._cut_here(name, inputs, before)})
     elif tensor.requires_grad and not flat: severed = frozenset()
     lost = _union([o.lost for o in before]) if name in _HAND_ON else frozenset()
@@ -395,6 +398,12 @@ def _follow(self: Tracer, tensor: Tensor, name: str, *, inputs: list[Tensor], be
     self.origins[tensor] = self._through_parameters(found, inputs, before) if not self._inside else found
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #79c539fb
+@patch
+def _score(self: Tracer, before: list[Origin]) -> None:
+    "The log-probability of a sample, as in a policy gradient: no gradient through the sample is wanted"
+    numbers = {o.number for o in before}
+    self.scored |= {cut for o in before for cut in o.cut if cut.how == "sample" and cut.recent & numbers}
+
 @patch
 def _cut_here(self: Tracer, name: str, inputs: list[Tensor], before: list[Origin]) -> Severed:
     leaves = _leaves(inputs)
@@ -436,7 +445,15 @@ def _lost(self: Tracer, tensor: Tensor, name: str, inputs: list[Tensor], before:
 
 # %% ../../../nbs/diagnosis/watching/01_origins.ipynb #e39ec61d
 @patch
-def _drawn(self: Tracer, tensor: Tensor, name: str, before: list[Origin]) -> None:
+def _sampled(self: Tracer, name: str, before: list[Origin], inputs: list[Tensor]) -> frozenset[Severed]:
+    "That a normal law whose numbers are trained was drawn from without a gradient"
+    ends = _leaves([t if t._base is None or t.grad_fn is not None else t._base for t in inputs])
+    return frozenset({Severed(where=user_line(), how="sample", recent=self._near(before), leaves=ends)}
+                     if ends and name == "normal" else ())
+
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b47e496d
+@patch
+def _drawn(self: Tracer, tensor: Tensor, name: str, before: list[Origin], inputs: list[Tensor]) -> None:
     "A draw; one whose law was computed depends on what its law depends on"
     number = next(self._numbers)
     # masks and small counts repeat by chance
@@ -447,6 +464,7 @@ def _drawn(self: Tracer, tensor: Tensor, name: str, before: list[Origin]) -> Non
     def known(field): return _union([getattr(o, field) for o in before])
     self.origins[tensor] = Origin(number=number, labels=labels | known("labels"), data=known("data"),
                                   calls=known("calls"), unknown=known("unknown"),
+                                  cut=self._sampled(name, before, inputs),
                                   draws=frozenset({draw}) if draw else frozenset(), size=tensor.numel())
 
 @patch

@@ -116,7 +116,7 @@ def _wrongly_owned(named: NamedNetworks, owners: Sequence[set[int]], *, owned: s
             else [n for n, p in trained.items() if owners_of(p) > 1],
             "averaged weights not used":
             [n for n, p in named.entries.items() if named.is_average(n) and isinstance(p, nn.Parameter)
-             and id(p) in {id(p) for p in trained.values()}]}
+             and id(p) in {id(p) for n, p in trained.items() if n not in off}]}   # what is frozen is another matter
 
 # %% ../../../nbs/diagnosis/watching/02_ownership.ipynb #9b0d17c1
 def _frozen_part(mine: Iterable[str], name: str, *, off: Iterable[str]) -> bool:

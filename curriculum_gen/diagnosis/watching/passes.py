@@ -29,7 +29,8 @@ class _Stand:
         self.name, self.role, self.p = name, name.split(".")[0], parameter
         self.pending, self.before, self.mark, self.spent = [], None, None, None
         self.clipped = self.unscaled = False
-        self.landed, self.uses, self.line = 0, 0, None   # passes that gave it a gradient, the last one's line
+        # passes that gave it a gradient, steps that used one, gradients with NaN or Inf among the first, the last line
+        self.landed, self.uses, self.broken, self.line, self.scaled = 0, 0, 0, None, False
         self.value = self.gradient = None
 
     def now(self) -> tuple[int, int] | None:
@@ -62,6 +63,8 @@ class Passes(Observer):
         self._mine, self._stepped, self._inside, self._restore = WeakKeyDictionary(), set(), False, None
         self.idle: set[int] = set()   # parameters of optimisers that were seen and made no step
         self._clips, self._wrong, self._evidence, self._bypassed = Counter(), Counter(), {}, {}
+        # optimisers that stepped again with what a scaler's step had used, and passes beside scaled ones that were not
+        self._again, self._unscaled = {}, {}
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0d85d75b
 @patch
@@ -74,6 +77,8 @@ def before_step(self: Passes, optimiser):
         self._stepped |= ids
     for stand in self._mine[optimiser][1]:
         if stand.pending and stand.p.grad is not None: _consumed(self, stand, optimiser)
+        elif stand.scaled and stand.p.grad is not None and stand.now() == stand.spent:
+            self._again.setdefault(optimiser, []).append((self._tick, user_line(), stand.role))
 
 @patch
 def after_step(self: Passes, optimiser): self._inside = False
@@ -102,6 +107,7 @@ def after_backward(self: Passes, roots):
     for stand in landed:
         stand.mark, stand.clipped, stand.unscaled = stand.now(), False, False
         stand.landed, stand.line = stand.landed + 1, line
+        if stand.landed <= 30: stand.broken += not bool(stand.p.grad.isfinite().all())
         if self._inside: continue   # in a closure, which the step itself calls
         stand.pending = [*stand.pending[-500:], made]
         made.open.add(stand)
@@ -155,6 +161,12 @@ def _consumed(passes: Passes, stand: _Stand, optimiser: Optimizer) -> None:
     if stand.gradient is not None:   # is it that of the last pass, or was it put together by hand?
         cosine = torch.cosine_similarity(stand.gradient.flatten().double(), stand.p.grad.detach().flatten().double(), 0)
         last.line.by_hand |= bool(stand.gradient.any()) and float(cosine) < 0.999
+    scales = [None if one.scale is None else float(one.scale) for one in stand.pending]
+    stand.scaled = scales[-1] is not None
+    if None in scales and any(scale not in (None, 1.0) for scale in scales):
+        plain = next(one for one, scale in zip(stand.pending, scales) if scale is None)
+        passes._unscaled.setdefault(plain.line.where, []).append(
+            (passes._tick, max(scale for scale in scales if scale), stand.role))
     for one in stand.pending:
         if not one.used: one.used, one.line.used = True, one.line.used + 1
         one.line.users.add(stand.role)
@@ -177,8 +189,9 @@ def _never_used(passes: Passes) -> list[Finding]:
         unused = line.lost >= 3 or waits >= 20 if not line.used else line.made >= 20
         if passes._tick and role and role not in line.users and unused and (line.lost >= 3 or passes._tick >= 20):
             said.add(role)
-            found.append(Finding(subject=role, where=line.where, **told, evidence=f"{line.made} backward passes "
-                                 f"here gave the {role} gradients, and its optimiser never made a step"))
+            found.append(_all_broken(passes, role, line) or Finding(
+                subject=role, where=line.where, **told, evidence=f"{line.made} backward passes here gave the {role} "
+                "gradients, and its optimiser never made a step"))
         elif (line.used >= 3 and line.lost >= 4 and len(line.intervals) >= 3 and not line.by_hand
               and 2*len(line.intervals) >= len(line.all_intervals)):
             found.append(Finding(subject=sorted(line.roles)[0], where=line.where, **told, evidence=f"of {line.made} "
@@ -186,16 +199,29 @@ def _never_used(passes: Passes) -> list[Finding]:
     return found + _parts_without_steps(passes, said)
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #74085365
+def _all_broken(passes: Passes, role: str, line: _Line) -> Finding | None:
+    "Steps that are all skipped, since every gradient is broken"
+    broken = [s for s in passes._stands if s.role == role and s.landed >= 3 and s.broken >= 0.8*min(s.landed, 30)]
+    return Finding(cause="non-finite values", subject=broken[0].name, where=line.where, step=passes.loop.step,
+                   evidence=f"in {broken[0].broken} of the first {min(broken[0].landed, 30)} backward passes here its "
+                   "gradient held NaN or Inf, and its optimiser never made a step: a scaler skips such "
+                   "steps") if broken else None
+
 def _parts_without_steps(passes: Passes, said: set[str]) -> list[Finding]:
-    "Parts of a network whose own optimiser exists and makes no step"
+    "Parts of a network whose gradients no step uses, for want of the step or of the gradients"
     found = []
-    for stand in passes._stands:   # a part of a network has an optimiser of its own
-        if (stand.role not in said and stand.landed >= 20 and not stand.uses and passes._tick >= 20
-            and id(stand.p) in passes.idle and id(stand.p) not in passes._stepped):
-            said.add(stand.role)
-            found.append(Finding(cause="gradients never used", subject=stand.name, where=stand.line.where,
-                                 step=passes.loop.step, evidence=f"{stand.landed} backward passes gave it gradients, "
-                                 "and the optimiser that owns it never made a step"))
+    for stand in passes._stands:
+        if stand.role in said or stand.landed < 20 or stand.uses or passes._tick < 20: continue
+        told = {"subject": stand.name, "where": stand.line.where, "step": passes.loop.step}
+        many = f"{stand.landed} backward passes gave it gradients, and"
+        if id(stand.p) in passes._stepped:
+            found.append(Finding(cause="gradients cleared before the step", **told, evidence=f"{many} none was left "
+                                 "whenever its optimiser made a step"))
+        elif id(stand.p) in passes.idle:
+            found.append(Finding(cause="gradients never used", **told, evidence=f"{many} the optimiser that owns it "
+                                 "never made a step"))
+        else: continue
+        said.add(stand.role)
     return found
 
 # %% ../../../nbs/diagnosis/watching/10_passes.ipynb #0a862848
@@ -267,7 +293,7 @@ def _clipped(passes: Passes, parameters: object, bound: object) -> None:
             passes._evidence[where] = waiting[0].role, f"the gradients were still {float(scale):.6g} times too large"
         for stand in waiting: stand.clipped = True
     elif all(stand.now() is None or not stand.p.grad.any() for stand in stands):
-        passes._wrong[where] += 1
+        passes._wrong[where] += any(stand.landed for stand in stands)   # else no gradient ever came
         passes._evidence[where] = stands[0].role, "there was no gradient yet"
     elif all(stand.now() is not None and stand.now() == stand.spent for stand in stands):
         passes._wrong[where] += 1
@@ -283,6 +309,15 @@ def _misplaced(passes: Passes) -> list[Finding]:
         found.append(Finding(cause="scaler bypassed", subject=role, where=where, step=step, evidence="this "
                              f"{type(optimiser).__name__} stepped with gradients that are {scale:.6g} times those of "
                              "the loss, as GradScaler.scale made them"))
+    for optimiser, seen in passes._again.items():
+        if len({tick for tick, *_ in seen}) >= 3: found.append(Finding(
+            cause="scaler bypassed", subject=seen[0][2], where=seen[0][1], step=step, evidence=f"this "
+            f"{type(optimiser).__name__} stepped again with gradients that the scaler's step had just used"))
+    for where, seen in passes._unscaled.items():
+        if len({tick for tick, *_ in seen}) >= 3: found.append(Finding(
+            cause="scaler bypassed", subject=seen[0][2], where=where, step=step, evidence="this backward pass is not "
+            f"scaled and its gradients are added to others that are scaled by {seen[0][1]:.6g}",
+            instead="call scaler.scale(loss).backward() for every loss of a step"))
     for where, wrong in passes._wrong.items():
         role, why = passes._evidence[where]
         if wrong >= 3 and wrong >= 0.8*passes._clips[where] and not (found and "too large" in why):

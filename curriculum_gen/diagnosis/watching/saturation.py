@@ -38,11 +38,14 @@ class BoundObserver(Observer):
         self._generator = {id(p) for p in loop.named.parameters("generator").values()}
         self._steps, self._alert, self._loss, self._opponent = Counter(), False, None, set()
         self._run, self._found = [], []   # step, loss, line and opponent of the steps with gradients of 0
+        self._shares: dict[int, float] = {}   # step -> share of an opponent's probabilities that are exactly 0 or 1
 
     def attends(self): return self._alert
 
     def called(self, role, network, *, args, kwargs, output):
-        if not self._alert or role == "generator": return
+        if role == "generator": return
+        self._note_share(output)
+        if not self._alert: return
         for tensor in tensors_in(output):
             if tensor.requires_grad and tensor.is_floating_point() and tensor.numel():
                 self._opponent.add(bool(((tensor == 0) | (tensor == 1)).all()))
@@ -70,6 +73,36 @@ def before_step(self: BoundObserver, optimiser: Optimizer) -> None:
     self._alert, self._loss = zero, None
     if len(self._run) >= 5: self._found = [self._saturated()]
 
+# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #1393b5b2
+_ENDS = "Sigmoid", "Hardsigmoid", "Clamp", "Softmax"
+_SAME = "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Select", "Slice"
+
+def _is_probability(tensor: Tensor) -> bool:
+    "Whether the last thing done to a tensor bounds it by 0 and 1"
+    node = tensor.grad_fn
+    for _ in range(4):
+        if node is None or not node.name().startswith(_SAME): break
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(_ENDS)
+
+@patch
+def _note_share(self: BoundObserver, output: object) -> None:
+    "Of probabilities that a generator is trained through, how many are at their ends"
+    for tensor in tensors_in(output):
+        if not (tensor.requires_grad and tensor.is_floating_point() and tensor.numel() > 3): continue
+        if _is_probability(tensor) and self._generator & reached(tensor.grad_fn).keys():
+            self._shares[self.loop.step] = float(((tensor == 0) | (tensor == 1)).float().mean())
+
+# %% ../../../nbs/diagnosis/watching/09_saturation.ipynb #67682739
+@patch
+def _half_gone(self: BoundObserver) -> list[Finding]:
+    late = {step: share for step, share in self._shares.items() if step > self.loop.start_step + 5}
+    many = [step for step, share in late.items() if share >= 0.5]
+    if len(many) < 20 or len(many) < 0.8*len(late): return []
+    return [Finding(cause="loss saturated", subject="the generator's loss", step=many[0], evidence="the network that "
+                    f"judges the generator's output gives exactly 0 or 1 for half of it or more in {len(many)} of "
+                    f"{len(late)} steps: there is no gradient")]
+
 @patch
 def _saturated(self: BoundObserver) -> Finding:
     step, value, where, opponent = self._run[0]
@@ -81,4 +114,4 @@ def _saturated(self: BoundObserver) -> Finding:
 @patch
 def findings(self: BoundObserver) -> list[Finding]:
     "The saturated loss, if there is one"
-    return list(self._found)
+    return list(self._found) or self._half_gone()
