@@ -64,3 +64,16 @@ def test_a_network_that_is_put_into_eval_mode_inside_is_in_eval_mode():
     with pytest.raises(InputError, match="train mode"):
         trial.trial_call(lambda latents, labels: net.train()(stored(latents, labels)), task=TASK)
     assert not nn.modules.module._global_forward_hooks and not nn.modules.module._global_forward_pre_hooks
+
+
+def test_stored_statistics_that_take_images_out_of_range_are_the_cause_and_not_the_range():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out, self.norm = nn.Embedding(10, 8), nn.Linear(72, 784), nn.BatchNorm1d(784)
+        def forward(self, z, y):
+            return self.norm(self.out(torch.cat([z, self.embed(y)], 1))).mul(0.1).view(-1, 1, 28, 28)
+    network = Normed().eval()
+    network.norm.running_mean += 9
+    with pytest.raises(InputError, match="stored batch statistics of its 1 BatchNorm layers do not fit"):
+        trial.trial_call(network)

@@ -43,7 +43,7 @@ def evaluate_generator(
     threads: int = 1,                 # of torch on the CPU
     progress: bool = False,           # show a bar when judges have to be trained
 ) -> Card:                            # with its verdict, the certificates of its judges, and a few images
-    "Judge any class-conditional generator by the whole panel"
+    "Judge any class-conditional generator, `images = generator(latents, labels)` in [-1, 1], by the whole panel"
     if not isinstance(dataset, (str, Dataset)):
         raise InputError(f"dataset is a {type(dataset).__name__}: give a name, or images and labels by "
                          "dataset_of(Task(name, image_shape, classes), train=(bytes, labels), test=(bytes, labels))")

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['REALISM_IMAGES', 'STUDENT_SEEDS', 'SAMPLE_IMAGES', 'STATISTICS_BATCH', 'latent_shape_of', 'evaluation_latents',
            'generate', 'judged_by', 'Instruments', 'prepare_instruments', 'recognised_by_class', 'score_images',
-           'as_pixels', 'score_generator', 'sampled_images', 'evidence_of', 'judged_cards', 'untrained_null']
+           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'evidence_of', 'judged_cards',
+           'untrained_null']
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #417d9e52
 import math
@@ -293,14 +294,14 @@ def _batch_statistics_accuracy(generator: Callable, instruments: Instruments) ->
     shape, task = latent_shape_of(generator), instruments.task
     if isinstance(generator, nn.Module): layers = [m for m in generator.modules() if isinstance(m, _BatchNorm)]
     else:   # of a function it shows only when it runs
-        with _on_batch_statistics() as layers: generate(generator, evaluation_latents(2, shape=shape), task=task)
+        with on_batch_statistics() as layers: generate(generator, evaluation_latents(2, shape=shape), task=task)
     if not layers: return None
     latents = evaluation_latents(instruments.images_per_class, shape=shape)
-    with _on_batch_statistics(): images = generate(generator, latents, task=task, batch_size=STATISTICS_BATCH)
+    with on_batch_statistics(): images = generate(generator, latents, task=task, batch_size=STATISTICS_BATCH)
     return accuracy(confusion_counts(judged_by(instruments.judges["first"], images)))
 
 @contextmanager
-def _on_batch_statistics() -> Iterator[list]:   # the BatchNorm layers that have run so far
+def on_batch_statistics() -> Iterator[list]:   # the BatchNorm layers that have run so far
     "Every BatchNorm layer normalises by its batch, wherever its network is held; no network is changed"
     seen = []
     def instead(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
@@ -382,7 +383,7 @@ def untrained_null(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "untrained generator"))
             generator = Generator(widths)
-        with _on_batch_statistics():
+        with on_batch_statistics():
             images = generate(generator.eval(), latents, batch_size=STATISTICS_BATCH)
         found.append(accuracy(confusion_counts(judged_by(judge, images))))
     return AccuracyNull(np.sort(found), np.full(len(found), 1/len(found)))

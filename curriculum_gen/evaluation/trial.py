@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from ..core.errors import InputError
 from ..core.records import Record
 from ..core.task import MNIST, Task
-from .instruments import evaluation_latents, generate, latent_shape_of
+from .instruments import evaluation_latents, generate, latent_shape_of, on_batch_statistics
 
 # %% ../../nbs/evaluation/04_trial.ipynb #3c544bfe
 def _mode_matters(layer: nn.Module) -> bool:
@@ -172,9 +172,9 @@ def trial_call(
     with _random_states() as back:
         try:
             with _train_mode_seen() as seen: first = ask(latents)
-        except InputError:
+        except InputError as error:
             _train_mode_told(seen)   # dropout may be what takes images out of their range
-            raise
+            raise InputError(_statistics_told(error, ask, latents) or str(error)) from error
         except Exception as error: raise InputError(_refusal(generator, error, shape, task)) from error
         modes = _train_mode_told(seen)
         again = ask(latents)
@@ -191,6 +191,15 @@ def trial_call(
     return Trial(repeats=repeats, uses_latents=uses, follows=follows, one_image=one_image, reasons=reasons)
 
 # %% ../../nbs/evaluation/04_trial.ipynb #d183b969
+def _statistics_told(error: InputError, ask: Callable, latents: Tensor) -> str:
+    "That images leave their range with the stored batch statistics only; empty where they do anyway"
+    try:
+        with on_batch_statistics() as layers: ask(latents)
+    except InputError: return ""
+    if not layers: return ""
+    return (f"{str(error).partition(': ')[0]}, and with the statistics of the batch they do not: the stored batch "
+            f"statistics of its {len(layers)} BatchNorm layers do not fit; copy buffers with the weights")
+
 def _alike(images: Tensor, others: Tensor) -> bool:   # but for rounding
     return float((images - others).abs().max()) <= 1e-3
 

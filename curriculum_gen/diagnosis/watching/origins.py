@@ -447,11 +447,12 @@ def _lost(self: Tracer, tensor: Tensor, name: str, inputs: list[Tensor], before:
 @patch
 def _sampled(self: Tracer, name: str, before: list[Origin], inputs: list[Tensor]) -> frozenset[Severed]:
     "That a normal law whose numbers are trained was drawn from without a gradient"
-    ends = _leaves([t if t._base is None or t.grad_fn is not None else t._base for t in inputs])
-    return frozenset({Severed(where=user_line(), how="sample", recent=self._near(before), leaves=ends)}
+    laws = [t if t._base is None or t.grad_fn is not None else t._base for t in inputs]
+    ends, known = _leaves(laws), _union([frozenset({o.number}).union(*o.recent[:1]) for o in before])
+    return frozenset({Severed(where=user_line(), how="sample", recent=known, leaves=ends)}
                      if ends and name == "normal" else ())
 
-# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #b47e496d
+# %% ../../../nbs/diagnosis/watching/01_origins.ipynb #979bd99a
 @patch
 def _drawn(self: Tracer, tensor: Tensor, name: str, before: list[Origin], inputs: list[Tensor]) -> None:
     "A draw; one whose law was computed depends on what its law depends on"

@@ -187,9 +187,11 @@ def _never_used(passes: Passes) -> list[Finding]:
         role = next(iter(sorted(line.roles & forgotten - said)), None)
         waits = line.made - line.used - line.lost
         unused = line.lost >= 3 or waits >= 20 if not line.used else line.made >= 20
-        if passes._tick and role and role not in line.users and unused and (line.lost >= 3 or passes._tick >= 20):
+        broken = _all_broken(passes, role, line) if role and line.made >= 20 else None
+        if (broken or passes._tick and role and role not in line.users and unused
+            and (line.lost >= 3 or passes._tick >= 20)):
             said.add(role)
-            found.append(_all_broken(passes, role, line) or Finding(
+            found.append(broken or Finding(
                 subject=role, where=line.where, **told, evidence=f"{line.made} backward passes here gave the {role} "
                 "gradients, and its optimiser never made a step"))
         elif (line.used >= 3 and line.lost >= 4 and len(line.intervals) >= 3 and not line.by_hand
