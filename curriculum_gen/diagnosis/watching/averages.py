@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Averages']
 
-# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #fccfc67e
+# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #5d00de78
 from collections import Counter
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..findings import Finding
 from .observers import Observer
 
-# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #75309dd7
+# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #9bffde97
 def _numbers(network: nn.Module, kind: str) -> list[Tensor]:
     entries = network.named_parameters() if kind == "parameters" else network.named_buffers()
     return [entry for name, entry in entries if entry.numel() and entry.is_floating_point()]
@@ -46,7 +46,7 @@ class Averages(Observer):
         self._steps, self._looked, self._last, self._changed, self._gaps = 0, 0, {}, {}, Counter()
         self._known, self._counts = WeakKeyDictionary(), WeakKeyDictionary()   # roles of an optimiser; if it counts
 
-# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #07e413c8
+# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #53228292
 @patch
 def after_step(self: Averages, optimiser):
     if not self._pairs: return
@@ -72,7 +72,7 @@ def _look(self: Averages) -> None:   # when did one small parameter of each aver
             self._changed[role] = self._steps
         self._last[role] = one.clone()
 
-# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #9376930c
+# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #e7f2b798
 @patch
 def _aside(self: Averages, role: str, follows: str, made: dict) -> bool:
     "Whether an average moves, and not in the direction of its network"
@@ -88,7 +88,7 @@ def _way(self: Averages, role: str, made: dict) -> float:
     now = _numbers(self.loop.named.networks[role], "parameters")
     return sum(float((a.detach() - b.to(a.device)).abs().sum()) for a, b in zip(now, made[role]["parameters"]))
 
-# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #013af6a2
+# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #7718eacf
 @patch
 def findings(self: Averages) -> list[Finding]:
     found = []
@@ -115,7 +115,7 @@ def findings(self: Averages) -> list[Finding]:
         elif named and self._steps >= 30: found += self._not_scored(role, follows, told)
     return found
 
-# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #8ea480f0
+# %% ../../../nbs/diagnosis/watching/14_averages.ipynb #e8901c40
 @patch
 def _behind(self: Averages, role: str, follows: str, made: dict) -> list[str]:   # buffers that did not follow
     network, other = (self.loop.named.networks[r] for r in (role, follows))
@@ -128,7 +128,8 @@ def _behind(self: Averages, role: str, follows: str, made: dict) -> list[str]:  
 @patch
 def _not_scored(self: Averages, role: str, follows: str, told: dict) -> list[Finding]:
     scored = self.loop.plain_scores
-    if not scored or role in self.loop.called or "plain_weights_scored" in self.loop.declared: return []
+    now_and_then = 0 < scored <= self._steps/4   # in every step it is a part of the training
+    if not now_and_then or role in self.loop.called or "plain_weights_scored" in self.loop.declared: return []
     return [Finding(cause="averaged weights not used", evidence=f"a frozen network looked {scored} times at images of "
                     f"the {follows} while it was scored, and the average, which follows it, was never called", **told)]
 

@@ -382,8 +382,9 @@ def mismatched(
         rows = batch.detach().float().flatten(1)
         return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
     every = max(1, len(images)//16)
-    alike = centred(images[::every]) @ centred(known).T > 1 - 1e-4
-    right = known_labels.reshape(-1)[None] == labels.reshape(-1)[::every, None]
+    right = known_labels.reshape(-1)[None] == (asked := labels.reshape(-1)[::every, None])
+    # a label that is none of them, such as that of no class, is no wrong one
+    alike = (centred(images[::every]) @ centred(known).T > 1 - 1e-4) & torch.isin(asked, known_labels)
     return int((alike.any(1) & ~(alike & right).any(1)).sum()), int(alike.any(1).sum())
 
 # %% ../../../nbs/diagnosis/watching/07_inputs.ipynb #0b05fabe

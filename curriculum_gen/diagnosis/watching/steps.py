@@ -158,11 +158,12 @@ def findings(self: Movement) -> list[Finding]:
                                        f"in the last {seen.low} of {seen.steps} steps"))
     return found
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #26ffaaea
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #d93786db
 @patch
 def _without_gradient(self: Movement) -> list[Finding]:
-    "Optimisers that made steps and never had a gradient"
-    found = []
+    "Optimisers that made steps and never had a gradient, for no reason that a loss tells"
+    told, found = [*getattr(self.loop, "_found", ()), *getattr(getattr(self.loop, "_use", None), "found", ())], []
+    if any(finding.cause.startswith("loss term") for finding in told): return []
     for optimiser, bare in self._bare.items():
         names = [name for group in optimiser.param_groups for p in group["params"]
                  if (name := self.loop.named.names.get(id(p)))]
@@ -309,7 +310,7 @@ def _moved_off(self: Lives) -> list[Finding]:
                     "decay, since its gradient is zeros", instead="clear gradients with zero_grad(set_to_none=True)")
             for name, count in list(self._drifting.items())[:1] if count >= 4]
 
-# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #ad5df9cb
+# %% ../../../nbs/diagnosis/watching/08_steps.ipynb #017d7bfe
 @patch
 def after_step(self: Lives, optimiser):
     life = self._of.get(optimiser)
