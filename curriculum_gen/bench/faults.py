@@ -112,12 +112,12 @@ class Entry:
 def entries(
     wave: str,                           # a name in `WAVES`
     *,
-    seeds: tuple[int, int, int] = (10, 15, 3),   # runs of MLP faults, MLP variants, entries of the others
+    seeds: int = 2,                      # runs of each, at least 1
 ) -> list[Entry]:
     "Everything that one wave of the bench runs"
     if wave == "fourth":
         return [Entry(wave=wave, program=e.program, kind="fault" if e.kind == "fault" else "control", name=e.id,
-                      title=e.title, expected=" or ".join(e.expected), edits=e.edits, seeds=tuple(range(seeds[2])),
+                      title=e.title, expected=" or ".join(e.expected), edits=e.edits, seeds=tuple(range(seeds)),
                       field=e) for e in field_entries()]
     if wave == "first":
         listed = ([(program, "fault", e.id, e) for program in FAULTS for e in FAULTS[program]]
@@ -125,9 +125,8 @@ def entries(
     else:
         faults, variants = {"second": (SECOND_FAULTS, SECOND_VARIANTS), "third": (THIRD_FAULTS, THIRD_VARIANTS)}[wave]
         listed = [(e.program, "fault", e.id, e) for e in faults] + [(e.program, "control", e.name, e) for e in variants]
-    runs = {("mlp", "fault"): seeds[0], ("mlp", "control"): seeds[1]}
     return [Entry(wave=wave, program=program, kind=kind, name=name, title=e.title, expected=getattr(e, "cause", ""),
-                  edits=e.edits, seeds=tuple(range(runs.get((program, kind), seeds[2]))))
+                  edits=e.edits, seeds=tuple(range(seeds)))
             for program, kind, name, e in listed]
 
 # %% ../../nbs/bench/01_faults.ipynb #aa79888b
@@ -194,7 +193,7 @@ def run_wave(
     wave: str,                   # a name in `WAVES`
     *,
     rows_file: Path,             # a line a finished run; read first
-    seeds: tuple[int, int, int] = (10, 15, 3),   # as for `entries`
+    seeds: int = 2,              # runs of each entry
     only: Callable[[Entry], bool] = lambda entry: True,   # a part of the wave
     jobs: int = 1,               # processes
     progress: bool = False,      # show a bar with time left
@@ -331,7 +330,7 @@ def overhead(
 def bench_faults(
     out: str | Path,                # the result file, usually faults.json; a file of finished runs grows beside it
     *,
-    seeds: tuple[int, int, int] = (10, 15, 3),   # as for `entries`
+    seeds: int = 2,              # runs of each entry
     overhead_steps: int = 1000,     # 0 leaves the timing out
     only: Callable[[Entry], bool] = lambda entry: True,   # a part of the entries
     jobs: int = 1,                  # processes
