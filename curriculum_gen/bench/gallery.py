@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .catalogues.fourth import FieldEntry, field_entries, names_line, run_field
 from .faults import checks_fingerprint
 from ..core.records import write_json
-from ..diagnosis.watching.origins import user_frames
+from ..diagnosis.watching.origins import entry, user_frames
 from ..figures.style import VERMILLION, annotate, printed
 from ..models.weights import torch_threads
 
@@ -32,6 +32,7 @@ from ..models.weights import torch_threads
 def losses_recorded() -> Iterator[dict[tuple[str, int], list[float]]]:   # file and line of the call -> its losses
     "Every loss that `backward` is called on, as numbers"
     found, plain = defaultdict(list), torch.autograd.backward
+    @entry
     def backward(tensors, *args, **kwargs):
         frame = next(iter(user_frames()), None)
         if frame is not None:
