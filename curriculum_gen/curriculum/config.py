@@ -93,12 +93,14 @@ class RunConfig(Record):
     checkpoint_interval: int = 80  # optimiser steps; divides T
     judge_training: str = "full"   # "full" or "brief"
     batch_size: int = 64           # real images, and generated images, a step
-    learning_rate: float = 2e-4    # of both Adam optimisers (betas 0.5 and 0.999)
+    learning_rate: float | None = None   # of every optimiser; None: the regime's, which is then written down here
     threads: int = 1               # of torch on the CPU; part of the bits
     device: str = "cpu"            # "cpu" or "cuda"
     landmarks: tuple[str, ...] = LANDMARKS   # fractions of the run at which a checkpoint is kept too
 
-    def __post_init__(self): _check(self)
+    def __post_init__(self):
+        if self.learning_rate is None: object.__setattr__(self, "learning_rate", self.recipe.learning_rate)
+        _check(self)
 
     @property
     def recipe(self) -> Regime:

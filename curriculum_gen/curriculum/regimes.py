@@ -35,6 +35,7 @@ class Regime(Record):
     program: str = "grounding"       # a name in `PROGRAMS`, or "module:object"
     options: dict = field(default_factory=dict)   # what else its program is told, by name; the program checks it
     label: str = ""                  # in figures; empty: the name with spaces
+    learning_rate: float = 2e-4      # of every optimiser, unless a run says otherwise; its program may shape it over time
 
     def __post_init__(self):
         if not self.stages: raise InputError(f"regime {self.name!r}: no stages; give at least one")
@@ -57,7 +58,10 @@ class Regime(Record):
         return f"<b>{self.name}</b>, program {self.program}<br>{self.description}{rows.to_html(index=False, border=0)}"
 
 # %% ../../nbs/curriculum/01_regimes.ipynb #d7237089
-PROGRAMS = Registry("program", "curriculum_gen.programs", grounding="curriculum_gen.training.grounding:Grounding")
+_PROGRAMS = {"grounding": "Grounding", "pedagogical": "Pedagogical", "witnessed": "Witnessed", "perception": "Perception",
+             "adversarial": "Adversarial", "autoencoder": "Autoencoder", "flow": "FlowMatching"}   # module -> its class
+PROGRAMS = Registry("program", "curriculum_gen.programs",
+                    **{name: f"curriculum_gen.training.{name}:{kind}" for name, kind in _PROGRAMS.items()})
 REGIMES = Registry("regime", "curriculum_gen.regimes")
 
 # %% ../../nbs/curriculum/01_regimes.ipynb #0776848d
