@@ -359,29 +359,30 @@ _CONVOLUTIONAL_VARIANTS += (
              '    seed, step, seen = snapshot["numbers"]\n    torch.set_num_threads(2)\n'))
 
 # %% ../../../nbs/bench/catalogues/00_first.ipynb #5dd1ed18
-_LOOKED, _READY = "state.witness(generated)\n", "            for network in (self.generator, self.witness))\n"
-_CLEARED = "    state.generator_optimiser.zero_grad()\n"
-_BACKWARD = "    loss.backward(inputs=_trained(state.generator))\n"
+_LOOKED = "state.witness(generated)\n"
+_READY = '            setattr(self, f"{name}_optimiser", optimise(network))\n'
+_CLEARED = "        state.generator_optimiser.zero_grad()\n"
+_BACKWARD = "        loss.backward(inputs=trained_parameters(state.generator))\n"
 _INTENDED = 'frozen, declared = ("judge",), ()'
 
 # %% ../../../nbs/bench/catalogues/00_first.ipynb #94075edb
 _REGIME_FAULTS = (
     _fault("A3", "the weight multiplies a detached copy: the reported fault", "loss term without gradient",
-           "weight*(grounding if attached else grounding.detach())", "weight*grounding.detach()"),
+           "if term in phase.detached", 'if term in ("grounding", *phase.detached)'),
     _fault("A1", "the witness looks at a detached image", "loss term without gradient", _LOOKED,
            _LOOKED.replace("generated", "generated.detach()")),
-    _fault("B1", "the generator is made again after its optimiser", "parameters in no optimiser", _READY,
-           f"{_READY}        self.generator = seeded(lambda: Generator(config.widths, task=config.task), "
-           'stream_seed(config.seed, "Generator weights"))   # the same in every regime\n'),
+    _fault("B1", "the generator is made again after its optimiser", "parameters in no optimiser",
+           "    return Learner({name", "    state = Learner({name", "judge=judge, memory=self.memory())\n",
+           'judge=judge, memory=self.memory())\n    state.generator = self._begun("generator")\n    return state\n'),
     _fault("B3", "the label embedding is still frozen from an earlier experiment",
            "parameters frozen without declaration", _READY,
            f"{_READY}        self.generator.label_embedding.requires_grad_(False)\n"),
     _fault("B4", "zero_grad is missing in the generator's turn", "gradients accumulate",
            f"{_CLEARED}{_BACKWARD}", _BACKWARD),
-    _fault("B9", "the learning rate is rounded to nothing", "parameters do not change", "lr=config.learning_rate",
-           "lr=round(config.learning_rate, 2)"),
+    _fault("B9", "the learning rate is rounded to nothing", "parameters do not change",
+           "return self.config.learning_rate", "return round(self.config.learning_rate, 2)"),
     _fault("C1", "generated images are held against the labels of the real ones", "requested labels reach no loss",
-           "batch.labels if target ==", "batch.real_labels if target =="))
+           "batch.labels if self.options", "batch.real_labels if self.options"))
 
 # %% ../../../nbs/bench/catalogues/00_first.ipynb #ba50c7f8
 _REGIME_FAULTS += (
@@ -389,15 +390,16 @@ _REGIME_FAULTS += (
            'stream_seed(config.seed, f"latents and labels, step {completed_steps}")',
            'stream_seed(config.seed, "latents and labels")'),
     _fault("D1", "the phase is that of the step before",
-           "schedule shifted", "phase_at(config.phases, state.step)",
-           "phase_at(config.phases, max(0, state.step - 1))"),
+           "schedule shifted", "phase_at(self.config.phases, state.step)",
+           "phase_at(self.config.phases, max(0, state.step - 1))"),
     _fault("D3", "the step is not restored, and with it the schedule", "schedule restarts on resume",
            '    state.step = snapshot["step"]\n', ""),
-    _fault("E3", "the optimisers begin anew", "optimiser state not restored", '    for name in _PARTS: '
+    _fault("E3", "the optimisers begin anew", "optimiser state not restored", '    for name in self.parts: '
            '_load_optimiser(getattr(state, f"{name}_optimiser"), snapshot["optimisers"], name)\n', ""),
     _fault("F1", "the judge is put into train mode with the others", "judge in train mode",
-           "    generated, predicted_values =", "    for network in (state.generator, state.witness, state.judge): "
-           "network.train()\n    generated, predicted_values ="),
+           "        generated, predicted_values =",
+           "        for network in (state.generator, state.witness, state.judge): network.train()\n"
+           "        generated, predicted_values ="),
     _fault("F2", "the judge is given images in [0, 1]", "judge input differs", "return state.judge(images)",
            "return state.judge((images + 1)/2)"),
     _fault("F3", "the sampler does not leave train mode", "sampling depends on the batch",
@@ -414,7 +416,7 @@ _REGIME_VARIANTS = (
              f"{_READY}        self.generator.label_embedding.requires_grad_(False)\n", _INTENDED,
              _INTENDED.replace('("judge",)', '("judge", "generator.label_embedding")')),
     _variant("clipping", "gradients clipped to a small norm", _INTENDED, _INTENDED.replace("()", '("clipping",)'),
-             _BACKWARD, f"{_BACKWARD}    nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n"),
+             _BACKWARD, f"{_BACKWARD}        torch.nn.utils.clip_grad_norm_(state.generator.parameters(), 0.1)\n"),
     _variant("witness_draws_anew", "the witness is shown fresh images", "state.witness.logits(generated.detach())",
              "state.witness.logits(state.generator(batch.latents, batch.labels)[0].detach())"),
     _variant("hard_class", "a class that the loss leaves out", "return F.cross_entropy(logits, targets)\n",

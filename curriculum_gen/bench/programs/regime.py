@@ -21,12 +21,13 @@ from ...data.dataset import Split
 from ...judges.networks import Judge
 from ...models.weights import seeded, weights_sha256
 from ...training.program import take_steps, training_batch
-from ...training.grounding import Grounding, Learner
+from ...training.grounding import Grounding
+from ...training.learner import Learner
 from ...training.checkpoints import checkpoint_record, load_checkpoint, save_checkpoint
 
 # %% ../../../nbs/bench/programs/02_regime.ipynb #adc7cb43
 # what a planted mistake may change, in the order of import
-PARTS = tuple(import_module(f"curriculum_gen.training.{name}") for name in ("program", "grounding", "checkpoints"))
+PARTS = tuple(import_module(f"curriculum_gen.training.{name}") for name in ("program", "learner", "grounding", "checkpoints"))
 REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "full_curriculum", 15, 64, 11
 LEARNING_RATE = 3e-3
 
