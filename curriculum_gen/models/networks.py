@@ -29,14 +29,16 @@ class Widths:
     "Channel counts of the networks"
     generator: tuple[int, int, int]           # at a quarter, half and the whole of an image's sides
     witness: tuple[int, int, int]             # at half, a quarter and an eighth of them
+    plain_witness: tuple[int, int, int]       # the same of the witness without BatchNorm and dropout
     judge: tuple[int, int, int, int]          # the first judge's four convolutions
     judge_linear: tuple[int, int]             # its two hidden linear layers
     second_judge: tuple[int, int, int]        # the second judge's two convolutions and its hidden linear layer
 
-WIDTHS = MappingProxyType({"paper": Widths(generator=(512, 256, 128), witness=(64, 128, 256),
-                                           judge=(32, 32, 64, 64), judge_linear=(512, 256), second_judge=(32, 64, 256)),
-                           "small": Widths(generator=(64, 32, 16), witness=(16, 32, 64), judge=(8, 8, 16, 16),
-                                           judge_linear=(128, 64), second_judge=(8, 16, 64)),})
+WIDTHS = MappingProxyType({
+    "paper": Widths(generator=(512, 256, 128), witness=(64, 128, 256), plain_witness=(64, 128, 256),
+                    judge=(32, 32, 64, 64), judge_linear=(512, 256), second_judge=(32, 64, 256)),
+    "small": Widths(generator=(64, 32, 16), witness=(16, 32, 64), plain_witness=(32, 64, 64),
+                    judge=(8, 8, 16, 16), judge_linear=(128, 64), second_judge=(8, 16, 64))})
 
 def widths_named(name: str) -> Widths:
     "The preset of this name; `InputError` suggests the nearest one"
@@ -59,7 +61,7 @@ def _generator_block(in_channels: int, out_channels: int) -> nn.Sequential:
     block.add_module("3", nn.ReLU())
     return block
 
-# %% ../../nbs/models/01_networks.ipynb #32c24abe
+# %% ../../nbs/models/01_networks.ipynb #a8d4599f
 STEMS = "linear", "normed", "gated"
 
 class GatedStem(nn.Module):
