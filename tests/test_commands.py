@@ -280,7 +280,7 @@ MISTAKES = {   # command line -> what the line must say
     f"cgen-batch --out {FRESH} --study step_1000": "did you mean 'step_10000'",
     f"cgen-batch --out {FRESH} --study nowhere:study": "study 'nowhere:study': No module named 'nowhere'",
     f"cgen-batch --out {FRESH} --study curriculum_gen.core.task:MNIST": "a Task is no study",
-    f"cgen-batch --out {FRESH} --study regimes": "no regimes were given",
+    f"cgen-batch --out {FRESH} --study comparison": "no regimes were given",
     f"cgen-batch --out {FRESH} --regimes nowhere:regime": "regime 'nowhere:regime': No module named 'nowhere'",
     f"cgen-batch --out {FRESH} --regimes curriculum_gen.core.task:MNIST": "a Regime is needed, and this is a Task",
     f"cgen-batch --out {FRESH} --regimes curriculum_gen.core.task:MINST": "did you mean 'MNIST'",

@@ -170,6 +170,6 @@ def test_a_folder_without_a_fingerprint_stays_readable_and_is_not_bound_afterwar
 
 
 def test_a_study_that_states_nothing_has_no_fingerprint(tmp_path):
-    assert study_named("regimes").preregistration_sha256 is None
-    remember_study(tmp_path, "regimes")
-    assert read_json(tmp_path/"study.json")["preregistration_sha256"] is None and study_name(tmp_path) == "regimes"
+    assert study_named("comparison").preregistration_sha256 is None
+    remember_study(tmp_path, "comparison")
+    assert read_json(tmp_path/"study.json")["preregistration_sha256"] is None and study_name(tmp_path) == "comparison"

@@ -156,7 +156,7 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
                      tmp_path_factory.mktemp("reports"))
     other = shutil.copytree(study.out, folder/"comparison",
                             ignore=shutil.ignore_patterns("checkpoints", "*.lock", "*.html"))
-    remember_study(other, "regimes")
+    remember_study(other, "comparison")
     [outcome] = index.report_study(other)
     assert outcome["status"] == "ok", outcome["error"]
     found["comparison"] = other/"comparison.html"
@@ -228,7 +228,7 @@ def test_a_page_ends_with_what_it_was_made_from(all_reports, name):
 
 
 def test_a_study_of_any_regimes_asks_its_own_question_and_says_nothing_of_the_report(all_reports):
-    page, study = all_reports["comparison"], study_named("regimes")
+    page, study = all_reports["comparison"], study_named("comparison")
     index_page, table = page.with_name("index.html").read_text(), read_json(page.with_name("seed_table.json"))
     for text in (page.read_text(), index_page):
         assert f"<title>{study.question}</title>" in text and words_of(text).count(study.question) >= 1
@@ -264,7 +264,7 @@ def test_a_folder_without_a_note_is_the_study_that_its_regimes_are_of(study, tmp
     assert study_of(out).name == "step_10000"
     for config in out.glob(f"{REGIMES[0]}/*/config.json"):
         write_json(config, read_json(config) | {"regime": "mine:regime"})
-    assert study_of(out).name == "regimes"
+    assert study_of(out).name == "comparison"
 
 
 # ---- in a browser

@@ -81,3 +81,13 @@ REGIMES.add(_regime("phase1_only_reported", "Phase-1-only", stages=1, reported=T
 REGIMES.add(_regime("full_curriculum_reported", "full curriculum", stages=3, reported=True))
 REGIMES.add(_regime("phase1_only", "Phase-1-only", stages=1, reported=False))
 REGIMES.add(_regime("full_curriculum", "full curriculum", stages=3, reported=False))
+
+# %% ../../nbs/curriculum/01_regimes.ipynb #c4b30862
+def _drawing(name: str, description: str, *, grounding: tuple[float, ...] = (4.0, 2.0, 0.4), **options) -> Regime:
+    stages = tuple(Stage(name=stage, weights={"alignment": 0.1, "grounding": weight, "perception": 1.0})
+                   for stage, weight in zip(_WEIGHTS, grounding))
+    return Regime(name=name, description=description, stages=stages, program="perception", options=options,
+                  learning_rate=1e-3)
+
+REGIMES.add(_drawing("perceptual_drifting", "Alignment, grounding at 4, 2, 0.4, and perception: generated images are "
+                     "moved in what the witness perceives towards real ones of their class."))

@@ -60,7 +60,7 @@ def evaluate_generator(
 def _rng() -> np.random.Generator: return np.random.default_rng(stream_seed(0, "verdicts"))
 
 # %% ../../nbs/evaluation/07_evaluate.ipynb #13ec5e40
-FORMAT = 3   # of evaluation.json; rows of another format are measured again
+FORMAT = 4   # of evaluation.json; rows of another format are measured again
 
 def evaluate_run(
     folder: str | Path | RecordedRun,  # a run with at least one checkpoint

@@ -173,7 +173,7 @@ def prepare_instruments(
     n = min(REALISM_IMAGES, available//2)
     with torch_threads(threads):
         reference = real_reference(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
-        detector = copy_detector(dataset, images_per_class=n) if n > NEIGHBOURS else None
+        detector = copy_detector(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         by_class = {name: recognised_by_class(judge, dataset) for name, judge in judges.items()}
     return Instruments(judges=judges, reference=reference, detector=detector, real_by_class=by_class, dataset=dataset,
                        images_per_class=images_per_class, student_images=min(student_images, available),

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from ..core.errors import InputError
 from ..core.records import Record, stream_seed
 from ..data.dataset import Dataset, normalise
-from .realism import class_sample
+from .realism import class_sample, judge_features
+from ..judges.certificates import CertifiedJudge
 
 # %% ../../nbs/evaluation/01_memory.ipynb #5c64afd9
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,10 @@ def nearest_shifted(
 QUANTILE = 0.01   # of real images that count as repeated
 
 def nearest_other(
-    images: Tensor,   # [classes, n, channels, height, width]
-) -> Tensor:          # [classes, n] Euclidean, in units of a pixel's [-1, 1]
-    "Distance of every image to the nearest other one of its class"
-    return torch.stack([torch.cdist(row, row).fill_diagonal_(torch.inf).amin(1) for row in images.flatten(2)])
+    points: Tensor,   # [classes, n, ...]: pixels or features
+) -> Tensor:          # [classes, n] Euclidean
+    "Distance of every point to the nearest other one of its class"
+    return torch.stack([torch.cdist(row, row).fill_diagonal_(torch.inf).amin(1) for row in points.flatten(2)])
 
 def birthday_support(
     repeated: int,     # images of a class that have a double
@@ -102,11 +103,13 @@ class CopyDetector:
     training: tuple[Tensor, ...]   # of each class [m, channels, height, width] uint8; those of half A come first
     half_a: tuple[int, ...]        # of these, images of half A
     test: tuple[Tensor, ...]       # of each class, real test images
-    apart: Tensor               # [classes] distance to the nearest other that 1 % of real images fall below
+    judge: CertifiedJudge       # in whose features images are near to each other
+    apart: Tensor               # [classes] distance to the nearest other there that 1 % of real images fall below
     real_repeated: tuple[int, ...]   # images of a class that are repeated in another real sample
     images_per_class: int       # n of generated images
 
 def copy_detector(
+    judge: CertifiedJudge,   # not one that training listens to: images that it finds alike repeat each other
     dataset: Dataset,
     *,
     images_per_class: int,   # n, at least 2; 2n are drawn from half B, `InputError` when it holds fewer
@@ -116,10 +119,10 @@ def copy_detector(
     by_class = [[s.images[s.labels == label] for s in splits] for label in range(len(dataset.task.classes))]
     rng = torch.Generator().manual_seed(stream_seed(0, "real repeats"))
     sample, twin = class_sample(dataset.half_b, count=2*images_per_class, rng=rng).split(images_per_class, dim=1)
-    apart = nearest_other(sample).quantile(QUANTILE, dim=1)
-    repeated = (nearest_other(twin) < apart[:, None]).sum(1)
+    apart = nearest_other(judge_features(judge, sample)).quantile(QUANTILE, dim=1)
+    repeated = (nearest_other(judge_features(judge, twin)) < apart[:, None]).sum(1)
     return CopyDetector(training=tuple(torch.cat([a, b]) for a, b, _ in by_class),
-                        half_a=tuple(len(a) for a, _, _ in by_class), test=tuple(test for *_, test in by_class),
+                        half_a=tuple(len(a) for a, _, _ in by_class), test=tuple(test for *_, test in by_class), judge=judge,
                         apart=apart, real_repeated=tuple(repeated.tolist()), images_per_class=images_per_class)
 
 # %% ../../nbs/evaluation/01_memory.ipynb #556a10fc
@@ -155,7 +158,7 @@ def memory(
         halves.append(place.unique())
         both.append(torch.where(other_fit < fit, len(training) + other, place).unique())
     sizes = [tuple(map(len, part)) for part in (detector.training, detector.test)]
-    repeated = (nearest_other(images) < detector.apart[:, None]).sum(1)
+    repeated = (nearest_other(judge_features(detector.judge, images)) < detector.apart[:, None]).sum(1)
     return Memory(images_per_class=images.shape[1], repeated=tuple(repeated.tolist()),
                   training_half=_tested(halves, detector.half_a, pile=sizes[0]),
                   training_set=_tested(both, sizes[0], pile=tuple(map(sum, zip(*sizes)))),

@@ -61,28 +61,29 @@ def _generator_block(in_channels: int, out_channels: int) -> nn.Sequential:
     block.add_module("3", nn.ReLU())
     return block
 
-# %% ../../nbs/models/01_networks.ipynb #a8d4599f
+# %% ../../nbs/models/01_networks.ipynb #e136aebb
 STEMS = "linear", "normed", "gated"
 
 class GatedStem(nn.Module):
     "A hidden layer whose units each class turns up or down, then the coarse features"
-    def __init__(self, inputs: int, outputs: int, *, classes: int, hidden: int = 256):
+    def __init__(self, inputs: int, channels: int, *, pixels: int, classes: int, hidden: int = 256):
         super().__init__()
         self.hidden, self.gain = nn.Linear(inputs, hidden), nn.Embedding(classes, hidden)
-        self.features = nn.Sequential(nn.Linear(hidden, outputs), nn.BatchNorm1d(outputs), nn.ReLU())
+        self.features, self.norm = nn.Linear(hidden, channels*pixels), nn.BatchNorm1d(channels)
         nn.init.ones_(self.gain.weight)
 
     def forward(
         self,
         conditioned: Tensor,   # [B, inputs]: latents and the label's embedding
         labels: Tensor,        # [B] int64
-    ) -> Tensor:               # [B, outputs]
-        return self.features(F.leaky_relu(self.hidden(conditioned)*self.gain(labels), 0.2))
+    ) -> Tensor:               # [B, channels*pixels]
+        features = self.features(F.leaky_relu(self.hidden(conditioned)*self.gain(labels), 0.2))
+        return F.relu(self.norm(features.unflatten(1, (self.norm.num_features, -1)))).flatten(1)
 
-def _stem(kind: str, inputs: int, outputs: int, *, classes: int) -> nn.Module:
+def _stem(kind: str, inputs: int, channels: int, *, pixels: int, classes: int) -> nn.Module:
     if kind not in STEMS: raise unknown_name("stem", kind, among=STEMS)
-    if kind == "gated": return GatedStem(inputs, outputs, classes=classes)
-    linear = nn.Linear(inputs, outputs)
+    if kind == "gated": return GatedStem(inputs, channels, pixels=pixels, classes=classes)
+    linear, outputs = nn.Linear(inputs, channels*pixels), channels*pixels
     return linear if kind == "linear" else nn.Sequential(linear, nn.BatchNorm1d(outputs), nn.ReLU())
 
 # %% ../../nbs/models/01_networks.ipynb #950f6b96
@@ -101,7 +102,7 @@ class Generator(nn.Module):
         channels, *self.sides = task.image_shape
         self.latent_shape, self.start = (LATENT_SIZE,), halved(tuple(self.sides), 2)
         self.label_embedding = nn.Embedding(len(task.classes), LATENT_SIZE)
-        self.fc = _stem(stem, 2*LATENT_SIZE, first*self.start[0]*self.start[1], classes=len(task.classes))
+        self.fc = _stem(stem, 2*LATENT_SIZE, first, pixels=self.start[0]*self.start[1], classes=len(task.classes))
         self.blocks = nn.Sequential(_generator_block(first, second), _generator_block(second, third))
         self.output = nn.Sequential(FoldedConvolution(third, channels), nn.Tanh())
         self.v_pred_head = nn.Sequential(PixelMean(), nn.Identity(), nn.Linear(third, 128), nn.ReLU(),

@@ -10,6 +10,7 @@ import os, shutil, sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from joblib import Parallel, delayed, parallel_config
@@ -20,7 +21,7 @@ from ..core.errors import InputError
 from ..core.run_folder import RunFolder, steps_done
 from ..curriculum.config import RunConfig, profile_named, run_config
 from ..statistics.card import JUDGE_NAMES
-from ..studies.study import remember_study, study_name, study_named
+from ..studies.study import Plan, remember_study, study_name, study_named
 from ..studies.table import run_path
 from ..reporting.jobs import Job
 from ..reporting.reports import is_evaluated, recorded_estimate, report_notebook, state_of, study_jobs
@@ -91,16 +92,19 @@ def planned_runs(
     *,
     study: str | None = None,                 # name or address; None: the folder's, else the one that the regimes fit
     regimes: Iterable[str] | None = None,     # names or addresses; None: the study's
-    profile: str = "quick",                   # a name in `PROFILES`
-    seeds: Iterable[int] | None = None,       # None: the profile's
+    profile: str = "quick",                   # a name in `PROFILES`; the study may have plans of its own for it
+    seeds: Iterable[int] | None = None,       # of every regime; None: the study's or the profile's
     **changes,                                # fields of `RunConfig` that differ from the profile's
 ) -> tuple[str, list[RunConfig]]:             # the study's name or address, and its runs, seed by seed
     "What a study is to train; `InputError` for regimes that cannot share a folder"
     name = study_name(out, regimes=regimes or (), asked=study)
-    asked, seeds = study_named(name), profile_named(profile).seeds if seeds is None else seeds
-    chosen = list(asked.regimes if regimes is None else regimes)
-    configs = [run_config(profile, regime=regime, seed=seed, landmarks=asked.landmarks, **changes)
-               for seed in seeds for regime in chosen]
+    asked = study_named(name)
+    plan, chosen = asked.plans.get(profile, Plan()), list(asked.regimes if regimes is None else regimes)
+    theirs = {regime: plan.seeds_of(regime, otherwise=profile_named(profile).seeds) if seeds is None else list(seeds)
+              for regime in chosen}
+    given = plan.changes | {field: value for field, value in changes.items() if value is not None}
+    configs = [run_config(profile, regime=regime, seed=seed, landmarks=asked.landmarks, **given)
+               for seed in sorted({*chain(*theirs.values())}) for regime in chosen if seed in theirs[regime]]
     if not configs: raise InputError(f"study {name}: no {'seeds' if chosen else 'regimes'} were given")
     twice = [path for path, n in Counter(run_path(out, config) for config in configs).items() if n > 1]
     if twice:
