@@ -35,7 +35,7 @@ class Regime(Record):
     program: str = "grounding"       # a name in `PROGRAMS`, or "module:object"
     options: dict = field(default_factory=dict)   # what else its program is told, by name; the program checks it
     label: str = ""                  # in figures; empty: the name with spaces
-    learning_rate: float = 2e-4      # of every optimiser, unless a run says otherwise; its program may shape it over time
+    learning_rate: float = 2e-4      # of every optimiser, unless a run says otherwise; the highest where it varies
 
     def __post_init__(self):
         if not self.stages: raise InputError(f"regime {self.name!r}: no stages; give at least one")
@@ -58,10 +58,12 @@ class Regime(Record):
         return f"<b>{self.name}</b>, program {self.program}<br>{self.description}{rows.to_html(index=False, border=0)}"
 
 # %% ../../nbs/curriculum/01_regimes.ipynb #d7237089
-_PROGRAMS = {"grounding": "Grounding", "pedagogical": "Pedagogical", "witnessed": "Witnessed", "perception": "Perception",
-             "adversarial": "Adversarial", "autoencoder": "Autoencoder", "flow": "FlowMatching"}   # module -> its class
+_PROGRAMS = {"grounding": "grounding:Grounding", "pedagogical": "pedagogical:Pedagogical",   # name -> module:class
+             "witnessed": "witnessed:Witnessed", "perception": "perception:Perception",
+             "adversarial": "adversarial:Adversarial", "auxiliary_adversarial": "adversarial:AuxiliaryAdversarial",
+             "autoencoder": "autoencoder:Autoencoder", "flow": "flow:FlowMatching"}
 PROGRAMS = Registry("program", "curriculum_gen.programs",
-                    **{name: f"curriculum_gen.training.{name}:{kind}" for name, kind in _PROGRAMS.items()})
+                    **{name: f"curriculum_gen.training.{kind}" for name, kind in _PROGRAMS.items()})
 REGIMES = Registry("regime", "curriculum_gen.regimes")
 
 # %% ../../nbs/curriculum/01_regimes.ipynb #0776848d
@@ -82,12 +84,48 @@ REGIMES.add(_regime("full_curriculum_reported", "full curriculum", stages=3, rep
 REGIMES.add(_regime("phase1_only", "Phase-1-only", stages=1, reported=False))
 REGIMES.add(_regime("full_curriculum", "full curriculum", stages=3, reported=False))
 
-# %% ../../nbs/curriculum/01_regimes.ipynb #c4b30862
+# %% ../../nbs/curriculum/01_regimes.ipynb #86f91132
 def _drawing(name: str, description: str, *, grounding: tuple[float, ...] = (4.0, 2.0, 0.4), **options) -> Regime:
+    names = list(_WEIGHTS) if len(grounding) > 1 else ["throughout"]
     stages = tuple(Stage(name=stage, weights={"alignment": 0.1, "grounding": weight, "perception": 1.0})
-                   for stage, weight in zip(_WEIGHTS, grounding))
+                   for stage, weight in zip(names, grounding, strict=True))
     return Regime(name=name, description=description, stages=stages, program="perception", options=options,
                   learning_rate=1e-3)
 
 REGIMES.add(_drawing("perceptual_drifting", "Alignment, grounding at 4, 2, 0.4, and perception: generated images are "
                      "moved in what the witness perceives towards real ones of their class."))
+REGIMES.add(_drawing("perceptual_drifting_constant", "The same with grounding at its mean throughout.",
+                     grounding=(2.13,)))
+REGIMES.add(_drawing("perceptual_drifting_simple", "The same with the original's generator, and no images beyond a "
+                     "batch.", stem="linear", real=0, generated=0))
+
+# %% ../../nbs/curriculum/01_regimes.ipynb #1061bf28
+def _taught(name: str, description: str, *, weights: tuple[dict, dict], program: str = "witnessed", **options) -> Regime:
+    untrained = dict.fromkeys(weights[0], 0.0)
+    return Regime(name=name, program=program, options=options,
+                  description=f"{description} Nothing trains in the last third.",
+                  stages=tuple(Stage(name=stage, weights=w) for stage, w in zip(_WEIGHTS, (*weights, untrained))))
+
+_SEEN = {"on_real": 1.0, "grounding": 1.0, "alignment": 0.0}
+REGIMES.add(_taught("original_pedagogical", "One loss for generator and witness, on generated images alone.",
+                    program="pedagogical", weights=({"grounding": 1.0, "alignment": 0.1, "empowerment": 0.0},
+                                                    {"grounding": 1.0, "alignment": 0.5, "empowerment": 0.3})))
+REGIMES.add(_taught("grounded_witness", "The witness learns from real images, in some steps only.",
+                    weights=(_SEEN | {"alignment": 0.1}, _SEEN | {"alignment": 0.5}),
+                    witness_probability={"scaffolding": 0.8, "relationship": 0.5}))
+REGIMES.add(_taught("no_meta", "The generator waits until the witness has half of the real images right.",
+                    weights=(_SEEN, _SEEN), needed_accuracy=0.5))
+REGIMES.add(_taught("meta_learning", "As no_meta, and the generator is trained the less, the better its images teach a "
+                    "witness.", weights=(_SEEN, _SEEN), needed_accuracy=0.5, lookahead_batches=3))
+
+# %% ../../nbs/curriculum/01_regimes.ipynb #518518a9
+def _rival(name: str, label: str, *, program: str, weights: dict[str, float], rate: float) -> Regime:
+    return Regime(name=name, label=label, description=f"{label}, one phase.", program=program, learning_rate=rate,
+                  stages=(Stage(name="throughout", weights=weights),))
+
+REGIMES.add(_rival("cgan", "conditional GAN", program="adversarial", weights={"adversarial": 1.0}, rate=2e-4))
+REGIMES.add(_rival("acgan", "AC-GAN", program="auxiliary_adversarial", weights={"adversarial": 1.0, "classes": 1.0},
+                   rate=2e-4))
+REGIMES.add(_rival("cvae", "conditional VAE", program="autoencoder",
+                   weights={"reconstruction": 1.0, "divergence": 1.0}, rate=1e-3))
+REGIMES.add(_rival("flow_matching", "conditional flow matching", program="flow", weights={"velocity": 1.0}, rate=1e-3))

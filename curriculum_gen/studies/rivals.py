@@ -7,7 +7,7 @@ __all__ = ['TOLD', 'STRIP', 'STATEMENTS', 'CURRICULUM', 'NEAREST', 'ORIGINALS', 
            'quality_rows', 'last_rows', 'regime_table', 'told_table', 'training_minutes', 'plot_quality', 'kept_strips',
            'answer', 'headline', 'measure_at_least', 'never_called', 'decide']
 
-# %% ../../nbs/studies/08_rivals.ipynb #af4da063
+# %% ../../nbs/studies/08_rivals.ipynb #f2432558
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from .regimes import answer as compared, headline as compared_headline
 from .study import Plan, Study, check_statements
 from .table import counted_verdicts, run_folders
 
-# %% ../../nbs/studies/08_rivals.ipynb #93f30847
+# %% ../../nbs/studies/08_rivals.ipynb #312d24ae
 def quality_row(
     row: Mapping,    # a row of a seed table: a card's
     judges: Mapping, # certificates by judge, as a seed table holds them
@@ -63,7 +63,7 @@ def quality_rows(
     "What every checkpoint of a study reaches"
     return pd.DataFrame([quality_row(row, table["judges"]) for row in table["rows"]])
 
-# %% ../../nbs/studies/08_rivals.ipynb #f30bcc1a
+# %% ../../nbs/studies/08_rivals.ipynb #4a127da7
 TOLD = {"judge": "first judge", "panel": "other judges", "student_of_real": "student, of real",
         "coverage_of_real": "coverage, of real", "precision": "precision", "repeated": "repeated, worst class"}
 
@@ -83,8 +83,8 @@ def regime_table(
     for regime, mine in last_rows(rows).groupby("regime", sort=False):
         spread = {f"{name}{end}": value for name in TOLD for end, value in (
             ("", mine[name].median()), ("_low", mine[name].min()), ("_high", mine[name].max()))}
-        found.append({"regime": regime, "seeds": len(mine), "verdicts": counted_verdicts(dict(mine.verdict.value_counts())),
-                      "stable": mine.stable.min(), **spread, "minutes": minutes.get(regime)})
+        words = counted_verdicts(dict(mine.verdict.value_counts()))
+        found.append({"regime": regime, "seeds": len(mine), "verdicts": words, "stable": mine.stable.min(), **spread, "minutes": minutes.get(regime)})
     return pd.DataFrame(found).set_index("regime")
 
 def told_table(
@@ -98,7 +98,7 @@ def told_table(
     cost = ["–" if pd.isna(m) else f"{m:.1f}" for m in found.minutes]
     return pd.DataFrame({"seeds": found.seeds, "verdicts": found.verdicts, **texts, "CPU min": cost}, index=found.index)
 
-# %% ../../nbs/studies/08_rivals.ipynb #2dbebaa0
+# %% ../../nbs/studies/08_rivals.ipynb #1e3741c0
 def training_minutes(
     out: str | Path,        # the study's folder
 ) -> dict[str, float]:      # regime -> minutes, median over its runs that have a record of it
@@ -111,13 +111,13 @@ def training_minutes(
             found.setdefault(folder.path.parent.name, []).append(record["seconds_per_step"]*steps/60)
     return {regime: round(median(minutes), 2) for regime, minutes in found.items()}
 
-# %% ../../nbs/studies/08_rivals.ipynb #3826c61d
+# %% ../../nbs/studies/08_rivals.ipynb #d55dcc67
 @printed
 def plot_quality(
     rows: pd.DataFrame,                          # from `quality_rows`
     bands: Sequence[Mapping],                    # pooled rows: regime, step, null_low, null_high
     *,
-    strips: Mapping[str, np.ndarray],            # regime -> uint8 [checkpoints, classes, height, width] or with channels
+    strips: Mapping[str, np.ndarray],            # regime -> uint8 [checkpoints, classes, height, width]
     steps: Sequence[int],                        # of those checkpoints
 ) -> Figure:
     "Quality at every checkpoint of every regime, with images beside it"
@@ -131,10 +131,11 @@ def plot_quality(
         _strip(right, strips.get(name), steps)
     axes[-1][0].set_xlabel("completed steps")
     last = regime_table(rows)
-    annotate(figure, title="What every regime draws, and from when on", shows="; ".join(
-        f"{name}: first judge {row.judge:.0%}, others {row.panel:.0%}, {row.verdicts}" for name, row in last.iterrows()),
-        caption=f"n = {_span(last.seeds)} seeds; lines: means over seeds (%). Images: the first seed, one latent, every "
-                f"class, at steps {', '.join(f'{step:,}' for step in steps)}.",
+    told = [f"{name}: first judge {row.judge:.0%}, others {row.panel:.0%}, {row.verdicts}"
+            for name, row in last.iterrows()]
+    annotate(figure, title="What every regime draws, and from when on", shows="; ".join(told),
+        caption=f"n = {_span(last.seeds)} seeds; lines: means over seeds (%).\nImages: the first seed, one latent, "
+                f"every class, at steps {', '.join(f'{step:,}' for step in steps)}.",
         key=[Line2D([], [], color=BLUE, label="first judge"), Line2D([], [], color="0.2", linestyle="--",
              label="median of the others"), Line2D([], [], color=ORANGE, marker="o", linestyle="none",
              label="student, of real"), Patch(color="0.87", label="99 % of chance")])
@@ -164,7 +165,7 @@ def _strip(ax: Axes, images: np.ndarray | None, steps: Sequence[int]) -> None:
     for k, step in enumerate(steps):
         ax.text(-4, (k + 0.5)*height, f"{step:,}", ha="right", va="center", fontsize=6)
 
-# %% ../../nbs/studies/08_rivals.ipynb #1a693c7a
+# %% ../../nbs/studies/08_rivals.ipynb #9e4bc350
 STRIP = "1/6", "1/3", "1"   # where images are shown, as fractions of a run
 
 def kept_strips(
@@ -180,7 +181,7 @@ def kept_strips(
         found[folder.path.parent.name] = np.stack([images[there.index(step), :, 0] for step in steps])
     return found
 
-# %% ../../nbs/studies/08_rivals.ipynb #17bad4d3
+# %% ../../nbs/studies/08_rivals.ipynb #43849dcc
 def answer(
     table: Mapping,   # a seed table
 ) -> str:             # a line a regime
@@ -200,9 +201,10 @@ def headline(
     words = {name: set(mine.verdict) for name, mine in last.groupby("regime", sort=False)}
     learned = [name for name, found in words.items() if found == {str(Verdict.LEARNED)}]
     if not learned: return f"None of {len(words)} regimes is LEARNED with every seed."
-    return f"Of {len(words)} regimes {len(learned)} {'is' if len(learned) == 1 else 'are'} LEARNED with every seed: {', '.join(learned)}."
+    number = f"{len(learned)} {'is' if len(learned) == 1 else 'are'}"
+    return f"Of {len(words)} regimes {number} LEARNED with every seed: {', '.join(learned)}."
 
-# %% ../../nbs/studies/08_rivals.ipynb #3456b232
+# %% ../../nbs/studies/08_rivals.ipynb #d31557f4
 def measure_at_least(
     table: Mapping,   # a seed table
     *,
@@ -234,7 +236,7 @@ def never_called(
     called = sum(row["verdict"] == verdict for row in mine)
     return called == 0, f"{verdict} at {called} of {len(mine)} checkpoints"
 
-# %% ../../nbs/studies/08_rivals.ipynb #b0f7dc7c
+# %% ../../nbs/studies/08_rivals.ipynb #591258e8
 STATEMENTS = Path(curriculum_gen.__file__).parent/"rivals.json"
 CURRICULUM, NEAREST = "perceptual_drifting", ("perceptual_drifting_constant", "cvae", "flow_matching")
 ORIGINALS = "original_pedagogical", "grounded_witness", "no_meta", "meta_learning"

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PULL', 'drifting_field', 'Cloud', 'class_fields', 'drifting_loss']
 
-# %% ../../nbs/training/08_drifting.ipynb #f1b5d75f
+# %% ../../nbs/training/08_drifting.ipynb #54868633
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/training/08_drifting.ipynb #696c1922
+# %% ../../nbs/training/08_drifting.ipynb #0a5332f3
 def _weights(distances: Tensor, *, unit: Tensor) -> Tensor:
     "[n, m] scores: minus the distance in its unit, less the logarithm of how many count"
     counted = distances.isfinite().sum(1, keepdim=True).clamp(min=1)
@@ -37,7 +37,7 @@ def drifting_field(
     field = (pull*push.sum(1, keepdim=True)) @ real - (push*pull.sum(1, keepdim=True)) @ generated
     return field, mean
 
-# %% ../../nbs/training/08_drifting.ipynb #e4e314a2
+# %% ../../nbs/training/08_drifting.ipynb #e870db7d
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
     "Points of several classes"
@@ -67,7 +67,7 @@ def class_fields(
     length = field.square().sum(1).mean().sqrt()
     return field/length.clamp(min=1e-12), torch.stack(means).mean() if means else length
 
-# %% ../../nbs/training/08_drifting.ipynb #e2a8ddfc
+# %% ../../nbs/training/08_drifting.ipynb #9d53d076
 PULL = 10.0   # of the loss, in mean distances: the constant of the recipe
 
 def drifting_loss(
@@ -76,5 +76,5 @@ def drifting_loss(
     *,
     mean_distance: Tensor,   # from `class_fields`: makes features of all sizes count alike
 ) -> Tensor:                 # scalar; its value says nothing, its gradient points along the field
-    "Descending on it moves every point along the field; the gradient is that of half the squared distance to where it leads"
+    "Descending on it moves points along the field, as half the squared distance to where it leads would"
     return -PULL/mean_distance.clamp(min=1e-12)*(points*field).sum(1).mean()
