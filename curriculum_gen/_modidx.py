@@ -4215,8 +4215,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'curriculum_gen/training/perception.py'),
                                                     'curriculum_gen.training.perception.Perception.update': ( 'training/perception.html#perception.update',
                                                                                                               'curriculum_gen/training/perception.py'),
-                                                    'curriculum_gen.training.perception.Perception.widened': ( 'training/perception.html#perception.widened',
-                                                                                                               'curriculum_gen/training/perception.py'),
                                                     'curriculum_gen.training.perception.perception_loss': ( 'training/perception.html#perception_loss',
                                                                                                             'curriculum_gen/training/perception.py'),
                                                     'curriculum_gen.training.perception.shaped_rate': ( 'training/perception.html#shaped_rate',

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
+from fastcore.basics import patch
+
 from ..core.errors import InputError, unknown_name
 from ..core.records import Record, sha256
 from ..core.task import TASKS, Task
@@ -134,10 +136,11 @@ class RunConfig(Record):
         in a run of one phase, a third of it"""
         return self.phases[-1].start_step or self.total_steps // 3
 
-    @property
-    def key(self) -> str:
-        "Twelve hexadecimal digits that two configurations share only when they are equal"
-        return sha256(json.dumps(self.to_dict(), sort_keys=True))[:12]
+# %% ../../nbs/curriculum/02_config.ipynb #47050e91
+@patch(as_prop=True)
+def key(self: RunConfig) -> str:
+    "Twelve hexadecimal digits that two configurations share only when they are equal"
+    return sha256(json.dumps(self.to_dict(), sort_keys=True))[:12]
 
 # %% ../../nbs/curriculum/02_config.ipynb #6d3e13d3
 _CHOICES = {"widths": ("small", "paper"), "judge_training": ("full", "brief"), "device": ("cpu", "cuda")}

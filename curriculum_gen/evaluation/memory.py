@@ -122,8 +122,9 @@ def copy_detector(
     apart = nearest_other(judge_features(judge, sample)).quantile(QUANTILE, dim=1)
     repeated = (nearest_other(judge_features(judge, twin)) < apart[:, None]).sum(1)
     return CopyDetector(training=tuple(torch.cat([a, b]) for a, b, _ in by_class),
-                        half_a=tuple(len(a) for a, _, _ in by_class), test=tuple(test for *_, test in by_class), judge=judge,
-                        apart=apart, real_repeated=tuple(repeated.tolist()), images_per_class=images_per_class)
+                        half_a=tuple(len(a) for a, _, _ in by_class), test=tuple(test for *_, test in by_class),
+                        judge=judge, apart=apart, real_repeated=tuple(repeated.tolist()),
+                        images_per_class=images_per_class)
 
 # %% ../../nbs/evaluation/01_memory.ipynb #556a10fc
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PlainWitness']
 
-# %% ../../nbs/models/08_plain_witness.ipynb #317db722
+# %% ../../nbs/models/08_plain_witness.ipynb #eea7fc17
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from ..core.task import MNIST, Task
 from .layers import channels_last, check_images
 from .networks import VALUE_SIZE, halved, widths_named
 
-# %% ../../nbs/models/08_plain_witness.ipynb #233c9795
+# %% ../../nbs/models/08_plain_witness.ipynb #13b74006
 class PlainWitness(nn.Module):
     "Class logits and seen values, and what is perceived on the way to them"
     def __init__(

@@ -130,7 +130,8 @@ def forward(
     "Images that noise becomes"
     if latents.shape[1:] != self.latent_shape or labels.shape != latents.shape[:1]:
         wanted = ", ".join(map(str, self.latent_shape))
-        raise InputError(f"latents {tuple(latents.shape)} and labels {tuple(labels.shape)}: expected [B, {wanted}] and [B]")
+        raise InputError(f"latents {tuple(latents.shape)} and labels {tuple(labels.shape)}: "
+                         f"expected [B, {wanted}] and [B]")
     def velocity(points: Tensor, time: float) -> Tensor:
         return self.velocity(points, labels, times=points.new_full((len(points),), time))
     return followed(velocity, latents, steps=SAMPLING_STEPS).clamp(-1, 1)

@@ -7,7 +7,7 @@ __all__ = ['TOLD', 'STRIP', 'STATEMENTS', 'CURRICULUM', 'NEAREST', 'ORIGINALS', 
            'quality_rows', 'last_rows', 'regime_table', 'told_table', 'training_minutes', 'plot_quality', 'kept_strips',
            'answer', 'headline', 'measure_at_least', 'never_called', 'decide']
 
-# %% ../../nbs/studies/08_rivals.ipynb #f2432558
+# %% ../../nbs/studies/08_rivals.ipynb #9eba4fff
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from .regimes import answer as compared, headline as compared_headline
 from .study import Plan, Study, check_statements
 from .table import counted_verdicts, run_folders
 
-# %% ../../nbs/studies/08_rivals.ipynb #312d24ae
+# %% ../../nbs/studies/08_rivals.ipynb #9aea363b
 def quality_row(
     row: Mapping,    # a row of a seed table: a card's
     judges: Mapping, # certificates by judge, as a seed table holds them
@@ -63,7 +63,7 @@ def quality_rows(
     "What every checkpoint of a study reaches"
     return pd.DataFrame([quality_row(row, table["judges"]) for row in table["rows"]])
 
-# %% ../../nbs/studies/08_rivals.ipynb #4a127da7
+# %% ../../nbs/studies/08_rivals.ipynb #dd15f75f
 TOLD = {"judge": "first judge", "panel": "other judges", "student_of_real": "student, of real",
         "coverage_of_real": "coverage, of real", "precision": "precision", "repeated": "repeated, worst class"}
 
@@ -84,7 +84,8 @@ def regime_table(
         spread = {f"{name}{end}": value for name in TOLD for end, value in (
             ("", mine[name].median()), ("_low", mine[name].min()), ("_high", mine[name].max()))}
         words = counted_verdicts(dict(mine.verdict.value_counts()))
-        found.append({"regime": regime, "seeds": len(mine), "verdicts": words, "stable": mine.stable.min(), **spread, "minutes": minutes.get(regime)})
+        found.append({"regime": regime, "seeds": len(mine), "verdicts": words, "stable": mine.stable.min(), **spread,
+                      "minutes": minutes.get(regime)})
     return pd.DataFrame(found).set_index("regime")
 
 def told_table(
@@ -98,7 +99,7 @@ def told_table(
     cost = ["–" if pd.isna(m) else f"{m:.1f}" for m in found.minutes]
     return pd.DataFrame({"seeds": found.seeds, "verdicts": found.verdicts, **texts, "CPU min": cost}, index=found.index)
 
-# %% ../../nbs/studies/08_rivals.ipynb #1e3741c0
+# %% ../../nbs/studies/08_rivals.ipynb #db82e2cd
 def training_minutes(
     out: str | Path,        # the study's folder
 ) -> dict[str, float]:      # regime -> minutes, median over its runs that have a record of it
@@ -111,7 +112,7 @@ def training_minutes(
             found.setdefault(folder.path.parent.name, []).append(record["seconds_per_step"]*steps/60)
     return {regime: round(median(minutes), 2) for regime, minutes in found.items()}
 
-# %% ../../nbs/studies/08_rivals.ipynb #d55dcc67
+# %% ../../nbs/studies/08_rivals.ipynb #d633ab84
 @printed
 def plot_quality(
     rows: pd.DataFrame,                          # from `quality_rows`
@@ -141,6 +142,7 @@ def plot_quality(
              label="student, of real"), Patch(color="0.87", label="99 % of chance")])
     return figure
 
+# %% ../../nbs/studies/08_rivals.ipynb #2ea0482e
 def _span(counts: pd.Series) -> str: return " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
 
 def _curves(ax: Axes, rows: pd.DataFrame, bands: pd.DataFrame) -> None:
@@ -165,7 +167,7 @@ def _strip(ax: Axes, images: np.ndarray | None, steps: Sequence[int]) -> None:
     for k, step in enumerate(steps):
         ax.text(-4, (k + 0.5)*height, f"{step:,}", ha="right", va="center", fontsize=6)
 
-# %% ../../nbs/studies/08_rivals.ipynb #9e4bc350
+# %% ../../nbs/studies/08_rivals.ipynb #ac0d6110
 STRIP = "1/6", "1/3", "1"   # where images are shown, as fractions of a run
 
 def kept_strips(
@@ -181,7 +183,7 @@ def kept_strips(
         found[folder.path.parent.name] = np.stack([images[there.index(step), :, 0] for step in steps])
     return found
 
-# %% ../../nbs/studies/08_rivals.ipynb #43849dcc
+# %% ../../nbs/studies/08_rivals.ipynb #528c8b41
 def answer(
     table: Mapping,   # a seed table
 ) -> str:             # a line a regime
@@ -204,7 +206,7 @@ def headline(
     number = f"{len(learned)} {'is' if len(learned) == 1 else 'are'}"
     return f"Of {len(words)} regimes {number} LEARNED with every seed: {', '.join(learned)}."
 
-# %% ../../nbs/studies/08_rivals.ipynb #d31557f4
+# %% ../../nbs/studies/08_rivals.ipynb #d7b215c8
 def measure_at_least(
     table: Mapping,   # a seed table
     *,
@@ -236,7 +238,7 @@ def never_called(
     called = sum(row["verdict"] == verdict for row in mine)
     return called == 0, f"{verdict} at {called} of {len(mine)} checkpoints"
 
-# %% ../../nbs/studies/08_rivals.ipynb #591258e8
+# %% ../../nbs/studies/08_rivals.ipynb #ca35f02d
 STATEMENTS = Path(curriculum_gen.__file__).parent/"rivals.json"
 CURRICULUM, NEAREST = "perceptual_drifting", ("perceptual_drifting_constant", "cvae", "flow_matching")
 ORIGINALS = "original_pedagogical", "grounded_witness", "no_meta", "meta_learning"

@@ -39,6 +39,7 @@ class Plan:
         *,
         otherwise: tuple[int, ...],     # the profile's
     ) -> tuple[int, ...]:
+        "The seeds that a regime is trained from"
         return tuple(self.seeds.get(regime, self.seeds.get("", otherwise)))
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,29 +34,30 @@ class Adversarial(NetworkProgram):
     parts = {"generator": partial(Generator, stem="normed", values=False), "discriminator": Discriminator}
     terms = {"adversarial": ("generator",), "on_real": ("discriminator",), "on_generated": ("discriminator",)}
 
-    def generator_losses(self, state: Learner, generated: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, state: Learner, images: Tensor, *, labels: Tensor) -> dict[str, Tensor]:
         "By term: what is wrong with images of these classes"
-        return {"adversarial": reality_loss(state.discriminator(generated, labels), real=True)}
+        return {"adversarial": reality_loss(state.discriminator(images, labels), real=True)}
 
-    def discriminator_losses(self, state: Learner, generated: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, state: Learner, images: Tensor, *, batch: Batch) -> dict[str, Tensor]:
         "By term: how badly real images are told from generated ones"
         return {"on_real": reality_loss(state.discriminator(batch.real_images, batch.real_labels), real=True),
-                "on_generated": reality_loss(state.discriminator(generated, batch.labels), real=False)}
+                "on_generated": reality_loss(state.discriminator(images, batch.labels), real=False)}
 
     def update(
         self,
         state: Learner,    # its networks are changed in place
         batch: Batch,      # of this step
+        *,
         phase: Phase,      # weighs the terms, and may detach them
     ) -> tuple[dict[str, Tensor], Tensor]:   # losses by name; the classes that the judge saw in the generated images
         "One update of the generator and one of the discriminator"
         generated = state.generator(batch.latents, batch.labels)
-        wanted = self.generator_losses(state, generated, batch.labels)
+        wanted = self.generator_losses(state, generated, labels=batch.labels)
         state.generator_optimiser.zero_grad()
         weighted_loss(wanted, phase).backward(inputs=trained_parameters(state.generator))
         state.generator_optimiser.step()
 
-        told = self.discriminator_losses(state, generated.detach(), batch)
+        told = self.discriminator_losses(state, generated.detach(), batch=batch)
         state.discriminator_optimiser.zero_grad()
         weighted_loss(told, phase).backward()
         state.discriminator_optimiser.step()
@@ -71,15 +72,15 @@ class AuxiliaryAdversarial(Adversarial):
     terms = Adversarial.terms | {"classes": ("generator",), "classes_on_real": ("discriminator",),
                                  "classes_on_generated": ("discriminator",)}
 
-    def generator_losses(self, state: Learner, generated: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, state: Learner, images: Tensor, *, labels: Tensor) -> dict[str, Tensor]:
         "By term: what is wrong with images of these classes"
-        logits, classes = state.discriminator(generated)
+        logits, classes = state.discriminator(images)
         return {"adversarial": reality_loss(logits, real=True), "classes": F.cross_entropy(classes, labels)}
 
-    def discriminator_losses(self, state: Learner, generated: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, state: Learner, images: Tensor, *, batch: Batch) -> dict[str, Tensor]:
         "By term: how badly real images are told from generated ones, and classes from each other"
         on_real, classes_on_real = state.discriminator(batch.real_images)
-        on_generated, classes_on_generated = state.discriminator(generated)
+        on_generated, classes_on_generated = state.discriminator(images)
         return {"on_real": reality_loss(on_real, real=True), "on_generated": reality_loss(on_generated, real=False),
                 "classes_on_real": F.cross_entropy(classes_on_real, batch.real_labels),
                 "classes_on_generated": F.cross_entropy(classes_on_generated, batch.labels)}

@@ -43,6 +43,7 @@ class Autoencoder(NetworkProgram):
         self,
         state: Learner,    # its networks are changed in place
         batch: Batch,      # of this step
+        *,
         phase: Phase,      # weighs the terms, and may detach them
     ) -> tuple[dict[str, Tensor], None]:   # losses by name; no judge is asked
         "One update of both networks"

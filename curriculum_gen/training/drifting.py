@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PULL', 'drifting_field', 'Cloud', 'class_fields', 'drifting_loss']
 
-# %% ../../nbs/training/08_drifting.ipynb #54868633
+# %% ../../nbs/training/08_drifting.ipynb #797b5303
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/training/08_drifting.ipynb #0a5332f3
+# %% ../../nbs/training/08_drifting.ipynb #edc622f3
 def _weights(distances: Tensor, *, unit: Tensor) -> Tensor:
     "[n, m] scores: minus the distance in its unit, less the logarithm of how many count"
     counted = distances.isfinite().sum(1, keepdim=True).clamp(min=1)
@@ -37,7 +37,7 @@ def drifting_field(
     field = (pull*push.sum(1, keepdim=True)) @ real - (push*pull.sum(1, keepdim=True)) @ generated
     return field, mean
 
-# %% ../../nbs/training/08_drifting.ipynb #e870db7d
+# %% ../../nbs/training/08_drifting.ipynb #47017a1a
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
     "Points of several classes"
@@ -67,7 +67,7 @@ def class_fields(
     length = field.square().sum(1).mean().sqrt()
     return field/length.clamp(min=1e-12), torch.stack(means).mean() if means else length
 
-# %% ../../nbs/training/08_drifting.ipynb #9d53d076
+# %% ../../nbs/training/08_drifting.ipynb #c34a70cc
 PULL = 10.0   # of the loss, in mean distances: the constant of the recipe
 
 def drifting_loss(

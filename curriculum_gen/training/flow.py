@@ -42,6 +42,7 @@ class FlowMatching(NetworkProgram):
         self,
         state: Learner,    # its network is changed in place
         batch: Batch,      # of this step
+        *,
         phase: Phase,      # weighs the term, and may detach it
     ) -> tuple[dict[str, Tensor], None]:   # the loss; no judge is asked
         "One update of the network"

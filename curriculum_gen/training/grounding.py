@@ -55,6 +55,7 @@ class Grounding(NetworkProgram):
         self,
         state: Learner,    # its networks are changed in place
         batch: Batch,      # of this step
+        *,
         phase: Phase,      # weighs the terms, and may detach them
     ) -> tuple[dict[str, Tensor], Tensor]:   # losses by name; the classes that the judge saw in the generated images
         "One update of the generator and one of the witness"

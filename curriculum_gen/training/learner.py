@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['weighted_loss', 'Learner', 'trained_parameters', 'NetworkProgram', 'check_recipe']
 
-# %% ../../nbs/training/01_learner.ipynb #812b2000
+# %% ../../nbs/training/01_learner.ipynb #a156dab0
 from collections.abc import Callable, Mapping
 
 from fastcore.basics import patch
@@ -21,7 +21,7 @@ from ..data.dataset import Split
 from ..models.weights import load_state, seeded
 from .program import Batch, training_batch
 
-# %% ../../nbs/training/01_learner.ipynb #c02068bd
+# %% ../../nbs/training/01_learner.ipynb #6439d4ee
 def weighted_loss(
     losses: Mapping[str, Tensor],   # scalars by term, at least one
     phase: Phase,                   # weighs them, 1 where it is silent, and may detach them: the reported fault
@@ -31,7 +31,7 @@ def weighted_loss(
                       for term, loss in losses.items())
     return sum(others, first)
 
-# %% ../../nbs/training/01_learner.ipynb #446510e3
+# %% ../../nbs/training/01_learner.ipynb #53292a37
 class Learner:
     "Networks with their optimisers in train mode, and what else a step goes on from"
     def __init__(
@@ -52,7 +52,7 @@ def trained_parameters(network: nn.Module) -> list[Tensor]:
     "The parameters of a network that take a gradient"
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
-# %% ../../nbs/training/01_learner.ipynb #070ff22e
+# %% ../../nbs/training/01_learner.ipynb #3ca5bdbb
 def _optimiser_tensors(state: Learner, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {f"{name}.{index}.{key}": tensor.cpu().contiguous() for name in names
             for index, entries in getattr(state, f"{name}_optimiser").state_dict()["state"].items()
@@ -67,7 +67,7 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
             state.setdefault(int(index), {})[entry] = last
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
-# %% ../../nbs/training/01_learner.ipynb #a4cd7849
+# %% ../../nbs/training/01_learner.ipynb #74af5a5a
 class NetworkProgram:
     "A program of networks with an Adam each; a subclass names them and its terms, and writes `update`"
     name = ""                             # in `PROGRAMS`
@@ -90,17 +90,6 @@ class NetworkProgram:
         "An untrained network"
         return self.parts[name](self.config.widths, task=self.config.task)
 
-    def networks(self) -> dict[str, nn.Module]:
-        "Untrained networks of the right shapes, on the run's device, by the name of their file in a checkpoint"
-        return {name: self._placed(self.part(name)) for name in self.parts}
-
-    def _placed(self, network: nn.Module) -> nn.Module:
-        return network.to(self.config.device, memory_format=torch.channels_last).train()
-
-    def _begun(self, name: str) -> nn.Module:
-        seed = stream_seed(self.config.seed, f"{name.capitalize()} weights")
-        return self._placed(seeded(lambda: self.part(name), seed))
-
     def memory(self) -> dict[str, Tensor]:
         "What a step goes on from beside networks and optimisers, as it is before the first step"
         return {}
@@ -118,12 +107,13 @@ class NetworkProgram:
         self,
         state: Learner,    # its networks and its memory are changed in place
         batch: Batch,      # of this step
+        *,
         phase: Phase,      # that the step belongs to
     ) -> tuple[dict[str, Tensor], Tensor | None]:   # losses by name; the classes that the judge saw in generated images
         "What one step does"
         raise NotImplementedError
 
-# %% ../../nbs/training/01_learner.ipynb #171ec467
+# %% ../../nbs/training/01_learner.ipynb #32f8507b
 def check_recipe(
     config: RunConfig,
     program: type[NetworkProgram],
@@ -140,7 +130,22 @@ def check_recipe(
                 raise InputError(f"regime {config.regime!r}, stage {stage.name!r}: the {program.name} program has no "
                                  f"loss term {term!r}; it has {', '.join(program.terms)}")
 
-# %% ../../nbs/training/01_learner.ipynb #f74e07a8
+# %% ../../nbs/training/01_learner.ipynb #e634eaf5
+@patch
+def networks(self: NetworkProgram) -> dict[str, nn.Module]:
+    "Untrained networks of the right shapes, on the run's device, by the name of their file in a checkpoint"
+    return {name: self._placed(self.part(name)) for name in self.parts}
+
+@patch
+def _placed(self: NetworkProgram, network: nn.Module) -> nn.Module:
+    return network.to(self.config.device, memory_format=torch.channels_last).train()
+
+@patch
+def _begun(self: NetworkProgram, name: str) -> nn.Module:
+    "A network as the run's seed makes it"
+    seed = stream_seed(self.config.seed, f"{name.capitalize()} weights")
+    return self._placed(seeded(lambda: self.part(name), seed))
+
 @patch
 def start(
     self: NetworkProgram,
@@ -166,7 +171,7 @@ def train_step(self: NetworkProgram, state: Learner) -> StepRecord:
                            latent_shape=state.generator.latent_shape)
     for name in self.parts:
         for group in getattr(state, f"{name}_optimiser").param_groups: group["lr"] = self.rate(state.step)
-    losses, judged = self.update(state, batch, phase)
+    losses, judged = self.update(state, batch, phase=phase)
     state.step += 1
     agreement = [] if judged is None else [(judged == batch.labels).float().mean()]
     # one transfer from the device
@@ -174,7 +179,7 @@ def train_step(self: NetworkProgram, state: Learner) -> StepRecord:
     return StepRecord(step=state.step, phase=phase.name, weights=phase.weights, images=len(batch.labels),
                       judge_accuracy=values[-1] if agreement else None, losses=dict(zip(losses, values)))
 
-# %% ../../nbs/training/01_learner.ipynb #e7bb6663
+# %% ../../nbs/training/01_learner.ipynb #ee71bcdf
 @patch
 def save(self: NetworkProgram, state: Learner) -> dict:
     "The step, and copies of the tensors of each file: training on changes none of them"

@@ -95,6 +95,7 @@ def update(
     self: Pedagogical,
     state: Learner,    # its networks and running moments are changed in place, unless the phase trains nothing
     batch: Batch,      # of this step; its requested labels become those of the real images
+    *,
     phase: Phase,      # weighs the terms, and may detach them
 ) -> tuple[dict[str, Tensor], Tensor]:   # losses by name; the classes that the judge saw in the generated images
     "One update of both networks, from one loss"

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['WARM_UP', 'HELD', 'LAST', 'Perceived', 'shaped_rate', 'widened', 'perception_loss', 'Perception']
 
-# %% ../../nbs/training/09_perception.ipynb #a24ac019
+# %% ../../nbs/training/09_perception.ipynb #82e92a76
 import math
 
+from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from .grounding import alignment_loss, grounding_loss
 from .learner import Learner, NetworkProgram, trained_parameters, weighted_loss
 from .program import Batch
 
-# %% ../../nbs/training/09_perception.ipynb #aa509f06
+# %% ../../nbs/training/09_perception.ipynb #d1300adf
 WARM_UP, HELD, LAST = 30, 0.3, 0.05   # steps; share of the run; share of the rate
 
 def shaped_rate(
@@ -34,7 +35,7 @@ def shaped_rate(
     done = max(0.0, (step/total_steps - HELD)/(1 - HELD))
     return rate*min(1.0, (step + 1)/WARM_UP)*(LAST + (1 - LAST)*(1 + math.cos(math.pi*done))/2)
 
-# %% ../../nbs/training/09_perception.ipynb #059cac32
+# %% ../../nbs/training/09_perception.ipynb #85d16c89
 def widened(
     batch: Batch,                   # of this step
     split: Split,                   # from which further real images are drawn, with replacement
@@ -52,7 +53,7 @@ def widened(
                "labels": labels}
     return Batch(**{name: torch.cat([getattr(batch, name), tensor.to(device)]) for name, tensor in further.items()})
 
-# %% ../../nbs/training/09_perception.ipynb #9d7ffd49
+# %% ../../nbs/training/09_perception.ipynb #a4102c41
 Perceived = tuple[Tensor, ...]   # images on several levels, [n, d] each
 
 def perception_loss(
@@ -72,7 +73,7 @@ def perception_loss(
         losses.append(drifting_loss(points, field, mean_distance=mean))
     return sum(losses[1:], losses[0])
 
-# %% ../../nbs/training/09_perception.ipynb #afcbfe7c
+# %% ../../nbs/training/09_perception.ipynb #04f15847
 class Perception(NetworkProgram):
     "Alignment, grounding and perception for the generator; real images for the witness"
     name, parts = "perception", {"generator": Generator, "witness": PlainWitness}
@@ -91,33 +92,32 @@ class Perception(NetworkProgram):
         "The learning rate of the step after so many completed ones"
         return shaped_rate(step, total_steps=self.config.total_steps, rate=self.config.learning_rate)
 
-    def update(
-        self,
-        state: Learner,    # its networks and its memory are changed in place
-        batch: Batch,      # of this step
-        phase: Phase,      # weighs the terms
-    ) -> tuple[dict[str, Tensor], Tensor]:   # losses by name; the classes that the judge saw in the generated images
-        "One update of the generator and one of the witness"
-        batch = self.widened(state, batch)
-        images, predicted_values = state.generator(batch.latents, batch.labels)
-        perceived, real = state.witness.perceived(images), state.witness.perceived(batch.real_images)
-        losses = {"alignment": alignment_loss(predicted_values, state.witness.v_seen_head(perceived[-1])),
-                  "grounding": grounding_loss(state.witness.classifier(perceived[-1]), batch.labels),
-                  "perception": perception_loss(perceived, batch.labels, real=real, real_labels=batch.real_labels,
-                                                temperature=self.options["temperature"])}
-        loss = weighted_loss(losses, phase)
-        state.generator_optimiser.zero_grad()
-        loss.backward(inputs=trained_parameters(state.generator))
-        state.generator_optimiser.step()
+# %% ../../nbs/training/09_perception.ipynb #a784ffa8
+@patch
+def update(
+    self: Perception,
+    state: Learner,    # its networks are changed in place
+    batch: Batch,      # of this step
+    *,
+    phase: Phase,      # weighs the terms, and may detach them
+) -> tuple[dict[str, Tensor], Tensor]:   # losses by name; the classes that the judge saw in the generated images
+    "One update of the generator and one of the witness"
+    real, generated = (self.options[name] for name in ("real", "generated"))
+    batch = widened(batch, state.split, real=real, generated=generated, classes=len(self.config.task.classes))
+    images, predicted_values = state.generator(batch.latents, batch.labels)
+    perceived, real = state.witness.perceived(images), state.witness.perceived(batch.real_images)
+    losses = {"alignment": alignment_loss(predicted_values, state.witness.v_seen_head(perceived[-1])),
+              "grounding": grounding_loss(state.witness.classifier(perceived[-1]), batch.labels),
+              "perception": perception_loss(perceived, batch.labels, real=real, real_labels=batch.real_labels,
+                                            temperature=self.options["temperature"])}
+    loss = weighted_loss(losses, phase)
+    state.generator_optimiser.zero_grad()
+    loss.backward(inputs=trained_parameters(state.generator))
+    state.generator_optimiser.step()
 
-        on_real = F.cross_entropy(state.witness.classifier(real[-1]), batch.real_labels)
-        state.witness_optimiser.zero_grad()
-        weighted_loss({"on_real": on_real}, phase).backward()
-        state.witness_optimiser.step()
-        with torch.no_grad(): judged = state.judge(images[:self.config.batch_size]).argmax(1)
-        return losses | {"on_real": on_real, "generator": loss}, judged
-
-    def widened(self, state: Learner, batch: Batch) -> Batch:
-        "The batch and what this program sees beside it"
-        return widened(batch, state.split, real=self.options["real"], generated=self.options["generated"],
-                       classes=len(self.config.task.classes))
+    on_real = F.cross_entropy(state.witness.classifier(real[-1]), batch.real_labels)
+    state.witness_optimiser.zero_grad()
+    weighted_loss({"on_real": on_real}, phase).backward()
+    state.witness_optimiser.step()
+    with torch.no_grad(): judged = state.judge(images[:self.config.batch_size]).argmax(1)
+    return losses | {"on_real": on_real, "generator": loss}, judged

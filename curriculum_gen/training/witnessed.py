@@ -81,6 +81,7 @@ class Witnessed(NetworkProgram):
         self,
         state: Learner,    # its networks are changed in place
         batch: Batch,      # of this step; its requested labels become those of the real images
+        *,
         phase: Phase,      # weighs the terms; a network whose terms all have weight 0 does not learn
     ) -> tuple[dict[str, Tensor], Tensor]:   # losses by name; the classes that the judge saw in the generated images
         "One update of the witness, then one of the generator"

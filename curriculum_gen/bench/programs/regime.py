@@ -27,7 +27,8 @@ from ...training.checkpoints import checkpoint_record, load_checkpoint, save_che
 
 # %% ../../../nbs/bench/programs/02_regime.ipynb #adc7cb43
 # what a planted mistake may change, in the order of import
-PARTS = tuple(import_module(f"curriculum_gen.training.{name}") for name in ("program", "learner", "grounding", "checkpoints"))
+PARTS = tuple(import_module(f"curriculum_gen.training.{name}")
+              for name in ("program", "learner", "grounding", "checkpoints"))
 REGIME, TOTAL_STEPS, BATCH, LATENTS_SEED = "full_curriculum", 15, 64, 11
 LEARNING_RATE = 3e-3
 
