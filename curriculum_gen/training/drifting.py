@@ -5,43 +5,43 @@
 # %% auto #0
 __all__ = ['PULL', 'drifting_field', 'Cloud', 'class_fields', 'drifting_loss']
 
-# %% ../../nbs/training/08_drifting.ipynb #797b5303
+# %% ../../nbs/training/08_drifting.ipynb #59615b0d
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/training/08_drifting.ipynb #edc622f3
+# %% ../../nbs/training/08_drifting.ipynb #0c1aca74
 def _weights(distances: Tensor, *, unit: Tensor) -> Tensor:
-    "[n, m] scores: minus the distance in its unit, less the logarithm of how many count"
-    counted = distances.isfinite().sum(1, keepdim=True).clamp(min=1)
+    "[..., n, m] scores: minus the distance in its unit, less the logarithm of how many count"
+    counted = distances.isfinite().sum(-1, keepdim=True).clamp(min=1)
     return -distances/unit - counted.log()
 
 def drifting_field(
-    points: Tensor,        # [n, d] generated, to be moved
+    points: Tensor,        # [..., n, d] generated, to be moved; what stands before n is a field of its own each
     *,
-    real: Tensor,          # [m, d] attract
-    generated: Tensor,     # [k, d] repel
+    real: Tensor,          # [..., m, d] attract
+    generated: Tensor,     # [..., k, d] repel
     temperature: float,    # above 0, in mean distances; the smaller, the more only the nearest count
     own: bool = True,      # `generated` begins with the points themselves, and none repels itself
-) -> tuple[Tensor, Tensor]:   # [n, d] where each point should go, of any length; the mean distance to the real ones
+) -> tuple[Tensor, Tensor]:   # [..., n, d] where each point should go, of any length; [...] mean distance to real ones
     "The field of a class (Deng et al. 2026, algorithm 2); 0 without real points, or without others that repel"
     to_real, to_generated = torch.cdist(points, real), torch.cdist(points, generated)
-    if own: to_generated.fill_diagonal_(torch.inf)
-    mean = to_real.mean() if len(real) else to_real.new_zeros(())
-    unit = (temperature*mean).clamp(min=1e-12)
-    scores = torch.cat([_weights(to_real, unit=unit), _weights(to_generated, unit=unit)], 1)
+    if own: to_generated.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    mean = to_real.mean((-2, -1)).nan_to_num()   # without real points there is none
+    unit = (temperature*mean).clamp(min=1e-12)[..., None, None]
+    scores = torch.cat([_weights(to_real, unit=unit), _weights(to_generated, unit=unit)], -1)
     # nobody's column, or a row of nobody
-    both = (scores.softmax(1)*scores.softmax(0)).nan_to_num().sqrt()
-    pull, push = both.split([len(real), len(generated)], 1)
-    field = (pull*push.sum(1, keepdim=True)) @ real - (push*pull.sum(1, keepdim=True)) @ generated
+    both = (scores.softmax(-1)*scores.softmax(-2)).nan_to_num().sqrt()
+    pull, push = both.split([real.shape[-2], generated.shape[-2]], -1)
+    field = (pull*push.sum(-1, keepdim=True)) @ real - (push*pull.sum(-1, keepdim=True)) @ generated
     return field, mean
 
-# %% ../../nbs/training/08_drifting.ipynb #47017a1a
+# %% ../../nbs/training/08_drifting.ipynb #4f457d92
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
     "Points of several classes"
-    points: Tensor   # [n, d]
+    points: Tensor   # [n, d], or [n, parts, d]
     labels: Tensor   # [n] int64, the class of each
 
     def of(self, label: int) -> Tensor:
@@ -55,26 +55,27 @@ def class_fields(
     real: Cloud,           # attract those of their class
     generated: Cloud,      # repel those of their class; it begins with the points themselves
     temperature: float,    # above 0, in mean distances of the class
-) -> tuple[Tensor, Tensor]:   # [n, d] of root mean square length 1, or 0; the mean distance, averaged over classes
+) -> tuple[Tensor, Tensor]:   # as the points, of root mean square length 1, or 0; mean distance, averaged over classes
     "Where every generated point should go"
     field, means = torch.zeros_like(points.points), []
     for label in points.labels.unique():
         mine, there = points.labels == label, real.of(label)
         if not len(there): continue
-        field[mine], mean = drifting_field(points.points[mine], real=there, generated=generated.of(label),
-                                           temperature=temperature)
-        means.append(mean)
-    length = field.square().sum(1).mean().sqrt()
+        ours, real_ones, others = (cloud.movedim(0, -2) for cloud in (points.points[mine], there, generated.of(label)))
+        moved, mean = drifting_field(ours, real=real_ones, generated=others, temperature=temperature)
+        field[mine] = moved.movedim(-2, 0)
+        means.append(mean.square().sum().sqrt())
+    length = field.flatten(1).square().sum(1).mean().sqrt()
     return field/length.clamp(min=1e-12), torch.stack(means).mean() if means else length
 
-# %% ../../nbs/training/08_drifting.ipynb #c34a70cc
+# %% ../../nbs/training/08_drifting.ipynb #e8cfdb5c
 PULL = 10.0   # of the loss, in mean distances: the constant of the recipe
 
 def drifting_loss(
-    points: Tensor,          # [n, d] generated features, with gradient
-    field: Tensor,           # [n, d] from `class_fields`, a constant
+    points: Tensor,          # [n, d] or [n, parts, d] generated features, with gradient
+    field: Tensor,           # the same shape, from `class_fields`, a constant
     *,
     mean_distance: Tensor,   # from `class_fields`: makes features of all sizes count alike
 ) -> Tensor:                 # scalar; its value says nothing, its gradient points along the field
     "Descending on it moves points along the field, as half the squared distance to where it leads would"
-    return -PULL/mean_distance.clamp(min=1e-12)*(points*field).sum(1).mean()
+    return -PULL/mean_distance.clamp(min=1e-12)*(points*field).flatten(1).sum(1).mean()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WARM_UP', 'HELD', 'LAST', 'Perceived', 'shaped_rate', 'widened', 'perception_loss', 'Perception']
 
-# %% ../../nbs/training/09_perception.ipynb #82e92a76
+# %% ../../nbs/training/09_perception.ipynb #1b987875
 import math
 
 from fastcore.basics import patch
@@ -22,7 +22,7 @@ from .grounding import alignment_loss, grounding_loss
 from .learner import Learner, NetworkProgram, trained_parameters, weighted_loss
 from .program import Batch
 
-# %% ../../nbs/training/09_perception.ipynb #d1300adf
+# %% ../../nbs/training/09_perception.ipynb #93b3247e
 WARM_UP, HELD, LAST = 30, 0.3, 0.05   # steps; share of the run; share of the rate
 
 def shaped_rate(
@@ -35,7 +35,7 @@ def shaped_rate(
     done = max(0.0, (step/total_steps - HELD)/(1 - HELD))
     return rate*min(1.0, (step + 1)/WARM_UP)*(LAST + (1 - LAST)*(1 + math.cos(math.pi*done))/2)
 
-# %% ../../nbs/training/09_perception.ipynb #85d16c89
+# %% ../../nbs/training/09_perception.ipynb #4f245e5a
 def widened(
     batch: Batch,                   # of this step
     split: Split,                   # from which further real images are drawn, with replacement
@@ -53,8 +53,8 @@ def widened(
                "labels": labels}
     return Batch(**{name: torch.cat([getattr(batch, name), tensor.to(device)]) for name, tensor in further.items()})
 
-# %% ../../nbs/training/09_perception.ipynb #a4102c41
-Perceived = tuple[Tensor, ...]   # images on several levels, [n, d] each
+# %% ../../nbs/training/09_perception.ipynb #78cd009e
+Perceived = tuple[Tensor, ...]   # images on several levels, [n, d] or [n, parts, d] each
 
 def perception_loss(
     perceived: Perceived,        # of the generated images, with gradient
@@ -73,7 +73,7 @@ def perception_loss(
         losses.append(drifting_loss(points, field, mean_distance=mean))
     return sum(losses[1:], losses[0])
 
-# %% ../../nbs/training/09_perception.ipynb #04f15847
+# %% ../../nbs/training/09_perception.ipynb #405e27ac
 class Perception(NetworkProgram):
     "Alignment, grounding and perception for the generator; real images for the witness"
     name, parts = "perception", {"generator": Generator, "witness": PlainWitness}
@@ -92,7 +92,7 @@ class Perception(NetworkProgram):
         "The learning rate of the step after so many completed ones"
         return shaped_rate(step, total_steps=self.config.total_steps, rate=self.config.learning_rate)
 
-# %% ../../nbs/training/09_perception.ipynb #a784ffa8
+# %% ../../nbs/training/09_perception.ipynb #2d8a98c7
 @patch
 def update(
     self: Perception,
