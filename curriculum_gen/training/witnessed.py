@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lookahead', 'attention', 'Witnessed']
 
-# %% ../../nbs/training/04_witnessed.ipynb #d5d94aae
+# %% ../../nbs/training/04_witnessed.ipynb #9151ce71
 import copy
 
 from fastcore.basics import patch
@@ -23,7 +23,7 @@ from .learner import Learner, NetworkProgram, trained_parameters, weighted_loss
 from .pedagogical import trains_anything
 from .program import Batch
 
-# %% ../../nbs/training/04_witnessed.ipynb #d0153d31
+# %% ../../nbs/training/04_witnessed.ipynb #048b8797
 def _accuracy(witness: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad(): return (witness.eval().logits(images).argmax(1) == labels).float().mean().item()
 
@@ -48,14 +48,14 @@ def lookahead(
         optimiser.step()
     return _accuracy(witness, images, labels) - before
 
-# %% ../../nbs/training/04_witnessed.ipynb #9f45f0de
+# %% ../../nbs/training/04_witnessed.ipynb #c907eb49
 def attention(
     gain: float,   # in accuracy, -1..1
 ) -> float:        # 0.1..11
     "By how much the generator's cross-entropy is multiplied"
     return max(0.1, 1 - 10*gain)
 
-# %% ../../nbs/training/04_witnessed.ipynb #04fb0c7b
+# %% ../../nbs/training/04_witnessed.ipynb #427b3825
 class Witnessed(NetworkProgram):
     "A witness that learns from real images alone, and a generator that learns from the witness"
     name, parts = "witnessed", {"generator": Generator, "witness": Witness}
@@ -89,7 +89,7 @@ class Witnessed(NetworkProgram):
         on_real, (losses, judge_classes) = self.teach(state, batch, phase=phase), self.learn(state, batch, phase=phase)
         return {"on_real": on_real} | losses, judge_classes
 
-# %% ../../nbs/training/04_witnessed.ipynb #d43c77bb
+# %% ../../nbs/training/04_witnessed.ipynb #7dd35ad4
 @patch
 def teach(
     self: Witnessed,
@@ -113,7 +113,7 @@ def teach(
         state.memory = {"running_accuracy": state.memory["running_accuracy"].lerp(right, 0.05)}
     return on_real
 
-# %% ../../nbs/training/04_witnessed.ipynb #68964397
+# %% ../../nbs/training/04_witnessed.ipynb #9a906f50
 @patch
 def learn(
     self: Witnessed,
