@@ -7,7 +7,7 @@ __all__ = ['TOLD', 'STRIP', 'STATEMENTS', 'CURRICULUM', 'NEAREST', 'OTHERS', 'OR
            'quality_rows', 'last_rows', 'regime_table', 'told_table', 'training_minutes', 'plot_quality', 'kept_strips',
            'answer', 'headline', 'measure_at_least', 'never_called', 'decide']
 
-# %% ../../nbs/studies/08_rivals.ipynb #22762009
+# %% ../../nbs/studies/08_rivals.ipynb #aaf3bd5e
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from .regimes import answer as compared, headline as compared_headline
 from .study import Plan, Study, check_statements
 from .table import counted_verdicts, run_folders
 
-# %% ../../nbs/studies/08_rivals.ipynb #50481d5e
+# %% ../../nbs/studies/08_rivals.ipynb #579174b6
 def quality_row(
     row: Mapping,    # a row of a seed table: a card's
     judges: Mapping, # certificates by judge, as a seed table holds them
@@ -44,7 +44,8 @@ def quality_row(
     taught, copied, lasting = card.student, card.memory, card.stability
     return {"regime": card.regime, "seed": card.seed, "step": card.step,
             "images": len(card.confusion)*card.n_per_class, "judge": card.accuracy,
-            "second": card.accuracy_second_judge, "panel": median(others), "panel_real": median(certified), "student": taught and card.student_accuracy,
+            "second": card.accuracy_second_judge, "panel": median(others), "panel_real": median(certified),
+            "student": taught and card.student_accuracy,
             "student_of_real": taught and taught["correct"]/taught["real_correct"],
             "coverage_of_real": card.realism and card.share("coverage")/card.share("coverage", side="real"),
             "precision": card.realism and card.share("precision"),
@@ -63,7 +64,7 @@ def quality_rows(
     "What every checkpoint of a study reaches"
     return pd.DataFrame([quality_row(row, table["judges"]) for row in table["rows"]])
 
-# %% ../../nbs/studies/08_rivals.ipynb #86bf032c
+# %% ../../nbs/studies/08_rivals.ipynb #f15738f1
 TOLD = {"judge": "first judge", "panel": "other judges", "student_of_real": "student, of real",
         "coverage_of_real": "coverage, of real", "precision": "precision", "repeated": "repeated, worst class"}
 
@@ -99,7 +100,7 @@ def told_table(
     cost = ["–" if pd.isna(m) else f"{m:.1f}" for m in found.minutes]
     return pd.DataFrame({"seeds": found.seeds, "verdicts": found.verdicts, **texts, "CPU min": cost}, index=found.index)
 
-# %% ../../nbs/studies/08_rivals.ipynb #6735a118
+# %% ../../nbs/studies/08_rivals.ipynb #8e797330
 def training_minutes(
     out: str | Path,        # the study's folder
 ) -> dict[str, float]:      # regime -> minutes, median over its runs that have a record of it
@@ -112,7 +113,7 @@ def training_minutes(
             found.setdefault(folder.path.parent.name, []).append(record["seconds_per_step"]*steps/60)
     return {regime: round(median(minutes), 2) for regime, minutes in found.items()}
 
-# %% ../../nbs/studies/08_rivals.ipynb #60a0ce36
+# %% ../../nbs/studies/08_rivals.ipynb #87f99306
 @printed
 def plot_quality(
     rows: pd.DataFrame,                          # from `quality_rows`
@@ -142,7 +143,7 @@ def plot_quality(
              label="student, of real"), Patch(color="0.87", label="99 % of chance")])
     return figure
 
-# %% ../../nbs/studies/08_rivals.ipynb #7024ae43
+# %% ../../nbs/studies/08_rivals.ipynb #119ef5af
 def _span(counts: pd.Series) -> str: return " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
 
 def _curves(ax: Axes, rows: pd.DataFrame, bands: pd.DataFrame) -> None:
@@ -167,7 +168,7 @@ def _strip(ax: Axes, images: np.ndarray | None, steps: Sequence[int]) -> None:
     for k, step in enumerate(steps):
         ax.text(-4, (k + 0.5)*height, f"{step:,}", ha="right", va="center", fontsize=6)
 
-# %% ../../nbs/studies/08_rivals.ipynb #31399f94
+# %% ../../nbs/studies/08_rivals.ipynb #f6de2f93
 STRIP = "1/6", "1/3", "1"   # where images are shown, as fractions of a run
 
 def kept_strips(
@@ -183,7 +184,7 @@ def kept_strips(
         found[folder.path.parent.name] = np.stack([images[there.index(step), :, 0] for step in steps])
     return found
 
-# %% ../../nbs/studies/08_rivals.ipynb #7c749ac8
+# %% ../../nbs/studies/08_rivals.ipynb #40a4b076
 def answer(
     table: Mapping,   # a seed table
 ) -> str:             # a line a regime
@@ -206,7 +207,7 @@ def headline(
     number = f"{len(learned)} {'is' if len(learned) == 1 else 'are'}"
     return f"Of {len(words)} regimes {number} LEARNED with every seed: {', '.join(learned)}."
 
-# %% ../../nbs/studies/08_rivals.ipynb #4c63aebd
+# %% ../../nbs/studies/08_rivals.ipynb #2aea04a0
 def measure_at_least(
     table: Mapping,   # a seed table
     *,
@@ -238,7 +239,7 @@ def never_called(
     called = sum(row["verdict"] == verdict for row in mine)
     return called == 0, f"{verdict} at {called} of {len(mine)} checkpoints"
 
-# %% ../../nbs/studies/08_rivals.ipynb #875458ce
+# %% ../../nbs/studies/08_rivals.ipynb #46145f6e
 STATEMENTS = Path(curriculum_gen.__file__).parent/"rivals.json"
 CURRICULUM, NEAREST = "perceptual_drifting", ("perceptual_drifting_constant", "cvae", "flow_matching")
 OTHERS = "perceptual_drifting_simple", "cgan", "acgan"

@@ -77,7 +77,8 @@ class Study:
 # %% ../../nbs/studies/00_study.ipynb #b7352abc
 STUDIES = Registry("study", "curriculum_gen.studies", step_10000="curriculum_gen.studies.step_10000:STEP_10000",
                    regimes="curriculum_gen.studies.rivals:RIVALS",
-                   comparison="curriculum_gen.studies.regimes:COMPARISON")
+                   comparison="curriculum_gen.studies.regimes:COMPARISON",
+                   ablations="curriculum_gen.studies.ablations:ABLATIONS")
 
 def study_named(
     name: str,   # in `STUDIES`, or "module:object"
