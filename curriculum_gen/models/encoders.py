@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Encoder']
 
-# %% ../../nbs/models/06_encoders.ipynb #347761b8
+# %% ../../nbs/models/06_encoders.ipynb #d1117338
 import math
 
 import torch
@@ -17,7 +17,7 @@ from .discriminators import LabelPlanes
 from .layers import channels_last_gradient
 from .networks import LATENT_SIZE, halved, widths_named
 
-# %% ../../nbs/models/06_encoders.ipynb #d807e68f
+# %% ../../nbs/models/06_encoders.ipynb #5a3069a4
 class Encoder(nn.Module):
     "Mean and log-variance of the latents of images, given their classes"
     def __init__(

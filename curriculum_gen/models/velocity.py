@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIME_FEATURES', 'GROUPS', 'SAMPLING_STEPS', 'time_features', 'ConditionedBlock', 'followed', 'VelocityNetwork']
 
-# %% ../../nbs/models/07_velocity.ipynb #7c10f2a9
+# %% ../../nbs/models/07_velocity.ipynb #efd53a55
 from collections.abc import Callable
 
 from fastcore.basics import patch
@@ -18,18 +18,18 @@ from ..core.task import MNIST, Task
 from .layers import UpsampledConvolution, channels_last, channels_last_gradient
 from .networks import widths_named
 
-# %% ../../nbs/models/07_velocity.ipynb #45671d8a
+# %% ../../nbs/models/07_velocity.ipynb #4808cc25
 TIME_FEATURES = 64   # half of them sines, half cosines
 
 def time_features(
     times: Tensor,   # [B] in 0..1: 0 is noise, 1 an image
 ) -> Tensor:         # [B, 64] in [-1, 1]
-    "Sines and cosines of a time, with angles of up to 1,000 and down to a tenth"
-    rates = torch.logspace(3, -1, TIME_FEATURES//2, device=times.device)
+    "Sines and cosines of a time, with angles of up to 100, and of a tenth"
+    rates = torch.logspace(2, -1, TIME_FEATURES//2, device=times.device)
     angles = times[:, None]*rates
     return torch.cat([angles.sin(), angles.cos()], 1)
 
-# %% ../../nbs/models/07_velocity.ipynb #547df181
+# %% ../../nbs/models/07_velocity.ipynb #f8d4e4d9
 GROUPS = 8   # of channels that are normalised together (Wu and He 2018)
 
 class ConditionedBlock(nn.Module):
@@ -56,7 +56,7 @@ class ConditionedBlock(nn.Module):
         changed = second(one(F.silu(first(features))))*(1 + scale) + shift
         return features + two(F.silu(changed))
 
-# %% ../../nbs/models/07_velocity.ipynb #8a15a9a2
+# %% ../../nbs/models/07_velocity.ipynb #b178e45d
 def followed(
     velocity: Callable[[Tensor, float], Tensor],   # of points, at a time in 0..1
     points: Tensor,                                # [B, ...] at time 0
@@ -70,7 +70,7 @@ def followed(
         points = points + (first + second)/(2*steps)
     return points
 
-# %% ../../nbs/models/07_velocity.ipynb #e7e66e24
+# %% ../../nbs/models/07_velocity.ipynb #69d0a39b
 SAMPLING_STEPS = 8   # of Heun's rule, two looks at the network each
 _CONDITION = 128     # numbers that blocks are told the time and the label with
 
@@ -95,7 +95,7 @@ class VelocityNetwork(nn.Module):
         self.join, self.after = nn.Conv2d(2*half, half, 1), blocks(1, half)
         self.output = nn.Sequential(nn.GroupNorm(GROUPS, half), nn.SiLU(), nn.Conv2d(half, 4*channels, 3, padding=1))
 
-# %% ../../nbs/models/07_velocity.ipynb #65a9fad5
+# %% ../../nbs/models/07_velocity.ipynb #98f0325b
 def _padded(points: Tensor) -> Tensor:
     "With zeros below and to the right, where sides are no multiple of four"
     height, width = points.shape[2:]

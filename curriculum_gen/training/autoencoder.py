@@ -37,7 +37,7 @@ def divergence_loss(
 class Autoencoder(NetworkProgram):
     "A generator that draws real images from what an encoder says of them"
     name, parts = "autoencoder", {"generator": partial(Generator, stem="normed", values=False), "encoder": Encoder}
-    terms = {"reconstruction": ("generator", "encoder"), "divergence": ("encoder",)}
+    terms, betas = {"reconstruction": ("generator", "encoder"), "divergence": ("encoder",)}, (0.9, 0.99)
 
     def update(
         self,

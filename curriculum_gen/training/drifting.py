@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PULL', 'drifting_field', 'Cloud', 'class_fields', 'drifting_loss']
 
-# %% ../../nbs/training/08_drifting.ipynb #59615b0d
+# %% ../../nbs/training/08_drifting.ipynb #95ebb52c
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/training/08_drifting.ipynb #0c1aca74
+# %% ../../nbs/training/08_drifting.ipynb #caa6a01f
 def _weights(distances: Tensor, *, unit: Tensor) -> Tensor:
     "[..., n, m] scores: minus the distance in its unit, less the logarithm of how many count"
     counted = distances.isfinite().sum(-1, keepdim=True).clamp(min=1)
@@ -26,18 +26,18 @@ def drifting_field(
     own: bool = True,      # `generated` begins with the points themselves, and none repels itself
 ) -> tuple[Tensor, Tensor]:   # [..., n, d] where each point should go, of any length; [...] mean distance to real ones
     "The field of a class (Deng et al. 2026, algorithm 2); 0 without real points, or without others that repel"
+    if not real.shape[-2]: return torch.zeros_like(points), points.new_zeros(points.shape[:-2])   # nobody attracts
     to_real, to_generated = torch.cdist(points, real), torch.cdist(points, generated)
+    mean = to_real.mean((-2, -1))
+    if generated.shape[-2] == own: return torch.zeros_like(points), mean   # nobody else repels
     if own: to_generated.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    mean = to_real.mean((-2, -1)).nan_to_num()   # without real points there is none
     unit = (temperature*mean).clamp(min=1e-12)[..., None, None]
     scores = torch.cat([_weights(to_real, unit=unit), _weights(to_generated, unit=unit)], -1)
-    # nobody's column, or a row of nobody
-    both = (scores.softmax(-1)*scores.softmax(-2)).nan_to_num().sqrt()
-    pull, push = both.split([real.shape[-2], generated.shape[-2]], -1)
+    pull, push = (scores.softmax(-1)*scores.softmax(-2)).sqrt().split([real.shape[-2], generated.shape[-2]], -1)
     field = (pull*push.sum(-1, keepdim=True)) @ real - (push*pull.sum(-1, keepdim=True)) @ generated
     return field, mean
 
-# %% ../../nbs/training/08_drifting.ipynb #4f457d92
+# %% ../../nbs/training/08_drifting.ipynb #2e404e97
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
     "Points of several classes"
@@ -68,7 +68,7 @@ def class_fields(
     length = field.flatten(1).square().sum(1).mean().sqrt()
     return field/length.clamp(min=1e-12), torch.stack(means).mean() if means else length
 
-# %% ../../nbs/training/08_drifting.ipynb #e8cfdb5c
+# %% ../../nbs/training/08_drifting.ipynb #83623f27
 PULL = 10.0   # of the loss, in mean distances: the constant of the recipe
 
 def drifting_loss(
