@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['PULL', 'drifting_field', 'Cloud', 'class_fields', 'drifting_loss']
 
-# %% ../../nbs/training/08_drifting.ipynb #95ebb52c
+# %% ../../nbs/training/08_drifting.ipynb #fb916d1b
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/training/08_drifting.ipynb #caa6a01f
-def _weights(distances: Tensor, *, unit: Tensor) -> Tensor:
+# %% ../../nbs/training/08_drifting.ipynb #2f7bd907
+_FAR = 1e9   # a distance that counts for nothing
+
+def _scores(distances: Tensor, *, unit: Tensor, counted: int) -> Tensor:
     "[..., n, m] scores: minus the distance in its unit, less the logarithm of how many count"
-    counted = distances.isfinite().sum(-1, keepdim=True).clamp(min=1)
-    return -distances/unit - counted.log()
+    return -distances/unit - torch.tensor(counted).log()
 
 def drifting_field(
     points: Tensor,        # [..., n, d] generated, to be moved; what stands before n is a field of its own each
@@ -30,14 +31,15 @@ def drifting_field(
     to_real, to_generated = torch.cdist(points, real), torch.cdist(points, generated)
     mean = to_real.mean((-2, -1))
     if generated.shape[-2] == own: return torch.zeros_like(points), mean   # nobody else repels
-    if own: to_generated.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    if own: to_generated.diagonal(dim1=-2, dim2=-1).fill_(_FAR)
     unit = (temperature*mean).clamp(min=1e-12)[..., None, None]
-    scores = torch.cat([_weights(to_real, unit=unit), _weights(to_generated, unit=unit)], -1)
-    pull, push = (scores.softmax(-1)*scores.softmax(-2)).sqrt().split([real.shape[-2], generated.shape[-2]], -1)
+    m, k = real.shape[-2], generated.shape[-2]
+    scores = torch.cat([_scores(to_real, unit=unit, counted=m), _scores(to_generated, unit=unit, counted=k - own)], -1)
+    pull, push = (scores.softmax(-1)*scores.softmax(-2)).sqrt().split([m, k], -1)
     field = (pull*push.sum(-1, keepdim=True)) @ real - (push*pull.sum(-1, keepdim=True)) @ generated
     return field, mean
 
-# %% ../../nbs/training/08_drifting.ipynb #2e404e97
+# %% ../../nbs/training/08_drifting.ipynb #88417847
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
     "Points of several classes"
@@ -68,7 +70,7 @@ def class_fields(
     length = field.flatten(1).square().sum(1).mean().sqrt()
     return field/length.clamp(min=1e-12), torch.stack(means).mean() if means else length
 
-# %% ../../nbs/training/08_drifting.ipynb #83623f27
+# %% ../../nbs/training/08_drifting.ipynb #54ce233d
 PULL = 10.0   # of the loss, in mean distances: the constant of the recipe
 
 def drifting_loss(
