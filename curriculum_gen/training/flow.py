@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['points_between', 'FlowMatching']
 
-# %% ../../nbs/training/07_flow.ipynb #73ba1a5c
+# %% ../../nbs/training/07_flow.ipynb #1cc8490c
 import math
 
 import torch
@@ -17,7 +17,7 @@ from ..models.velocity import VelocityNetwork
 from .learner import Learner, NetworkProgram, weighted_loss
 from .program import Batch
 
-# %% ../../nbs/training/07_flow.ipynb #8ec68912
+# %% ../../nbs/training/07_flow.ipynb #d4cfe415
 def points_between(
     noise: Tensor,    # [B, channels, height, width] standard normal
     images: Tensor,   # [B, channels, height, width] in [-1, 1]
@@ -27,7 +27,7 @@ def points_between(
     "Points on the straight lines from noise to images"
     return torch.lerp(noise, images, times.view(-1, 1, 1, 1))
 
-# %% ../../nbs/training/07_flow.ipynb #bb2f5dbb
+# %% ../../nbs/training/07_flow.ipynb #8221c405
 class FlowMatching(NetworkProgram):
     "A network that learns the velocity of noise on its way to images"
     name, parts, terms = "flow", {"generator": VelocityNetwork}, {"velocity": ("generator",)}
