@@ -202,7 +202,7 @@ def test_the_example_of_batch_asks_for_what_it_says(helps, monkeypatch, tmp_path
 
 MISTAKES = {   # command line -> what the line must say
     f"cgen-train {FRESH} --regime full_curiculum": "unknown regime 'full_curiculum': did you mean 'full_curriculum'",
-    f"cgen-train {FRESH} --regime gan": "choose from phase1_only_reported",
+    f"cgen-train {FRESH} --regime gan": "did you mean 'cgan'?",
     f"cgen-train {FRESH} --profile tiny": "--regime",
     f"cgen-train {FRESH} --regime": "--regime",
     f"cgen-train {TRAIN}": "folder",

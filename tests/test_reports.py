@@ -160,6 +160,11 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
     [outcome] = index.report_study(other)
     assert outcome["status"] == "ok", outcome["error"]
     found["comparison"] = other/"comparison.html"
+    table = shutil.copytree(other, folder/"regimes", ignore=shutil.ignore_patterns("comparison.*", "run.json"))
+    remember_study(table, "regimes")
+    [outcome] = index.report_study(table)
+    assert outcome["status"] == "ok", outcome["error"]
+    found["regimes"] = table/"regimes.html"
     evaluation = read_json(study.runs[1].evaluation)
     contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"],
                                                   "data_source": evaluation["data"]["source"]},
@@ -208,7 +213,7 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     after_title = after_title.split("</blockquote>", 1)[1]   # the line under the title
     answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
-            "comparison": "too few seeds (6 are needed)", "verdict_table": "are decided with yes",
+            "comparison": "too few seeds (6 are needed)", "regimes": "None of 2 regimes is LEARNED", "verdict_table": "are decided with yes",
             "card": "the first judge assigns", "systems": "no direction can be stated",
             "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)

@@ -84,7 +84,7 @@ REGIMES.add(_regime("full_curriculum_reported", "full curriculum", stages=3, rep
 REGIMES.add(_regime("phase1_only", "Phase-1-only", stages=1, reported=False))
 REGIMES.add(_regime("full_curriculum", "full curriculum", stages=3, reported=False))
 
-# %% ../../nbs/curriculum/01_regimes.ipynb #b9c08314
+# %% ../../nbs/curriculum/01_regimes.ipynb #ea4814f8
 def _drawing(name: str, description: str, *, grounding: tuple[float, ...] = (4.0, 2.0, 0.4), **options) -> Regime:
     names = list(_WEIGHTS) if len(grounding) > 1 else ["throughout"]
     stages = tuple(Stage(name=stage, weights={"alignment": 0.1, "grounding": weight, "perception": 1.0})
@@ -99,7 +99,7 @@ REGIMES.add(_drawing("perceptual_drifting_constant", "The same with grounding at
 REGIMES.add(_drawing("perceptual_drifting_simple", "The same with the original's generator, and no images beyond a "
                      "batch.", stem="linear", real=0, generated=0))
 
-# %% ../../nbs/curriculum/01_regimes.ipynb #e414347e
+# %% ../../nbs/curriculum/01_regimes.ipynb #13969947
 def _taught(name: str, description: str, *, weights: tuple[dict, dict], program: str = "witnessed",
             **options) -> Regime:
     untrained = dict.fromkeys(weights[0], 0.0)
@@ -119,7 +119,7 @@ REGIMES.add(_taught("no_meta", "The generator waits until the witness has half o
 REGIMES.add(_taught("meta_learning", "As no_meta, and the generator is trained the less, the better its images teach a "
                     "witness.", weights=(_SEEN, _SEEN), needed_accuracy=0.5, lookahead_batches=3))
 
-# %% ../../nbs/curriculum/01_regimes.ipynb #34e370f7
+# %% ../../nbs/curriculum/01_regimes.ipynb #a92c2f01
 def _rival(name: str, label: str, *, program: str, weights: dict[str, float], rate: float) -> Regime:
     return Regime(name=name, label=label, description=f"{label}, one phase.", program=program, learning_rate=rate,
                   stages=(Stage(name="throughout", weights=weights),))
@@ -130,4 +130,4 @@ REGIMES.add(_rival("acgan", "AC-GAN", program="auxiliary_adversarial",
                    weights={"adversarial": 1.0, "classes": 1.0, "gradient_penalty": 1.0}, rate=1e-3))
 REGIMES.add(_rival("cvae", "conditional VAE", program="autoencoder",
                    weights={"reconstruction": 1.0, "divergence": 1.0}, rate=2e-3))
-REGIMES.add(_rival("flow_matching", "conditional flow matching", program="flow", weights={"velocity": 1.0}, rate=2e-3))
+REGIMES.add(_rival("flow_matching", "conditional flow matching", program="flow", weights={"velocity": 1.0}, rate=4e-3))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHANNELS', 'LabelPlanes', 'Discriminator', 'AuxiliaryDiscriminator']
 
-# %% ../../nbs/models/05_discriminators.ipynb #b18a6588
+# %% ../../nbs/models/05_discriminators.ipynb #95b4ed6a
 import math
 
 import torch
@@ -16,7 +16,7 @@ from ..core.task import MNIST, Task
 from .layers import channels_last, channels_last_gradient, check_images
 from .networks import halved, widths_named
 
-# %% ../../nbs/models/05_discriminators.ipynb #3d25f6dd
+# %% ../../nbs/models/05_discriminators.ipynb #c54eb42f
 class LabelPlanes(nn.Module):
     "Images with one more channel, which says their class"
     def __init__(
@@ -38,7 +38,7 @@ class LabelPlanes(nn.Module):
         planes = self.planes(labels).unflatten(1, (1, *self.image_shape[1:]))
         return channels_last(torch.cat([images, planes], 1))
 
-# %% ../../nbs/models/05_discriminators.ipynb #8e58fc38
+# %% ../../nbs/models/05_discriminators.ipynb #10c8597b
 CHANNELS = 3   # for each of the witness's
 
 def _counts(widths: str) -> tuple[int, ...]: return tuple(CHANNELS*count for count in widths_named(widths).witness)
@@ -57,7 +57,7 @@ def _features(body: nn.Sequential, images: Tensor) -> Tensor:
     if features.requires_grad: features.register_hook(channels_last_gradient)
     return features.flatten(1)
 
-# %% ../../nbs/models/05_discriminators.ipynb #7928598a
+# %% ../../nbs/models/05_discriminators.ipynb #d8d2c2bf
 class Discriminator(nn.Module):
     "Whether an image is a real one of its class; a conditional GAN's"
     def __init__(
@@ -77,7 +77,7 @@ class Discriminator(nn.Module):
     ) -> Tensor:          # [B] logits, above 0 for "real"
         return self.reality(_features(self.body, self.labelled(images, labels))).squeeze(1)
 
-# %% ../../nbs/models/05_discriminators.ipynb #ca0ab224
+# %% ../../nbs/models/05_discriminators.ipynb #f6bffcbb
 class AuxiliaryDiscriminator(nn.Module):
     "Whether an image is real, and its class; an AC-GAN's"
     def __init__(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reconstruction_loss', 'divergence_loss', 'Autoencoder']
 
-# %% ../../nbs/training/06_autoencoder.ipynb #15011aa0
+# %% ../../nbs/training/06_autoencoder.ipynb #0f26bad2
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from ..models.networks import Generator
 from .learner import Learner, NetworkProgram, weighted_loss
 from .program import Batch
 
-# %% ../../nbs/training/06_autoencoder.ipynb #d326288c
+# %% ../../nbs/training/06_autoencoder.ipynb #94bb30c5
 def reconstruction_loss(
     decoded: Tensor,   # [B, channels, height, width] drawn from the images' latents
     images: Tensor,    # [B, channels, height, width] that were encoded
@@ -25,7 +25,7 @@ def reconstruction_loss(
     "Half the squared distance of an image and what is drawn of it"
     return (decoded - images).square().flatten(1).sum(1).mean()/2
 
-# %% ../../nbs/training/06_autoencoder.ipynb #e05cae05
+# %% ../../nbs/training/06_autoencoder.ipynb #094745f2
 def divergence_loss(
     mean: Tensor,           # [B, 64] of the latents of images
     log_variance: Tensor,   # [B, 64]
@@ -33,7 +33,7 @@ def divergence_loss(
     "Kullback-Leibler divergence of normal distributions from the standard one"
     return (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()/2
 
-# %% ../../nbs/training/06_autoencoder.ipynb #5f9f810a
+# %% ../../nbs/training/06_autoencoder.ipynb #6d981784
 class Autoencoder(NetworkProgram):
     "A generator that draws real images from what an encoder says of them"
     name, betas = "autoencoder", (0.9, 0.99)
