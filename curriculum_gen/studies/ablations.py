@@ -6,7 +6,7 @@
 __all__ = ['no_perception', 'perception_ends', 'no_grounding', 'no_alignment', 'pixels_only', 'no_patches', 'no_scaffolding',
            'no_relationship', 'no_drift', 'LEFT_OUT', 'MEASURES', 'ABLATIONS', 'losses', 'answer']
 
-# %% ../../nbs/studies/09_ablations.ipynb #0f832634
+# %% ../../nbs/studies/09_ablations.ipynb #49abf858
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,8 +16,9 @@ from ..curriculum.regimes import REGIMES, Regime
 from .preregistration import mean_interval
 from .rivals import CURRICULUM, TOLD, last_rows, quality_rows
 from .study import Plan, Study
+from .table import counted_verdicts
 
-# %% ../../nbs/studies/09_ablations.ipynb #b609a0bf
+# %% ../../nbs/studies/09_ablations.ipynb #26ceff7a
 _WHOLE = REGIMES[CURRICULUM]
 
 def _without(name: str, description: str, **changes) -> Regime:
@@ -45,7 +46,7 @@ _ALL = (no_perception, perception_ends, no_grounding, no_alignment, pixels_only,
         no_scaffolding, no_relationship, no_drift)
 LEFT_OUT = {regime.name: regime for regime in _ALL}
 
-# %% ../../nbs/studies/09_ablations.ipynb #36991f49
+# %% ../../nbs/studies/09_ablations.ipynb #b01b8bed
 MEASURES = "judge", "panel", "student_of_real", "coverage_of_real", "repeated"
 
 def losses(
@@ -69,7 +70,7 @@ def answer(
 ) -> str:             # a line a regime
     "What each part is worth"
     found, words = losses(table), last_rows(quality_rows(table)).groupby("regime").verdict
-    said = {name: ", ".join(f"{word} {n}" for word, n in mine.value_counts().items()) for name, mine in words}
+    said = {name: counted_verdicts(dict(mine.value_counts())) for name, mine in words}
     def told(row): return f"{TOLD[row.measure]} {100*row.difference:+.1f} [{100*row.low:+.1f}, {100*row.high:+.1f}]"
     lines = [f"{CURRICULUM}: {said[CURRICULUM]}."]
     for name, rows in found.groupby("regime", sort=False):
@@ -77,7 +78,7 @@ def answer(
         lines.append(f"{name}: {said[name]}; {shown} (points, {rows.seeds.max()} seeds).")
     return "\n".join(lines)
 
-# %% ../../nbs/studies/09_ablations.ipynb #83b67e8b
+# %% ../../nbs/studies/09_ablations.ipynb #5666a3df
 ABLATIONS = Study(
     name="ablations", question="What is each term, each phase and each level of the curriculum worth?",
     regimes=(CURRICULUM, f"{CURRICULUM}_constant", *(f"curriculum_gen.studies.ablations:{name}" for name in LEFT_OUT)),

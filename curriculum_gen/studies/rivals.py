@@ -7,7 +7,7 @@ __all__ = ['TOLD', 'STRIP', 'STATEMENTS', 'CURRICULUM', 'NEAREST', 'OTHERS', 'OR
            'quality_rows', 'last_rows', 'regime_table', 'told_table', 'training_minutes', 'plot_quality', 'kept_strips',
            'answer', 'headline', 'measure_at_least', 'never_called', 'decide']
 
-# %% ../../nbs/studies/08_rivals.ipynb #aaf3bd5e
+# %% ../../nbs/studies/08_rivals.ipynb #2d3a8b2a
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -27,12 +27,11 @@ from ..figures.plots import on_paper
 from ..figures.style import BLUE, ORANGE, annotate, printed, regime_style
 from ..statistics.card import Card
 from ..statistics.words import Verdict
-from .preregistration import RULES, Decision, decisions, mean_interval, registered
-from .regimes import answer as compared, headline as compared_headline
+from .preregistration import RULES, Decision, decisions, registered
 from .study import Plan, Study, check_statements
 from .table import counted_verdicts, run_folders
 
-# %% ../../nbs/studies/08_rivals.ipynb #579174b6
+# %% ../../nbs/studies/08_rivals.ipynb #0cbc49a2
 def quality_row(
     row: Mapping,    # a row of a seed table: a card's
     judges: Mapping, # certificates by judge, as a seed table holds them
@@ -64,7 +63,7 @@ def quality_rows(
     "What every checkpoint of a study reaches"
     return pd.DataFrame([quality_row(row, table["judges"]) for row in table["rows"]])
 
-# %% ../../nbs/studies/08_rivals.ipynb #f15738f1
+# %% ../../nbs/studies/08_rivals.ipynb #3c255cd3
 TOLD = {"judge": "first judge", "panel": "other judges", "student_of_real": "student, of real",
         "coverage_of_real": "coverage, of real", "precision": "precision", "repeated": "repeated, worst class"}
 
@@ -100,7 +99,7 @@ def told_table(
     cost = ["–" if pd.isna(m) else f"{m:.1f}" for m in found.minutes]
     return pd.DataFrame({"seeds": found.seeds, "verdicts": found.verdicts, **texts, "CPU min": cost}, index=found.index)
 
-# %% ../../nbs/studies/08_rivals.ipynb #8e797330
+# %% ../../nbs/studies/08_rivals.ipynb #c74c459e
 def training_minutes(
     out: str | Path,        # the study's folder
 ) -> dict[str, float]:      # regime -> minutes, median over its runs that have a record of it
@@ -113,7 +112,7 @@ def training_minutes(
             found.setdefault(folder.path.parent.name, []).append(record["seconds_per_step"]*steps/60)
     return {regime: round(median(minutes), 2) for regime, minutes in found.items()}
 
-# %% ../../nbs/studies/08_rivals.ipynb #87f99306
+# %% ../../nbs/studies/08_rivals.ipynb #c08fcedb
 @printed
 def plot_quality(
     rows: pd.DataFrame,                          # from `quality_rows`
@@ -143,7 +142,7 @@ def plot_quality(
              label="student, of real"), Patch(color="0.87", label="99 % of chance")])
     return figure
 
-# %% ../../nbs/studies/08_rivals.ipynb #119ef5af
+# %% ../../nbs/studies/08_rivals.ipynb #14fdd1f2
 def _span(counts: pd.Series) -> str: return " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
 
 def _curves(ax: Axes, rows: pd.DataFrame, bands: pd.DataFrame) -> None:
@@ -168,7 +167,7 @@ def _strip(ax: Axes, images: np.ndarray | None, steps: Sequence[int]) -> None:
     for k, step in enumerate(steps):
         ax.text(-4, (k + 0.5)*height, f"{step:,}", ha="right", va="center", fontsize=6)
 
-# %% ../../nbs/studies/08_rivals.ipynb #f6de2f93
+# %% ../../nbs/studies/08_rivals.ipynb #0828b779
 STRIP = "1/6", "1/3", "1"   # where images are shown, as fractions of a run
 
 def kept_strips(
@@ -184,7 +183,7 @@ def kept_strips(
         found[folder.path.parent.name] = np.stack([images[there.index(step), :, 0] for step in steps])
     return found
 
-# %% ../../nbs/studies/08_rivals.ipynb #40a4b076
+# %% ../../nbs/studies/08_rivals.ipynb #5b4f9fd9
 def answer(
     table: Mapping,   # a seed table
 ) -> str:             # a line a regime
@@ -207,7 +206,7 @@ def headline(
     number = f"{len(learned)} {'is' if len(learned) == 1 else 'are'}"
     return f"Of {len(words)} regimes {number} LEARNED with every seed: {', '.join(learned)}."
 
-# %% ../../nbs/studies/08_rivals.ipynb #2aea04a0
+# %% ../../nbs/studies/08_rivals.ipynb #a235d746
 def measure_at_least(
     table: Mapping,   # a seed table
     *,
@@ -239,7 +238,7 @@ def never_called(
     called = sum(row["verdict"] == verdict for row in mine)
     return called == 0, f"{verdict} at {called} of {len(mine)} checkpoints"
 
-# %% ../../nbs/studies/08_rivals.ipynb #46145f6e
+# %% ../../nbs/studies/08_rivals.ipynb #dd2edf3a
 STATEMENTS = Path(curriculum_gen.__file__).parent/"rivals.json"
 CURRICULUM, NEAREST = "perceptual_drifting", ("perceptual_drifting_constant", "cvae", "flow_matching")
 OTHERS = "perceptual_drifting_simple", "cgan", "acgan"
