@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['weighted_loss', 'Learner', 'trained_parameters', 'NetworkProgram', 'check_recipe']
 
-# %% ../../nbs/training/01_learner.ipynb #707902b8
-from abc import ABC, abstractmethod
+# %% ../../nbs/training/01_learner.ipynb #86930f94
 from collections.abc import Callable, Mapping
 
 from fastcore.basics import patch
@@ -22,7 +21,7 @@ from ..data.dataset import Split
 from ..models.weights import load_state, seeded
 from .program import Batch, training_batch
 
-# %% ../../nbs/training/01_learner.ipynb #97142bff
+# %% ../../nbs/training/01_learner.ipynb #b5a43411
 def weighted_loss(
     losses: Mapping[str, Tensor],   # scalars by term, at least one
     phase: Phase,                   # weighs them, 1 where it is silent, and may detach them: the reported fault
@@ -32,7 +31,7 @@ def weighted_loss(
                       for term, loss in losses.items())
     return sum(others, first)
 
-# %% ../../nbs/training/01_learner.ipynb #71021c40
+# %% ../../nbs/training/01_learner.ipynb #e49e55f3
 class Learner:
     "Networks with their optimisers in train mode, and what else a step goes on from"
     def __init__(
@@ -53,7 +52,7 @@ def trained_parameters(network: nn.Module) -> list[Tensor]:
     "The parameters of a network that take a gradient"
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
-# %% ../../nbs/training/01_learner.ipynb #7e28f89d
+# %% ../../nbs/training/01_learner.ipynb #539d055f
 def _optimiser_tensors(state: Learner, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {f"{name}.{index}.{key}": tensor.cpu().contiguous() for name in names
             for index, entries in getattr(state, f"{name}_optimiser").state_dict()["state"].items()
@@ -68,8 +67,8 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
             state.setdefault(int(index), {})[entry] = last
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
-# %% ../../nbs/training/01_learner.ipynb #b4d0c847
-class NetworkProgram(ABC):
+# %% ../../nbs/training/01_learner.ipynb #f9e60fbc
+class NetworkProgram:
     "A program of networks with an Adam each; a subclass names them and its terms, and writes `update`"
     name = ""                             # in `PROGRAMS`
     parts: Mapping[str, type] = {}        # network -> its class, called with widths and `task=`; "generator" is one
@@ -104,7 +103,6 @@ class NetworkProgram(ABC):
         "The learning rate of the step after so many completed ones"
         return self.config.learning_rate
 
-    @abstractmethod
     def update(
         self,
         state: Learner,    # its networks and its memory are changed in place
@@ -113,8 +111,9 @@ class NetworkProgram(ABC):
         phase: Phase,      # that the step belongs to
     ) -> tuple[dict[str, Tensor], Tensor | None]:   # losses by name; the classes that the judge saw in generated images
         "What one step does"
+        raise NotImplementedError
 
-# %% ../../nbs/training/01_learner.ipynb #5b97f997
+# %% ../../nbs/training/01_learner.ipynb #ba73628d
 def check_recipe(
     config: RunConfig,
     program: type[NetworkProgram],
@@ -132,7 +131,7 @@ def check_recipe(
                 raise InputError(f"regime {config.regime!r}, stage {stage.name!r}: the {program.name} program has no "
                                  f"loss term {term!r}; it has {', '.join(program.terms)}")
 
-# %% ../../nbs/training/01_learner.ipynb #89ab49de
+# %% ../../nbs/training/01_learner.ipynb #d87d833c
 @patch
 def networks(self: NetworkProgram) -> dict[str, nn.Module]:
     "Untrained networks of the right shapes, on the run's device, by the name of their file in a checkpoint"
@@ -165,7 +164,7 @@ def start(
     return Learner({name: self._begun(name) for name in self.parts}, optimise=optimise, split=Split(images, labels),
                    judge=judge, memory=self.memory())
 
-# %% ../../nbs/training/01_learner.ipynb #475579bf
+# %% ../../nbs/training/01_learner.ipynb #bf4d5155
 @patch
 def train_step(self: NetworkProgram, state: Learner) -> StepRecord:
     "One step, and what it did; the state is updated in place"
@@ -182,7 +181,7 @@ def train_step(self: NetworkProgram, state: Learner) -> StepRecord:
     return StepRecord(step=state.step, phase=phase.name, weights=phase.weights, images=len(batch.labels),
                       judge_accuracy=values[-1] if agreement else None, losses=dict(zip(losses, values)))
 
-# %% ../../nbs/training/01_learner.ipynb #4e75cce0
+# %% ../../nbs/training/01_learner.ipynb #d3dafbcb
 @patch
 def save(self: NetworkProgram, state: Learner) -> dict:
     "The step, and copies of the tensors of each file: training on changes none of them"
