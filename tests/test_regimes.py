@@ -65,6 +65,14 @@ def test_watched_it_is_accused_of_nothing_but_what_is_odd_in_it(regime):
     assert {record.phase for record in records} == {phase.name for phase in config.phases}
 
 
+def test_a_term_that_is_weighted_by_a_measured_number_is_told():
+    "The lookahead's factor, in a generator that does not wait for its witness"
+    program, state = begun(config_of("meta_learning", batch_size=128))
+    program.options = program.options | {"needed_accuracy": 0.0}
+    with watch_program(program, state) as seen: list(take_steps(program, state, stop_step=STEPS))
+    assert {finding.cause for finding in seen.findings()} == {"loss term weighted by a number that varies"}
+
+
 @pytest.mark.parametrize("program", list(PROGRAMS))
 def test_a_weight_of_a_term_that_a_program_does_not_have_is_refused_in_one_line(program):
     REGIMES.add(Regime(name="odd", description="", program=program,

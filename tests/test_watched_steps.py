@@ -453,6 +453,90 @@ MISPLACED = "gradients clipped at the wrong place"
 for at, scaled in (("before", False), ("after", False), ("between", True)):
     FAULTY[f"clipped {at}"] = (lambda at=at, scaled=scaled: clipping(at, scaled)), MISPLACED
 
+def one_waits(*, steps, waits, logs):
+    "A viewer that learns in its own steps, and a generator that begins later, each by the loop's counter"
+    pair = Pair()
+    terms = {"seen": ("discriminator",), "made": ("generator",)}
+    def weight(step): return 1.0 if step < 20 else 0.5
+    with watch(generator=pair.g, discriminator=pair.d, terms=terms, weights=dict.fromkeys(terms, weight)) as seen:
+        for step in range(steps):
+            learns = not logs or step % 2 == 1
+            with torch.set_grad_enabled(learns): seen_here = pair.d_loss(); seen_now = {"seen": seen_here}
+            if learns:
+                pair.d_opt.zero_grad(); (weight(step)*seen_now["seen"]).backward(); pair.d_opt.step()
+            if step < waits: continue
+            made = pair.g_loss()
+            pair.g_opt.zero_grad()
+            (weight(step)*made).backward(inputs=list(pair.g.parameters())); pair.g_opt.step()
+    return seen
+
+@healthy
+def generator_waits(): return one_waits(steps=40, waits=15, logs=False)
+
+@healthy
+def only_logged(): return one_waits(steps=15, waits=0, logs=True)
+
+@healthy
+def critic_first_by_its_own_batches():
+    pair = Pair()
+    def weight(step): return 1.0 if step < 20 else 0.5
+    with watch(generator=pair.g, discriminator=pair.d, terms={"made": ("generator",)}, weights={"made": weight}) as seen:
+        for batch in range(50):
+            pair.d_opt.zero_grad(); pair.d_loss().backward(); pair.d_opt.step()
+            if batch % 5: continue
+            made = pair.g_loss()
+            pair.g_opt.zero_grad()
+            (weight(batch)*made).backward(inputs=list(pair.g.parameters())); pair.g_opt.step()
+    return seen
+
+@healthy
+def second_update():
+    pair = Pair()
+    def weight(step): return 1.0 if step < 4 else 0.5
+    terms = {"made": ("generator",), "seen": ("discriminator",)}
+    with watch(generator=pair.g, discriminator=pair.d, terms=terms, weights=dict.fromkeys(terms, weight)) as watched:
+        for step in range(8):
+            made = pair.g_loss()
+            pair.g_opt.zero_grad(); (weight(step)*made).backward(inputs=list(pair.g.parameters())); pair.g_opt.step()
+            seen = pair.d_loss()
+            pair.d_opt.zero_grad(); (weight(step)*seen).backward(); pair.d_opt.step()
+    assert watched.measured_weights["seen"] == {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 0.5}
+    return watched
+
+@faulty("schedule shifted")
+def second_update_a_step_late():
+    pair = Pair()
+    def weight(step): return 1.0 if step < 4 else 0.5
+    with watch(generator=pair.g, discriminator=pair.d, terms={"seen": ("discriminator",)},
+               weights={"seen": weight}) as watched:
+        for step in range(8):
+            pair.g_opt.zero_grad(); pair.g_loss().backward(inputs=list(pair.g.parameters())); pair.g_opt.step()
+            seen = pair.d_loss()
+            pair.d_opt.zero_grad(); (weight(step - 1)*seen).backward(); pair.d_opt.step()
+    return watched
+
+def lost_later(step, term): return term if step < 9 else term.detach()
+
+@faulty("loss term without gradient")
+def gradient_lost_in_a_later_phase():
+    loop = Loop()
+    def weight(step): return 1.0 if step < 9 else 0.5
+    terms = {"term": ("generator",), "size": ("generator",)}
+    with watch(generator=loop.g, terms=terms, weights={"term": weight, "size": lambda step: 1.0}) as seen:
+        for step in range(18):
+            term, size = lost_later(step, loop.loss()), 1e-3*loop.g.body[0].weight.square().mean()
+            loop.opt.zero_grad(); (weight(step)*term + size).backward(); loop.opt.step()
+    return seen
+
+@faulty("loss term weighted by a number that varies")
+def weighted_by_the_loss():
+    loop = Loop()
+    with watch(generator=loop.g, weights={"term": lambda step: 1.0}) as seen:
+        for _ in range(8):
+            term = loop.loss()
+            loop.opt.zero_grad(); (term.item()*term).backward(); loop.opt.step()
+    return seen
+
 @faulty("loss term weighted differently")
 def averaged_twice():
     loop = Loop()

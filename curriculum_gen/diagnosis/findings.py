@@ -131,8 +131,15 @@ _LOSS = {
     "random draws repeat": _cause("BATCH", "draw fresh latents in every step; seed once, outside the loop"),
     "non-finite values": _cause("FINITE",
                                 "find the first NaN or Inf; declare skipped_steps where a scaler skips on purpose"),
+}
+
+# %% ../../nbs/diagnosis/00_findings.ipynb #0756d919
+_DECLARED = {
     "schedule shifted": _cause("LEDGER", "use the half-open range [start, end) of completed steps for each phase"),
     "loss term weighted differently": _cause("GREC", "weight the term as declared, and average it once"),
+    "loss term weighted by a number that varies": _cause(
+        "GREC", "let the gradient flow through what the number is measured from, or declare the schedule that it "
+        "follows: no gradient rewards a plain number"),
     "gradients differ from the loss": _cause("GREC", "look for clipping, scaling or hooks between backward and step, "
                                              "and declare them"),
     "records differ from the schedule": _cause("LEDGER", "log what was applied in the step, not what was planned"),
@@ -154,7 +161,7 @@ _NOTES = {
     "optimiser replaced": _cause("OWN", "nothing, if a new phase is meant to begin with a new optimiser", "note"),
 }
 # in the order in which they are reported
-CAUSES = MappingProxyType({**_SCORING, **_RESUME, **_LOOP, **_LOSS, **_SAMPLING, **_EFFECTS, **_NOTES})
+CAUSES = MappingProxyType({**_SCORING, **_RESUME, **_LOOP, **_LOSS, **_DECLARED, **_SAMPLING, **_EFFECTS, **_NOTES})
 
 # %% ../../nbs/diagnosis/00_findings.ipynb #578dae7a
 @dataclass(frozen=True, kw_only=True)

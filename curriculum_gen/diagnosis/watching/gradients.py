@@ -8,7 +8,8 @@ __all__ = ['DeclaredTerms', 'look_at_terms', 'largest_of', 'GradientUse', 'use_g
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #2ec35d8f
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from fastcore.basics import patch
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..findings import Finding
-from .graph import compare_gradients, effective_weight, gradients, reached
+from curriculum_gen.diagnosis.watching.graph import (
+    compare_gradients, effective_weight, gradients, is_plain_weight, reached
+)
 from .origins import Origin, Tracer, place
 from .ownership import NamedNetworks
 from .backward import BackwardPass, local_tensors, lost_terms
@@ -38,6 +41,8 @@ class DeclaredTerms:
         self.unsteady = False
         self._mismatched, self._probes, self._spent, self._entered = Counter(), 0, WeakTensorKeyDictionary(), set()
         self._passes, self._waiting = Counter(), []   # by step and line; weights that are 1/k of what was declared
+        self._doubted: dict[str, Finding] = {}    # terms without a gradient in the pass before
+        self._differed: dict[str, _Weighed] = {}  # the last weight of a term that was not the declared one
 
     def planned(self, name: str, step: int) -> float | None:   # None outside of the schedule
         "The declared weight of a term"
@@ -47,18 +52,49 @@ class DeclaredTerms:
     def at_boundary(self, step: int) -> bool:
         "Whether a declared weight changes here, or it is time for a look anyway"
         if not (self.terms or self.weights): return False
+        # who steps last still has this step before it when the first has made it
         near = step % 1000 == 0 or any(self.planned(name, step) != self.planned(name, step + other)
-                                       for name in self.weights for other in (-1, 1) if step + other >= self.start_step)
+                                       for name in self.weights for other in (-2, -1, 1)
+                                       if step + other >= self.start_step)
         self._probes += near
-        return near and (self._probes <= 60 or step % 1000 == 0)
+        return near and (self._probes <= 90 or step % 1000 == 0)
+
+    def moved(self, parameters: Iterable[Tensor]) -> None:
+        "An optimiser changed these: what had no gradient in the pass before, and was to train them, should have had one"
+        ids = {id(p) for p in parameters}
+        for name in [*self._doubted]:
+            trains = (p for role in self.terms.get(name, ("generator",)) for p in self.named.parameters(role).values())
+            if any(id(p) in ids for p in trains): self.found.append(self._doubted.pop(name))
+
+    def unlooked(self) -> None:
+        "A pass was not looked at: what the one before left in doubt stays so"
+        self._doubted.clear()
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #90e87f4a
+@dataclass(frozen=True, kw_only=True)
+class _Weighed:
+    weight: float    # with which a term entered a loss
+    planned: float   # the declared one
+    step: int        # completed steps that it is declared for
+    sure: bool       # whether the loop can count no other steps
+    plain: bool      # whether it is not the declared one, and a plain number for the loss
+
+def _weighed(book: DeclaredTerms, name: str, weight: float, *, at: Sequence[int], root: Tensor,
+             term: Tensor) -> _Weighed | None:
+    "A weight beside the declared one, at the step that it fits where several are possible; None without any"
+    planned = {step: value for step in at if (value := book.planned(name, step)) is not None}
+    if not planned: return None
+    step = next((step for step, value in planned.items() if _equal(weight, value)), [*planned][0])
+    plain = not _equal(weight, planned[step]) and is_plain_weight(root, term)
+    return _Weighed(weight=weight, planned=planned[step], step=step, sure=len(at) == 1, plain=plain)
+
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #c8b2b1d9
 def look_at_terms(
     book: DeclaredTerms,                 # written into
     root: Tensor,                        # the loss
     *,
     frames: Sequence,                    # of the caller of `backward`, innermost first
-    step: int,                           # completed optimiser steps
+    steps: Callable[[Sequence[str]], Sequence[int]],   # completed, by the roles that learn; the likeliest count first
     tracer: Tracer,                      # that follows the operations, or followed them
     last: Sequence[BackwardPass] = (),   # this pass taken apart, where it was
     scale: float = 1.0,                  # by which a scaler multiplied the loss
@@ -72,20 +108,23 @@ def look_at_terms(
         if not any(id(p) in leaves for role in roles for p in book.named.parameters(role).values()):
             continue   # the backward pass of another network
         book.seen.add(name)
-        weight = effective_weight(root, term)
-        if weight is not None: weight = weight/scale
+        weight, at = effective_weight(root, term), steps(roles)
         if weight is not None: book._spent[term] = True; book._entered.add(name)   # the next loss need not hold it
-        planned = book.planned(name, step) if name in book.weights else None
+        seen = _weighed(book, name, (weight or 0.0)/scale, at=at, root=root, term=term)
+        off = seen is not None and 0 in [book.planned(name, step) for step in at]
         blamed = any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT for f in [*book.found, *lost_terms(last)])
-        if planned != 0 and not blamed:
+        if not off and not blamed:
             _judge_term(book, name, term=term, root=root, roles=roles, tracer=tracer,
-                        told={"subject": name, "where": where, "step": step}, twice=bool(last))
-        if planned is not None and not blamed and term is not root and (planned == 0 or name in book._entered):
-            weighed[name] = weight or 0.0
-    if {"accumulation", "skipped_steps"} & set(book.declared) and _common_factor(book, weighed, step): return
-    if weighed and _divided(book, weighed, step, where): return
-    for name, weight in weighed.items():
-        _judge_weight(book, name, weight=weight, told={"subject": name, "where": where, "step": step})
+                        told={"subject": name, "where": where, "step": at[0]}, twice=bool(last))
+        if seen and not blamed and name not in book._doubted and term is not root and (off or name in book._entered):
+            weighed[name] = seen
+    _judge_weights(book, weighed, where)
+
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #4d69e39b
+def _judge_weights(book: DeclaredTerms, weighed: dict[str, _Weighed], where: str) -> None:
+    if {"accumulation", "skipped_steps"} & set(book.declared) and _common_factor(weighed): return
+    if weighed and _divided(book, weighed, where): return
+    for name, seen in weighed.items(): _judge_weight(book, name, seen, where=where)
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #a0c1d91f
 def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, roles: Sequence[str], tracer: Tracer,
@@ -93,7 +132,11 @@ def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, r
     def found(cause, evidence): book.found.append(Finding(cause=cause, evidence=evidence, **told))
     leads, origin = reached(term.grad_fn), tracer.origins.get(term)
     cut = origin.cut | origin.severed if origin else frozenset()
-    if not term.requires_grad: return found(*_no_gradient(origin, cut, roles))
+    if not term.requires_grad:
+        cause, evidence = _no_gradient(origin, cut, roles)
+        book._doubted[name] = Finding(cause=cause, evidence=evidence, **told)
+        return
+    book._doubted.pop(name, None)
     if effective_weight(root, term) is None and name not in book._entered:
         book._mismatched[name, "missing"] += 1
         if book._mismatched[name, "missing"] == 2:
@@ -123,47 +166,51 @@ def _no_gradient(origin: Origin | None, cut: frozenset, roles: Sequence[str]) ->
             f"no parameter has a part in it, and it is declared to train the {' and the '.join(roles)}")
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #cc776291
-def _judge_weight(book: DeclaredTerms, name: str, *, weight: float, told: dict) -> None:
-    step, cause, why = told["step"], "loss term weighted differently", ""
-    def is_planned(other): return _equal(weight, book.planned(name, other))
-    book.measured.setdefault(name, {})[step] = weight
-    if is_planned(step) or book.unsteady or any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT
-                                                for f in book.found):
+def _judge_weight(book: DeclaredTerms, name: str, seen: _Weighed, *, where: str) -> None:
+    cause, why = "loss term weighted differently", ""
+    def is_planned(step): return _equal(seen.weight, book.planned(name, step))
+    book.measured.setdefault(name, {})[seen.step] = seen.weight
+    if is_planned(seen.step) or book.unsteady or any(f.subject == name and f.cause in _WORSE_THAN_WEIGHT
+                                                     for f in book.found):
         return
-    near = [step + other for other in (-1, 1, -2, 2) if is_planned(step + other)]
-    if book.start_step and is_planned(step - book.start_step):
-        cause, why = "schedule restarts on resume", f": that of step {step - book.start_step}"
-    elif near and "skipped_steps" in book.declared: return   # who skips steps counts them otherwise
+    near = [seen.step + other for other in (-1, 1, -2, 2) if is_planned(seen.step + other)]
+    if book.start_step and is_planned(seen.step - book.start_step):
+        cause, why = "schedule restarts on resume", f": that of step {seen.step - book.start_step}"
+    elif near and ("skipped_steps" in book.declared or not seen.sure): return   # steps may be counted otherwise
     elif near: cause, why = "schedule shifted", f": that of step {near[0]}"
     book._mismatched[name, cause] += 1
-    if cause == "loss term weighted differently" and book._mismatched[name, cause] < 2: return
-    book.found.append(Finding(cause=cause, evidence=f"at step {step} it enters the loss with weight {weight:.4g}, "
-                              f"declared {book.planned(name, step):.4g}{why}", **told))
+    before = book._differed.get(name)
+    if cause == "loss term weighted differently":
+        book._differed[name] = seen
+        if book._mismatched[name, cause] < 2: return
+        if seen.plain and before.planned == seen.planned and not _equal(seen.weight, before.weight):
+            cause, why = "loss term weighted by a number that varies", f", at step {before.step} with {before.weight:.4g}"
+    book.found.append(Finding(cause=cause, subject=name, where=where, step=seen.step, evidence=f"at step {seen.step} it "
+                              f"enters the loss with weight {seen.weight:.4g}, declared {seen.planned:.4g}{why}"))
 
 def _equal(weight: float, planned: float | None) -> bool:
     return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #507470e8
-def _divided(book: DeclaredTerms, weighed: dict[str, float], step: int, where: str) -> bool:
+def _divided(book: DeclaredTerms, weighed: dict[str, _Weighed], where: str) -> bool:
     "Whether a loss may be divided by the number of passes that its step adds up, which later passes have to show"
+    step = next(iter(weighed.values())).step
     for before, line, k, told in [entry for entry in book._waiting if entry[0] < step]:
         book._waiting.remove((before, line, k, told))
         if 2 <= book._passes[before, line] <= k: continue
-        for name, weight in told.items():
-            _judge_weight(book, name, weight=weight, told={"subject": name, "where": line, "step": before})
+        for name, seen in told.items(): _judge_weight(book, name, seen, where=line)
     book._passes[step, where] += 1
     usual = max((n for (at, line), n in book._passes.items() if line == where and at < step), default=64)
-    planned = {name: book.planned(name, step) for name in weighed}
-    inverse = {planned[name]/weight for name, weight in weighed.items() if weight and planned[name]}
+    inverse = {seen.planned/seen.weight for seen in weighed.values() if seen.weight and seen.planned}
     k = round(min(inverse, default=0)) if all(map(math.isfinite, inverse)) else 0
     if not 2 <= k <= usual or any(abs(other - k) > 1e-3*k for other in inverse): return False
     if (step, where) not in [entry[:2] for entry in book._waiting]: book._waiting.append((step, where, k, weighed))
     return True
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #41e931d8
-def _common_factor(book: DeclaredTerms, weighed: dict[str, float], step: int) -> bool:
+def _common_factor(weighed: dict[str, _Weighed]) -> bool:
     "Whether one factor explains the weights of all terms of a loss, or the loss is infinite in a step that is skipped"
-    factors = [weight/planned for name, weight in weighed.items() if (planned := book.planned(name, step))]
+    factors = [seen.weight/seen.planned for seen in weighed.values() if seen.planned]
     return bool(factors) and factors[0] != 0 and (not all(map(math.isfinite, factors))
                                                   or all(_equal(factor, factors[0]) for factor in factors))
 

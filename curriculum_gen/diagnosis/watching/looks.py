@@ -36,9 +36,12 @@ from .answers import Answers
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #437459db
 class _Owner:
     "An optimiser that made a step, and what was seen of it"
-    def __init__(self, optimiser: Optimizer):
+    def __init__(self, optimiser: Optimizer, *, began: int):
         self.after = None   # the one that it replaced, as long as that makes no step
         self.optimiser, self.steps, self.before = optimiser, 0, 0   # `before`: steps of the one that it replaced
+        self.began = began   # steps that the busiest of the others had completed
+    @property
+    def completed(self) -> int: return self.before + self.steps
     @property
     def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
 
@@ -76,7 +79,19 @@ class Watch(Answers, Rests):
 def step(self: Watch) -> int:
     "Completed optimiser steps of the generator, or of the first optimiser where there is no generator"
     owner = self._generator_owner
-    return self.start_step + (owner.before + owner.steps if owner else 0)
+    return self.start_step + (owner.completed if owner else 0)
+
+@patch
+def _steps_for(self: Watch, roles: Sequence[str]) -> tuple[int, ...]:   # the likeliest first
+    "Completed steps that the loop may count when these networks learn: several where optimisers keep different paces"
+    ids = {id(p) for role in roles for p in self.named.parameters(role).values()}
+    mine = [owner for owner in self._owners.values() if any(id(p) in ids for p in owner.parameters)]
+    others = [owner.completed for owner in self._owners.values() if owner not in mine]
+    own = max((owner.completed for owner in mine), default=0)
+    ahead = {steps - k for steps in others if steps > own + 1 for k in (0, 1)}
+    behind = {owner.completed for owner in self._owners.values() if owner not in mine and owner.completed < own
+              and abs(own - owner.began - owner.completed) > 1}   # one that came later keeps the pace
+    return tuple(self.start_step + steps for steps in (own, *sorted(ahead | behind)))
 
 @patch(as_prop=True)
 def called(self: Watch) -> set[str]:
@@ -139,7 +154,8 @@ def _steps_of(self: Watch, role: str) -> int:
 @patch
 def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
     if id(optimiser) not in self._owners:
-        self._owners[id(optimiser)] = owner = _Owner(optimiser)
+        began = max((other.completed for other in self._owners.values()), default=0)
+        self._owners[id(optimiser)] = owner = _Owner(optimiser, began=began)
         self._wake()
         mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
         before, ids = self._generator_owner, {id(p) for p in owner.parameters}
@@ -148,7 +164,7 @@ def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
             self._generator_owner = owner
             # a new phase may have a new optimiser: steps are counted on; it was none if the old one steps again
             if before and (shares or before.steps >= 2):
-                owner.before, owner.after = before.before + before.steps, before
+                owner.before, owner.after = before.completed, before
     owner, leads = self._owners[id(optimiser)], self._generator_owner
     if leads is not None and leads.after is owner: leads.before, leads.after, self._generator_owner = 0, None, owner
     return owner
@@ -315,6 +331,7 @@ def _see(self: Watch, roots: list[Tensor]) -> None:
             if self._windows and self._windows < 8: self._open()
         if self._window_open: self._take_apart(root)
         if self._window_open or self._book.at_boundary(self.step): self._weigh(root)
+        else: self._book.unlooked()
     # a loop that moves its weights by hand makes no step
     if self._window_open and not self._window_steps and len(self._passes) - self._window_start[0] >= 100:
         self._close(complete=True)
@@ -345,7 +362,7 @@ def _take_apart(self: Watch, root: Tensor) -> None:
 @patch
 @look("TERM", "LEDGER")
 def _weigh(self: Watch, root: Tensor) -> None:
-    look_at_terms(self._book, root, frames=user_frames(), step=self.step, tracer=self._tracer,
+    look_at_terms(self._book, root, frames=user_frames(), steps=self._steps_for, tracer=self._tracer,
                   scale=float(self.scales.get(root, 1.0)),
                   last=self._passes[-1:] if self._window_open else ())
 
@@ -469,6 +486,7 @@ def _after_step(self: Watch, optimiser: Optimizer, args: tuple, kwargs: dict) ->
     if inside or owner is None: return
     self._closures.pop(id(optimiser), None)
     owner.steps += 1
+    self._book.moved(owner.parameters)
     if not self.resting: self._tell("after_step", optimiser)
     self._rest_or_wake(owner)
     if self.named.frozen and self._frozen: self._see_frozen()
