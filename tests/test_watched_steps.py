@@ -480,7 +480,8 @@ def only_logged(): return one_waits(steps=15, waits=0, logs=True)
 def critic_first_by_its_own_batches():
     pair = Pair()
     def weight(step): return 1.0 if step < 20 else 0.5
-    with watch(generator=pair.g, discriminator=pair.d, terms={"made": ("generator",)}, weights={"made": weight}) as seen:
+    with watch(generator=pair.g, discriminator=pair.d, terms={"made": ("generator",)},
+               weights={"made": weight}) as seen:
         for batch in range(50):
             pair.d_opt.zero_grad(); pair.d_loss().backward(); pair.d_opt.step()
             if batch % 5: continue

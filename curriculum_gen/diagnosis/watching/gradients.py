@@ -59,16 +59,22 @@ class DeclaredTerms:
         self._probes += near
         return near and (self._probes <= 90 or step % 1000 == 0)
 
-    def moved(self, parameters: Iterable[Tensor]) -> None:
-        "An optimiser changed these: what had no gradient in the pass before, and was to train them, should have had one"
-        ids = {id(p) for p in parameters}
-        for name in [*self._doubted]:
-            trains = (p for role in self.terms.get(name, ("generator",)) for p in self.named.parameters(role).values())
-            if any(id(p) in ids for p in trains): self.found.append(self._doubted.pop(name))
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #779a4408
+@patch
+def moved(
+    self: DeclaredTerms,
+    parameters: Iterable[Tensor],   # of an optimiser that made a step
+) -> None:
+    "What had no gradient in the pass before, and was to train these, should have had one"
+    ids = {id(p) for p in parameters}
+    for name in [*self._doubted]:
+        trains = (p for role in self.terms.get(name, ("generator",)) for p in self.named.parameters(role).values())
+        if any(id(p) in ids for p in trains): self.found.append(self._doubted.pop(name))
 
-    def unlooked(self) -> None:
-        "A pass was not looked at: what the one before left in doubt stays so"
-        self._doubted.clear()
+@patch
+def unlooked(self: DeclaredTerms) -> None:
+    "A pass was not looked at: what the one before left in doubt stays so"
+    self._doubted.clear()
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #90e87f4a
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +149,25 @@ def _judge_term(book: DeclaredTerms, name: str, *, term: Tensor, root: Tensor, r
             found("loss term missing from the loss",
                   "the derivative of the loss with respect to it does not exist: the loss is built from something else")
     for role in roles:
-        parameters = [p for p in book.named.parameters(role).values() if id(p) in leads]
-        ends = {severed.where for severed in cut
-                if severed.leaves & {id(p) for p in book.named.parameters(role).values()}}
-        if not parameters and ends:
-            found("loss term without gradient", f"it is declared to train the {role}, and reaches none of its "
-                  f"parameters; the gradient ends at {min(ends)}")
-        elif not parameters:
-            found("loss term trains nothing", f"it is declared to train the {role}, and reaches none of its parameters")
-        # a term that is satisfied, and 0, asks for nothing
-        elif twice and float(term.detach()) and not any(g is not None and g.any() for g in gradients(term, parameters)):
-            book._mismatched[name, role] += 1
-            if book._mismatched[name, role] == 2:
-                found("loss term without gradient", f"its gradient for the {role} is exactly zero on two batches")
+        mine = book.named.parameters(role).values()
+        ends = {severed.where for severed in cut if severed.leaves & {id(p) for p in mine}}
+        _judge_way(book, name, role, term=term, parameters=[p for p in mine if id(p) in leads], found=found,
+                   twice=twice, ends=ends)
+
+# %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #4eda8012
+def _judge_way(book: DeclaredTerms, name: str, role: str, *, term: Tensor, parameters: Sequence[Tensor],
+               found: Callable, twice: bool, ends: set[str]) -> None:
+    "Whether a term that has a gradient leads to a network, and asks anything of it"
+    if not parameters and ends:
+        found("loss term without gradient", f"it is declared to train the {role}, and reaches none of its "
+              f"parameters; the gradient ends at {min(ends)}")
+    elif not parameters:
+        found("loss term trains nothing", f"it is declared to train the {role}, and reaches none of its parameters")
+    # a term that is satisfied, and 0, asks for nothing
+    elif twice and float(term.detach()) and not any(g is not None and g.any() for g in gradients(term, parameters)):
+        book._mismatched[name, role] += 1
+        if book._mismatched[name, role] == 2:
+            found("loss term without gradient", f"its gradient for the {role} is exactly zero on two batches")
 
 # %% ../../../nbs/diagnosis/watching/04_gradients.ipynb #b0d5a00f
 def _no_gradient(origin: Origin | None, cut: frozenset, roles: Sequence[str]) -> tuple[str, str]:
@@ -184,9 +196,11 @@ def _judge_weight(book: DeclaredTerms, name: str, seen: _Weighed, *, where: str)
         book._differed[name] = seen
         if book._mismatched[name, cause] < 2: return
         if seen.plain and before.planned == seen.planned and not _equal(seen.weight, before.weight):
-            cause, why = "loss term weighted by a number that varies", f", at step {before.step} with {before.weight:.4g}"
-    book.found.append(Finding(cause=cause, subject=name, where=where, step=seen.step, evidence=f"at step {seen.step} it "
-                              f"enters the loss with weight {seen.weight:.4g}, declared {seen.planned:.4g}{why}"))
+            cause = "loss term weighted by a number that varies"
+            why = f", at step {before.step} with {before.weight:.4g}"
+    book.found.append(Finding(cause=cause, subject=name, where=where, step=seen.step,
+                              evidence=f"at step {seen.step} it enters the loss with weight {seen.weight:.4g}, "
+                              f"declared {seen.planned:.4g}{why}"))
 
 def _equal(weight: float, planned: float | None) -> bool:
     return planned is not None and abs(weight - planned) <= 1e-3*max(abs(planned), 1e-9)

@@ -23,7 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..findings import Finding, Outcome
 from .graph import reached, signature
 from .origins import entry, user_frames, user_line
-from .ownership import FrozenState, NamedNetworks, mode_dependent
+from .ownership import FrozenState, NamedNetworks, Owner, mode_dependent, possible_counts
 from curriculum_gen.diagnosis.watching.backward import (
     GeneratorStep, cut_parameters, idle_terms, lost_terms, misused_losses, repeated_draws, sampled_parameters,
     see_backward, unused_labels
@@ -32,18 +32,6 @@ from .gradients import DeclaredTerms, GradientUse, look_at_terms, use_gradients
 from .observers import Observer, Observers
 from .unnoticed import Calls, Rests, SafeTracer, look, never_compiled, transformed
 from .answers import Answers
-
-# %% ../../../nbs/diagnosis/watching/13_looks.ipynb #437459db
-class _Owner:
-    "An optimiser that made a step, and what was seen of it"
-    def __init__(self, optimiser: Optimizer, *, began: int):
-        self.after = None   # the one that it replaced, as long as that makes no step
-        self.optimiser, self.steps, self.before = optimiser, 0, 0   # `before`: steps of the one that it replaced
-        self.began = began   # steps that the busiest of the others had completed
-    @property
-    def completed(self) -> int: return self.before + self.steps
-    @property
-    def parameters(self) -> list[Tensor]: return [p for group in self.optimiser.param_groups for p in group["params"]]
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #d21d494f
 class Watch(Answers, Rests):
@@ -82,16 +70,10 @@ def step(self: Watch) -> int:
     return self.start_step + (owner.completed if owner else 0)
 
 @patch
-def _steps_for(self: Watch, roles: Sequence[str]) -> tuple[int, ...]:   # the likeliest first
-    "Completed steps that the loop may count when these networks learn: several where optimisers keep different paces"
-    ids = {id(p) for role in roles for p in self.named.parameters(role).values()}
-    mine = [owner for owner in self._owners.values() if any(id(p) in ids for p in owner.parameters)]
-    others = [owner.completed for owner in self._owners.values() if owner not in mine]
-    own = max((owner.completed for owner in mine), default=0)
-    ahead = {steps - k for steps in others if steps > own + 1 for k in (0, 1)}
-    behind = {owner.completed for owner in self._owners.values() if owner not in mine and owner.completed < own
-              and abs(own - owner.began - owner.completed) > 1}   # one that came later keeps the pace
-    return tuple(self.start_step + steps for steps in (own, *sorted(ahead | behind)))
+def _steps_for(self: Watch, roles: Sequence[str]) -> list[int]:
+    "Completed steps that the loop may count when these networks learn, the likeliest first"
+    learning = [p for role in roles for p in self.named.parameters(role).values()]
+    return [self.start_step + count for count in possible_counts(self._owners.values(), learning=learning)]
 
 @patch(as_prop=True)
 def called(self: Watch) -> set[str]:
@@ -152,10 +134,10 @@ def _steps_of(self: Watch, role: str) -> int:
 
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #71068690
 @patch
-def _owner_of(self: Watch, optimiser: Optimizer) -> _Owner:
+def _owner_of(self: Watch, optimiser: Optimizer) -> Owner:
     if id(optimiser) not in self._owners:
         began = max((other.completed for other in self._owners.values()), default=0)
-        self._owners[id(optimiser)] = owner = _Owner(optimiser, began=began)
+        self._owners[id(optimiser)] = owner = Owner(optimiser, began=began)
         self._wake()
         mine = any(name.startswith("generator.") for p in owner.parameters if (name := self.named.names.get(id(p))))
         before, ids = self._generator_owner, {id(p) for p in owner.parameters}
@@ -463,7 +445,7 @@ def _about_to_use(self: Watch, optimiser: Optimizer) -> None:
 # %% ../../../nbs/diagnosis/watching/13_looks.ipynb #8ba37013
 @patch
 @look("GREC", "TERM")
-def _examine_gradients(self: Watch, owner: _Owner, mine: dict[str, Tensor]) -> None:
+def _examine_gradients(self: Watch, owner: Owner, mine: dict[str, Tensor]) -> None:
     used = use_gradients(self._use, mine, optimiser=id(owner.optimiser), passes=self._passes, step=self.step)
     ids = frozenset(map(id, owner.parameters))   # those that came after the watch was made, too
     self._use.consumers |= {number: self._use.consumers[number] | ids for number in used}
