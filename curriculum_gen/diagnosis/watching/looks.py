@@ -23,7 +23,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..findings import Finding, Outcome
 from .graph import reached, signature
 from .origins import entry, user_frames, user_line
-from .ownership import FrozenState, NamedNetworks, Owner, mode_dependent, possible_counts
+from curriculum_gen.diagnosis.watching.ownership import (
+    FrozenState, NamedNetworks, Owner, mode_dependent, possible_counts
+)
 from curriculum_gen.diagnosis.watching.backward import (
     GeneratorStep, cut_parameters, idle_terms, lost_terms, misused_losses, repeated_draws, sampled_parameters,
     see_backward, unused_labels

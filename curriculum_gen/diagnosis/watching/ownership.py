@@ -177,7 +177,7 @@ def mode_dependent(network: nn.Module) -> list[nn.Module]:
     return [m for m in network.modules() if isinstance(m, (_BatchNorm, _DropoutNd))
             or (isinstance(m, _InstanceNorm) and m.track_running_stats)]
 
-# %% ../../../nbs/diagnosis/watching/02_ownership.ipynb #04f00af5
+# %% ../../../nbs/diagnosis/watching/02_ownership.ipynb #c139c5a2
 class Owner:
     "An optimiser that made a step, and what was seen of it"
     def __init__(self, optimiser: Optimizer, *, began: int):
