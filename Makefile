@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `environment` makes; tools/environment.py says how.
 .DEFAULT_GOAL := help
-.PHONY: help environment reproduce test readme clean
+.PHONY: help environment reproduce regimes test readme clean
 
 PROFILE ?= quick
 OUT ?= runs
@@ -17,6 +17,11 @@ environment:  ## install what is needed into .venv, once (6 GB shared by all clo
 
 reproduce: environment  ## train, test and report the regimes; PROFILE=tiny, quick or report, OUT=folder, JOBS=processes
 	@.venv/bin/cgen-batch --profile "$(PROFILE)" --out "$(OUT)" $(if $(JOBS),--jobs "$(JOBS)")
+
+regimes: environment  ## every regime under the same judges, on both data sets; PROFILE, OUT and JOBS as above
+	@for data in mnist fashion_mnist; do \
+	    .venv/bin/cgen-batch --study regimes --profile "$(PROFILE)" --dataset $$data --out "$(OUT)/regimes/$$data" \
+	        $(if $(JOBS),--jobs "$(JOBS)") || exit $$?; done
 
 test: environment  ## every test: exported code in sync, the notebooks, then pytest
 	@.venv/bin/python tools/check.py

@@ -17,6 +17,7 @@ import pandas as pd
 from ..core.records import read_json, write_json
 from ..curriculum.config import landmark_step
 from ..figures.style import annotate, printed, regime_style
+from .preregistration import verdict_table
 from .regimes import compared_regimes
 from .rivals import STRIP, kept_strips, quality_rows, regime_table
 from .study import study_of
@@ -34,7 +35,7 @@ def kept_study(
         "preregistration_sha256": table.get("preregistration_sha256"), "rows": _plain(quality_rows(table)),
         "pooled": [{key: row[key] for key in band} for row in table["pooled"]],
         "comparisons": _plain(compared_regimes(table)),
-        "decisions": [decision.to_dict() for decision in (study.decide(table) if study.decide else ())]}
+        "decisions": _plain(verdict_table(study.decide(table)).reset_index()) if study.decide else []}
 
 def _plain(table: pd.DataFrame) -> list[dict]:
     "Records of JSON values: None for what is missing, five digits of a fraction"
@@ -82,9 +83,10 @@ def reached_for_cost(
         minutes = {regime: cost*study["total_steps"]/60 for regime, cost in seconds.items()}
         table = regime_table(pd.DataFrame(study["rows"]), minutes=minutes).reset_index()
         found.append(table.assign(dataset=study["dataset"], steps=study["total_steps"])[table.regime.isin(seconds)])
-    order = list(seconds)
-    return pd.concat(found).sort_values(["dataset", "regime", "steps"], ignore_index=True, key=lambda values: (
-        values.map(order.index) if values.name == "regime" else values))
+    table = pd.concat(found)
+    orders = {"dataset": list(dict.fromkeys(table.dataset)), "regime": list(seconds)}
+    return table.sort_values(["dataset", "regime", "steps"], ignore_index=True, key=lambda values: (
+        values.map(orders[values.name].index) if values.name in orders else values))
 
 # %% ../../nbs/studies/10_kept.ipynb #6ec51de1
 @printed
@@ -101,9 +103,9 @@ def plot_cost(
         for regime, mine in reached[reached.dataset == name].groupby("regime", sort=False):
             low, high = mine[measure] - mine[f"{measure}_low"], mine[f"{measure}_high"] - mine[measure]
             style = regime_style(regime)
-            ax.errorbar(mine.minutes, 100*mine[measure], yerr=(100*low, 100*high), marker="o", markersize=4, capsize=2,
-                        color=style["color"], linestyle=style.get("linestyle", "-"), label=style["label"])
-        ax.set(xscale="log", xlabel="training, minutes of one core", title=name)
+            ax.errorbar(mine.minutes, 100*mine[measure], yerr=(100*low, 100*high), markersize=5, capsize=2, linewidth=1,
+                        color=style["color"], marker=style["marker"], label=style["label"])
+        ax.set(xlim=(0, None), xlabel="training, minutes of one core", title=name)
     axes[0][0].set_ylabel(words)
     last = reached.sort_values("minutes").groupby(["dataset", "regime"], sort=False).tail(1)
     told = "; ".join(f"{row.dataset}, {row.regime}: {row[measure]:.1%} after {row.minutes:.1f} min"

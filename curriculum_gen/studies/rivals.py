@@ -124,7 +124,7 @@ def plot_quality(
     "Quality at every checkpoint of every regime, with images beside it"
     names, bands = list(dict.fromkeys(rows.regime)), pd.DataFrame(bands)
     figure, axes = plt.subplots(len(names), 2, figsize=(7.4, 1.3 + 1.02*len(names)), squeeze=False,
-                                width_ratios=(1, 1.35))
+                                width_ratios=(1.25, 1))
     for (left, right), name in zip(axes, names):
         _curves(left, rows[rows.regime == name], bands[bands.regime == name])
         left.set_title(regime_style(name)["label"], fontsize=8)
@@ -135,7 +135,7 @@ def plot_quality(
     told = [f"{name}: first judge {row.judge:.0%}, others {row.panel:.0%}, {row.verdicts}"
             for name, row in last.iterrows()]
     annotate(figure, title="What every regime draws, and from when on", shows="; ".join(told),
-        caption=f"n = {_span(last.seeds)} seeds; lines: means over seeds (%).\nImages: the first seed, one latent, "
+        caption=f"Seeds: {_span(last.seeds)} a regime; lines: means over seeds (%).\nImages: the first seed, one latent, "
                 f"every class, at steps {', '.join(f'{step:,}' for step in steps)}.",
         key=[Line2D([], [], color=BLUE, label="first judge"), Line2D([], [], color="0.2", linestyle="--",
              label="median of the others"), Line2D([], [], color=ORANGE, marker="o", linestyle="none",
@@ -159,6 +159,7 @@ def _curves(ax: Axes, rows: pd.DataFrame, bands: pd.DataFrame) -> None:
 
 def _strip(ax: Axes, images: np.ndarray | None, steps: Sequence[int]) -> None:
     ax.axis("off")
+    ax.set_anchor("W")
     if images is None: return
     seen = on_paper(images, ndim=2)
     ax.imshow(np.concatenate([np.concatenate(list(row), 1) for row in seen]), cmap="gray", vmin=0, vmax=255,
@@ -258,6 +259,7 @@ RIVALS = Study(
     name="regimes", question="Which regime draws, which only pleases its judge, and what does it cost?",
     regimes=(CURRICULUM, *NEAREST, *OTHERS, *ORIGINALS, *REPORTED),
     landmarks=("1/60", "1/30", "1/15", "1/6", "1/3", "2/3"),
-    plans={"report": Plan(changes={"total_steps": 1500, "checkpoint_interval": 500},
+    plans={"quick": Plan(changes={"total_steps": 300, "checkpoint_interval": 100}, seeds={"": (0,)}),
+           "report": Plan(changes={"total_steps": 1500, "checkpoint_interval": 500},
                           seeds={"": _CONFIRMING[:3]} | dict.fromkeys((CURRICULUM, *NEAREST), _CONFIRMING))},
     answer=answer, headline=headline, decide=decide, statements=STATEMENTS, report="regimes")
