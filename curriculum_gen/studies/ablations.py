@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['no_perception', 'perception_ends', 'no_grounding', 'no_alignment', 'pixels_only', 'no_patches', 'no_scaffolding',
-           'no_relationship', 'no_drift', 'LEFT_OUT', 'MEASURES', 'ABLATIONS', 'losses', 'answer']
+           'no_relationship', 'no_drift', 'LEFT_OUT', 'MEASURES', 'ABLATIONS', 'losses', 'answer', 'plot_losses']
 
 # %% ../../nbs/studies/09_ablations.ipynb #49abf858
 from collections.abc import Mapping
 from dataclasses import replace
 
+from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..curriculum.regimes import REGIMES, Regime
+from ..figures.style import BLUE, VERMILLION, annotate, printed
 from .preregistration import mean_interval
 from .rivals import CURRICULUM, TOLD, last_rows, quality_rows
 from .study import Plan, Study
@@ -50,26 +53,28 @@ LEFT_OUT = {regime.name: regime for regime in _ALL}
 MEASURES = "judge", "panel", "student_of_real", "coverage_of_real", "repeated"
 
 def losses(
-    table: Mapping,       # a seed table that has the whole curriculum
+    rows: pd.DataFrame,   # from `quality_rows`, with the whole curriculum among them
 ) -> pd.DataFrame:        # a row a regime and measure: seeds, difference, low, high, shown
-    "What every other regime loses or gains at the last step, paired by seed, with Student's 95 % interval"
-    last = last_rows(quality_rows(table)).set_index(["regime", "seed"])
-    whole, found = last.loc[CURRICULUM], []
-    for regime in last.index.get_level_values("regime").unique().drop(CURRICULUM):
+    """What every other regime loses or gains at the last step, paired by seed, with Student's 95 % interval; shown is
+    what the interval excludes that is wider for all regimes of a measure together (Bonferroni)"""
+    last, found = last_rows(rows).set_index(["regime", "seed"]), []
+    whole, others = last.loc[CURRICULUM], last.index.get_level_values("regime").unique().drop(CURRICULUM)
+    for regime in others:
         for measure in MEASURES:
             differences = (last.loc[regime][measure] - whole[measure]).dropna().astype(float)
             if len(differences) < 2: continue
             low, high = mean_interval(differences)
+            wide_low, wide_high = mean_interval(differences, coverage=1 - 0.05/len(others))
             found.append({"regime": regime, "measure": measure, "seeds": len(differences), "low": low, "high": high,
-                          "difference": differences.mean(), "shown": not low <= 0 <= high})
-    columns = ["regime", "measure", "seeds", "difference", "low", "high", "shown"]
-    return pd.DataFrame(found, columns=columns)
+                          "difference": differences.mean(), "shown": not wide_low <= 0 <= wide_high})
+    return pd.DataFrame(found, columns=["regime", "measure", "seeds", "difference", "low", "high", "shown"])
 
 def answer(
     table: Mapping,   # a seed table that has the whole curriculum
 ) -> str:             # a line a regime
     "What each part is worth"
-    found, words = losses(table), last_rows(quality_rows(table)).groupby("regime").verdict
+    rows = quality_rows(table)
+    found, words = losses(rows), last_rows(rows).groupby("regime").verdict
     said = {name: counted_verdicts(dict(mine.value_counts())) for name, mine in words}
     def told(row): return f"{TOLD[row.measure]} {100*row.difference:+.1f} [{100*row.low:+.1f}, {100*row.high:+.1f}]"
     lines = [f"{CURRICULUM}: {said[CURRICULUM]}."]
@@ -78,9 +83,36 @@ def answer(
         lines.append(f"{name}: {said[name]}; {shown} (points, {rows.seeds.max()} seeds).")
     return "\n".join(lines)
 
+# %% ../../nbs/studies/09_ablations.ipynb #b0423e97
+@printed
+def plot_losses(
+    found: pd.DataFrame,   # from `losses`
+) -> Figure:
+    "What is lost or gained without each part, a panel a measure"
+    regimes = list(dict.fromkeys(found.regime))
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(7.4, 1.4 + 0.24*len(regimes)), sharey=True)
+    for ax, measure in zip(axes, MEASURES):
+        for place, regime in enumerate(regimes):
+            for row in found[(found.regime == regime) & (found.measure == measure)].itertuples():
+                worse = (row.difference < 0) != (measure == "repeated")
+                color = (VERMILLION if worse else BLUE) if row.shown else "0.55"
+                ax.plot([100*row.low, 100*row.high], [place, place], color=color, linewidth=1.5)
+                ax.plot(100*row.difference, place, "o", color=color, markersize=4,
+                        fillstyle="full" if row.shown else "none")
+        ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        ax.set_title(TOLD[measure], fontsize=7.5)
+    axes[0].set(yticks=range(len(regimes)), yticklabels=[name.replace("_", " ") for name in regimes],
+                ylim=(len(regimes) - 0.5, -0.5))
+    shown = found[found.shown]
+    told = "; ".join(f"{row.regime}: {TOLD[row.measure]} {100*row.difference:+.1f}" for row in shown.itertuples())
+    annotate(figure, title="What is lost without it?", shows=told or "nothing is shown",
+             caption=f"Points of difference from the whole curriculum, {found.seeds.max()} seeds, paired; lines: 95 % "
+                     "intervals.\nFilled: shown for all regimes of a measure together; red where that is worse.")
+    return figure
+
 # %% ../../nbs/studies/09_ablations.ipynb #5666a3df
 ABLATIONS = Study(
     name="ablations", question="What is each term, each phase and each level of the curriculum worth?",
     regimes=(CURRICULUM, f"{CURRICULUM}_constant", *(f"curriculum_gen.studies.ablations:{name}" for name in LEFT_OUT)),
-    plans={"report": Plan(changes={"total_steps": 800, "checkpoint_interval": 800}, seeds={"": (10, 11, 12, 13, 14)})},
+    plans={"report": Plan(changes={"total_steps": 600, "checkpoint_interval": 600}, seeds={"": (10, 11, 12, 13, 14)})},
     landmarks=("1/3", "2/3"), answer=answer, report="regimes")

@@ -219,10 +219,12 @@ def _measured(row: dict, measure: str) -> float | None:
 
 def mean_interval(
     values: Sequence[float],   # one a seed, at least two; equal ones give their value twice
+    *,
+    coverage: float = 0.95,    # how often such intervals hold the mean
 ) -> Interval:
-    "Student's 95 % interval of a mean over seeds"
+    "Student's interval of a mean over seeds"
     mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1)*stats.sem(values)) if np.ptp(values) else 0.0
+    half = float(stats.t.ppf((1 + coverage)/2, len(values) - 1)*stats.sem(values)) if np.ptp(values) else 0.0
     return Interval(mean - half, mean + half)
 
 def _ceiling(values: list[float]) -> str: return "; at the ceiling: both arms 100 %"*(min(values) == 1)
