@@ -3681,6 +3681,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'curriculum_gen/studies/ablations.py'),
                                                   'curriculum_gen.studies.ablations.losses': ( 'studies/ablations.html#losses',
                                                                                                'curriculum_gen/studies/ablations.py'),
+                                                  'curriculum_gen.studies.ablations.plot_family': ( 'studies/ablations.html#plot_family',
+                                                                                                    'curriculum_gen/studies/ablations.py'),
                                                   'curriculum_gen.studies.ablations.plot_losses': ( 'studies/ablations.html#plot_losses',
                                                                                                     'curriculum_gen/studies/ablations.py')},
             'curriculum_gen.studies.comparing': { 'curriculum_gen.studies.comparing.ComparedSystems': ( 'studies/comparing.html#comparedsystems',

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['no_perception', 'perception_ends', 'no_grounding', 'no_alignment', 'pixels_only', 'no_patches', 'no_scaffolding',
-           'no_relationship', 'no_drift', 'LEFT_OUT', 'MEASURES', 'ABLATIONS', 'losses', 'answer', 'plot_losses']
+           'no_relationship', 'no_drift', 'LEFT_OUT', 'MEASURES', 'ABLATIONS', 'losses', 'answer', 'plot_losses',
+           'plot_family']
 
 # %% ../../nbs/studies/09_ablations.ipynb #49abf858
 from collections.abc import Mapping
@@ -12,9 +13,11 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from ..curriculum.regimes import REGIMES, Regime
+from ..figures.plots import on_paper
 from ..figures.style import BLUE, VERMILLION, annotate, printed
 from .preregistration import mean_interval
 from .rivals import CURRICULUM, TOLD, last_rows, quality_rows
@@ -89,9 +92,9 @@ def plot_losses(
     found: pd.DataFrame,   # from `losses`
 ) -> Figure:
     "What is lost or gained without each part, a panel a measure"
-    regimes = list(dict.fromkeys(found.regime))
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=(7.4, 1.4 + 0.24*len(regimes)), sharey=True)
-    for ax, measure in zip(axes, MEASURES):
+    regimes, measures = list(dict.fromkeys(found.regime)), [name for name in MEASURES if name in set(found.measure)]
+    figure, axes = plt.subplots(1, len(measures), figsize=(7.4, 1.4 + 0.24*len(regimes)), sharey=True)
+    for ax, measure in zip(axes, measures):
         for place, regime in enumerate(regimes):
             for row in found[(found.regime == regime) & (found.measure == measure)].itertuples():
                 worse = (row.difference < 0) != (measure == "repeated")
@@ -108,6 +111,25 @@ def plot_losses(
     annotate(figure, title="What is lost without it?", shows=told or "nothing is shown",
              caption=f"Points of difference from the whole curriculum, {found.seeds.max()} seeds, paired; lines: 95 % "
                      "intervals.\nFilled: shown for all regimes of a measure together; red where that is worse.")
+    return figure
+
+# %% ../../nbs/studies/09_ablations.ipynb #93be5863
+@printed
+def plot_family(
+    strips: Mapping[str, np.ndarray],   # regime -> uint8 [checkpoints, classes, ...]: of one seed and latent
+    words: Mapping[str, str],           # regime -> what is said of it; the others are left out
+) -> Figure:
+    "What regimes drew at their last checkpoint, every class once"
+    figure, axes = plt.subplots(len(words), 1, figsize=(7.4, 0.8 + 0.62*len(words)), squeeze=False)
+    for ax, (regime, word) in zip(axes[:, 0], words.items()):
+        seen = on_paper(strips[regime], ndim=2)[-1]
+        ax.imshow(np.concatenate(list(seen), 1), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        for side in ax.spines.values(): side.set_visible(False)
+        ax.set_ylabel(f"{REGIMES[regime].title if regime in REGIMES else regime.replace('_', ' ')}\n{word}", rotation=0,
+                      ha="right", va="center", fontsize=8)
+    annotate(figure, title="One family of regimes", shows="; ".join(f"{name}: {word}" for name, word in words.items()),
+             caption="What the first seed drew at its last step: one latent, every class. Dark is ink.")
     return figure
 
 # %% ../../nbs/studies/09_ablations.ipynb #5666a3df
