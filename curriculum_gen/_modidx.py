@@ -2026,6 +2026,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                            'curriculum_gen/diagnosis/watching/ownership.py'),
                                                              'curriculum_gen.diagnosis.watching.ownership._gathered': ( 'diagnosis/watching/ownership.html#_gathered',
                                                                                                                         'curriculum_gen/diagnosis/watching/ownership.py'),
+                                                             'curriculum_gen.diagnosis.watching.ownership._in_turn': ( 'diagnosis/watching/ownership.html#_in_turn',
+                                                                                                                       'curriculum_gen/diagnosis/watching/ownership.py'),
                                                              'curriculum_gen.diagnosis.watching.ownership._meant_to_train': ( 'diagnosis/watching/ownership.html#_meant_to_train',
                                                                                                                               'curriculum_gen/diagnosis/watching/ownership.py'),
                                                              'curriculum_gen.diagnosis.watching.ownership._without_gradient': ( 'diagnosis/watching/ownership.html#_without_gradient',

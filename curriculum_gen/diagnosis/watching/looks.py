@@ -75,7 +75,9 @@ def step(self: Watch) -> int:
 def _steps_for(self: Watch, roles: Sequence[str]) -> list[int]:
     "Completed steps that the loop may count when these networks learn, the likeliest first"
     learning = [p for role in roles for p in self.named.parameters(role).values()]
-    return [self.start_step + count for count in possible_counts(self._owners.values(), learning=learning)]
+    waiting = "generator" in self.named.networks and self._generator_owner is None
+    return [self.start_step + count for count in possible_counts(self._owners.values(), learning=learning,
+                                                                 waiting=waiting)]
 
 @patch(as_prop=True)
 def called(self: Watch) -> set[str]:

@@ -193,6 +193,7 @@ def possible_counts(
     owners: Iterable[Owner],
     *,
     learning: Iterable[Tensor],   # parameters that the loss at hand is meant for
+    waiting: bool = False,        # whether somebody else has yet to make a first step
 ) -> list[int]:                   # the likeliest first: that of their own optimiser
     "Completed steps that a loop may count by when these learn"
     ids, owners = {id(p) for p in learning}, list(owners)
@@ -201,6 +202,9 @@ def possible_counts(
     own = max((owner.completed for owner in mine), default=0)
     # whoever is ahead may have made the step of this round already
     ahead = {other.completed - k for other in others if other.completed > own + 1 for k in (0, 1)}
-    behind = {other.completed for other in others if other.completed < own
-              and abs(own - other.began - other.completed) > 1}
-    return [own, *sorted(ahead | behind)]
+    behind = {other.completed for other in others if other.completed < own and not _in_turn(other, own)}
+    return [own, *sorted(ahead | behind | ({0} if waiting and own else set()))]
+
+def _in_turn(other: Owner, own: int) -> bool:
+    "Whether an optimiser has made one step for each of another's, which has `own`, since its first"
+    return own - other.began - other.completed == -1 and (other.began <= 1 or other.completed >= 3)
