@@ -40,6 +40,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for pr
             judge_training="full", images_per_class=100, student_images=1000),
     Profile(name="report", total_steps=10_000, checkpoint_interval=500, seeds=(0, 1, 2, 3, 4, 5),
             judge_training="full", images_per_class=100, student_images=1000),
+    Profile(name="long", total_steps=18_000, checkpoint_interval=3000, seeds=(0,),
+            judge_training="full", images_per_class=200, student_images=2500),
 )})
 
 def profile_named(name: str) -> Profile:
