@@ -135,8 +135,8 @@ def plot_quality(
     told = [f"{name}: first judge {row.judge:.0%}, others {row.panel:.0%}, {row.verdicts}"
             for name, row in last.iterrows()]
     annotate(figure, title="What every regime draws, and from when on", shows="; ".join(told),
-        caption=f"Seeds: {_span(last.seeds)} a regime; lines: means over seeds (%).\nImages: the first seed, one latent, "
-                f"every class, at steps {', '.join(f'{step:,}' for step in steps)}.",
+        caption=f"Seeds: {_span(last.seeds)} a regime; lines: means over seeds (%).\nImages: the first seed, one "
+                f"latent, every class, at steps {', '.join(f'{step:,}' for step in steps)}.",
         key=[Line2D([], [], color=BLUE, label="first judge"), Line2D([], [], color="0.2", linestyle="--",
              label="median of the others"), Line2D([], [], color=ORANGE, marker="o", linestyle="none",
              label="student, of real"), Patch(color="0.87", label="99 % of chance")])
