@@ -95,8 +95,8 @@ def test_the_result_meets_the_bars(result):
         assert cost["steps"] == 1000 and cost["ratio"]["default"] <= 1.25 and cost["ratio"]["probes"] <= 1.3
 
 
-@pytest.mark.xfail(strict=True, reason="missed where a step of the small program takes 1.3 ms: 0.28 ms of watching, "
-                   "most of it in the first 256 steps, are 21 % of it; 3 % where a step takes 44 ms")
+@pytest.mark.xfail(strict=True, reason="missed where a step of the small program takes 1.3 ms: 0.30 ms of watching, "
+                   "most of it in the first 256 steps, are 23 % of it; 3 % where a step takes 44 ms")
 def test_watching_costs_at_most_a_twentieth_of_a_step(result):
     assert all(cost["ratio"]["default"] <= 1.05 for cost in result["overhead"])
 
