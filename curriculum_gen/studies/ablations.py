@@ -103,9 +103,11 @@ def plot_losses(
                 ax.plot(100*row.difference, place, "o", color=color, markersize=4,
                         fillstyle="full" if row.shown else "none")
         ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-        ax.set_title(TOLD[measure], fontsize=7.5)
-    axes[0].set(yticks=range(len(regimes)), yticklabels=[name.replace("_", " ") for name in regimes],
+        ax.set_title(TOLD[measure].replace(", ", ",\n"), fontsize=7.5)
+    names = [name.removeprefix(f"{CURRICULUM}_").replace("_", " ") for name in regimes]
+    axes[0].set(yticks=range(len(regimes)), yticklabels=names,
                 ylim=(len(regimes) - 0.5, -0.5))
+    axes[0].tick_params(axis="y", labelsize=7)
     shown = found[found.shown]
     told = "; ".join(f"{row.regime}: {TOLD[row.measure]} {100*row.difference:+.1f}" for row in shown.itertuples())
     annotate(figure, title="What is lost without it?", shows=told or "nothing is shown",
