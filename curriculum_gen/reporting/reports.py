@@ -59,7 +59,7 @@ def is_evaluated(
 # %% ../../nbs/reporting/02_reports.ipynb #14ec6a84
 def example_study() -> Path:
     "The folder of a tiny study, made on first use: the regimes of the first of `STUDIES`, one seed each"
-    made_with = sha256(" ".join([ARITHMETIC, *RunConfig.__dataclass_fields__]))[:8]   # a run of other fields is not read
+    made_with = sha256(" ".join([ARITHMETIC, *RunConfig.__dataclass_fields__]))[:8]   # other fields, other runs
     out = Path(user_cache_dir("curriculum_gen"))/"examples"/f"{__version__}-{made_with}"
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out/".lock"):
