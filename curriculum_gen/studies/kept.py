@@ -78,11 +78,13 @@ def reached_for_cost(
     seconds: Mapping[str, float],    # regime -> seconds of a step; others are left out
 ) -> pd.DataFrame:                   # `regime_table` with dataset, regime, steps
     "What every regime reached, by data set and length, with the minutes of one core that its training takes"
+    alike: dict[tuple, list] = {}
+    for study in studies: alike.setdefault((study["dataset"], study["total_steps"]), []).extend(study["rows"])
     found = []
-    for study in studies:
-        minutes = {regime: cost*study["total_steps"]/60 for regime, cost in seconds.items()}
-        table = regime_table(pd.DataFrame(study["rows"]), minutes=minutes).reset_index()
-        found.append(table.assign(dataset=study["dataset"], steps=study["total_steps"])[table.regime.isin(seconds)])
+    for (dataset, steps), rows in alike.items():
+        minutes = {regime: cost*steps/60 for regime, cost in seconds.items()}
+        table = regime_table(pd.DataFrame(rows), minutes=minutes).reset_index()
+        found.append(table.assign(dataset=dataset, steps=steps)[table.regime.isin(seconds)])
     table = pd.concat(found)
     orders = {"dataset": list(dict.fromkeys(table.dataset)), "regime": list(seconds)}
     return table.sort_values(["dataset", "regime", "steps"], ignore_index=True, key=lambda values: (
