@@ -3521,6 +3521,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'curriculum_gen/statistics/intervals.py')},
             'curriculum_gen.statistics.meanings': { 'curriculum_gen.statistics.meanings._checkpoint_rules': ( 'statistics/meanings.html#_checkpoint_rules',
                                                                                                               'curriculum_gen/statistics/meanings.py'),
+                                                    'curriculum_gen.statistics.meanings._doubtful': ( 'statistics/meanings.html#_doubtful',
+                                                                                                      'curriculum_gen/statistics/meanings.py'),
                                                     'curriculum_gen.statistics.meanings.explained_verdict': ( 'statistics/meanings.html#explained_verdict',
                                                                                                               'curriculum_gen/statistics/meanings.py'),
                                                     'curriculum_gen.statistics.meanings.verdict_rules': ( 'statistics/meanings.html#verdict_rules',

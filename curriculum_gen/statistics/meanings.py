@@ -19,16 +19,18 @@ def verdict_rules(
     cut_offs: CutOffs = CUT_OFFS,
 ) -> pd.DataFrame:   # index: verdict, in the order of the rules; columns: rule, what to do
     "Every word with its rule and what a reader does because of it"
-    return pd.DataFrame({"rule": _checkpoint_rules(cut_offs) | _COMPARISONS, "what to do": _NEXT}).rename_axis("verdict")
+    rules = _checkpoint_rules(cut_offs) | _COMPARISONS
+    return pd.DataFrame({"rule": rules, "what to do": _NEXT}).loc[list(rules)].rename_axis("verdict")
 
-# %% ../../nbs/statistics/10_meanings.ipynb #4c7bbee0
+# %% ../../nbs/statistics/10_meanings.ipynb #9c91184a
 _NEXT = {
     Verdict.INVALID: "mend the meter, or give it more classes or seeds", Verdict.WRONG_CLASS: "mend the labels",
     Verdict.AT_CHANCE: "look at training: no direction can be stated", Verdict.MEMORISED: "look at memory",
-    Verdict.COLLAPSED: "look at variety", Verdict.GAMED: "distrust the judge", Verdict.SUSPECT: "distrust the judge, not as surely",
-    Verdict.REGRESSED: "go back to the reference", Verdict.MEASURED_DROP: "run more seeds before speaking of the regime",
-    Verdict.LEARNED: "go on", Verdict.ABOVE_CHANCE: "go on, and read what was not shown",
-    Verdict.NOT_WORSE: "go on", Verdict.MEASURED_NOT_WORSE: "go on with these runs; more seeds speak of the regime",
+    Verdict.COLLAPSED: "look at variety", Verdict.GAMED: "distrust the judge",
+    Verdict.SUSPECT: "distrust the judge, though not as surely", Verdict.REGRESSED: "go back to the reference",
+    Verdict.MEASURED_DROP: "run more seeds before speaking of the regime", Verdict.LEARNED: "go on",
+    Verdict.ABOVE_CHANCE: "go on, and read what was not shown", Verdict.NOT_WORSE: "go on",
+    Verdict.MEASURED_NOT_WORSE: "go on with these runs; more seeds speak of the regime",
     Verdict.WORSE: "keep the baseline", Verdict.BETTER: "take the candidate", Verdict.INCONCLUSIVE: "run more seeds"}
 _COMPARISONS = {
     Verdict.NOT_WORSE: "of two checkpoints or systems: a fall beyond the margin is excluded, over seeds",
@@ -37,6 +39,7 @@ _COMPARISONS = {
     Verdict.BETTER: "of two systems: the candidate's rise is shown",
     Verdict.INCONCLUSIVE: "neither a fall nor its absence was shown"}
 
+# %% ../../nbs/statistics/10_meanings.ipynb #41be2945
 def _checkpoint_rules(cut: CutOffs) -> dict[Verdict, str]:
     "The first of these that applies"
     worse = "worse than the reference checkpoint by every gate of an axis"
@@ -44,22 +47,26 @@ def _checkpoint_rules(cut: CutOffs) -> dict[Verdict, str]:
         Verdict.INVALID: "an instrument is not what it was certified to be, or so few classes and seeds cannot decide",
         Verdict.WRONG_CLASS: f"first judge and panel at {cut.renamed:.0%} or more once the classes are renamed: the "
             "renaming is found on half of the latents, scored on the rest",
-        Verdict.AT_CHANCE: "the permutation test's p, adjusted over the run's checkpoints, is above "
-            f"{CHANCE_ALPHA}",
-        Verdict.MEMORISED: f"images lie nearer to training images than to held-out ones, p ≤ {CHANCE_ALPHA}, and at least "
-            f"{cut.copied:.0%} are copies",
-        Verdict.COLLAPSED: f"real in kind (clipped density at least {cut.collapsed_density:g} of real's), but coverage under "
-            f"{cut.collapsed_coverage:g} of it, or of some class under {cut.collapsed_class:g}, or over "
-            f"{cut.collapsed_repeats:.0%} of a class are doubles",
-        Verdict.GAMED: f"first judge at {cut.gamed_accuracy:.0%} or more, but a student learns under {cut.gamed_student:g} of "
-            f"what real images teach, or neither judge without a gradient is above {cut.gamed_neither:.0%}",
-        Verdict.SUSPECT: f"the first judge sees at least {100*cut.suspect_gap:.0f} points more than the panel's median, beyond "
-            f"the same gap on real images, p ≤ {cut.suspect_p}",
-        Verdict.REGRESSED: f"{worse}, over at least five seeds", Verdict.MEASURED_DROP: f"{worse}, over fewer seeds",
+        Verdict.AT_CHANCE: f"the permutation test's p, adjusted over the run's checkpoints, is above {CHANCE_ALPHA}",
+        **_doubtful(cut), Verdict.REGRESSED: f"{worse}, over at least five seeds",
+        Verdict.MEASURED_DROP: f"{worse}, over fewer seeds",
         Verdict.LEARNED: f"first judge at {cut.learned_accuracy:.0%} or more and trusted: gap under "
-            f"{100*cut.trusted_gap:.0f} points, panel at {cut.trusted_panel:g} of real, each class at {cut.trusted_class:g}, "
-            f"student at {cut.trusted_student:g}",
+            f"{100*cut.trusted_gap:.0f} points, panel at {cut.trusted_panel:g} of real, each class at "
+            f"{cut.trusted_class:g}, student at {cut.trusted_student:g}",
         Verdict.ABOVE_CHANCE: "none of these: the class asked for matters, and no more was shown"}
+
+def _doubtful(cut: CutOffs) -> dict[Verdict, str]:
+    return {
+        Verdict.MEMORISED: f"images lie nearer to training images than to held-out ones, p ≤ {CHANCE_ALPHA}, and at "
+            f"least {cut.copied:.0%} are copies",
+        Verdict.COLLAPSED: f"real in kind (clipped density at least {cut.collapsed_density:g} of real's), but coverage "
+            f"under {cut.collapsed_coverage:g} of it, or of some class under {cut.collapsed_class:g}, or over "
+            f"{cut.collapsed_repeats:.0%} of a class are doubles",
+        Verdict.GAMED: f"first judge at {cut.gamed_accuracy:.0%} or more, but a student learns under "
+            f"{cut.gamed_student:g} of what real images teach, or neither judge without a gradient is above "
+            f"{cut.gamed_neither:.0%}",
+        Verdict.SUSPECT: f"the first judge sees at least {100*cut.suspect_gap:.0f} points more than the panel's "
+            f"median, beyond the same gap on real images, p ≤ {cut.suspect_p}"}
 
 # %% ../../nbs/statistics/10_meanings.ipynb #8b3c49cc
 def explained_verdict(
