@@ -1,5 +1,5 @@
 """The documentation as a site: what stops it, what its pages say, and how they behave in a browser without a network"""
-import functools, http.server, re, shutil, threading
+import functools, http.server, os, re, shutil, subprocess, threading
 from importlib.util import find_spec
 from urllib.parse import unquote, urldefrag
 
@@ -96,8 +96,8 @@ def test_the_settings_are_what_quarto_knows(root):
 
 # ---- workflows
 
-BUILT_IN = {"vendor.github-workflows": ".github/workflows/*.yml",
-            "vendor.github-actions": ".github/actions/*/action.yml"}
+BUILT_IN = [("vendor.github-workflows", ".github/workflows/*.yml"),
+            ("vendor.github-actions", ".github/actions/*/action.yml"), ("vendor.github-actions", "action.yml")]
 
 
 @pytest.fixture
@@ -108,9 +108,9 @@ def checked(command, root):
     return lambda schema, *files: command("check-jsonschema", "--builtin-schema", schema, *map(str, files), folder=root)
 
 
-@pytest.mark.parametrize("schema", BUILT_IN)
-def test_workflows_are_what_github_reads(root, checked, schema):
-    files = sorted(root.glob(BUILT_IN[schema]))
+@pytest.mark.parametrize("schema, pattern", BUILT_IN)
+def test_workflows_are_what_github_reads(root, checked, schema, pattern):
+    files = sorted(root.glob(pattern))
     done = checked(schema, *files)
     assert files and done.returncode == 0, done.stdout + done.stderr
 
@@ -136,11 +136,31 @@ def test_workflows_to_copy_are_what_github_reads(root, tmp_path, checked):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("last, code", [("WORSE", 0), ("GAMED", 1)])
+def test_the_action_for_others_gates_and_tells(root, tmp_path, last, code):
+    "Its step in a real shell; the commands are stand-ins that say how they were called"
+    steps = yaml.safe_load((root/"action.yml").read_text())["runs"]["steps"]
+    step = next(step for step in steps if step.get("name") == "gate and compare")
+    for name in ("cgen-gate", "cgen-compare"):
+        (tmp_path/name).write_text(f"#!/bin/sh\necho {name} \"$@\"\necho {last}\nexit {code if 'gate' in name else 1}\n")
+        (tmp_path/name).chmod(0o755)
+    given = {"RUNS": "runs/a runs/b", "BASELINE": "last week", "REQUIRE": "LEARNED", "STRICT": "true",
+             "RUNNER_TEMP": str(tmp_path), "GITHUB_STEP_SUMMARY": str(tmp_path/"summary.md"),
+             "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert set(step["env"]) == {"RUNS", "BASELINE", "REQUIRE", "STRICT"}
+    done = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", step["run"]], env=given, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    told = (tmp_path/"summary.md").read_text()
+    assert told == (tmp_path/"curriculum_gen.md").read_text() and told.count(last) == 3
+    assert "cgen-gate runs/a runs/b --require LEARNED --baseline last week --strict" in told
+    assert "cgen-compare last week runs/b" in told
+
+
 def test_what_workflows_start_is_there(root, capsys):
     "Every command of the environment and every target of make that a workflow names"
     ours = re.findall(r"^ +(cgen-\w+) =", (root/"settings.ini").read_text(), re.M)
     targets = set(re.findall(r"^([a-z]+):", (root/"Makefile").read_text(), re.M))
-    text = "\n".join(file.read_text() for pattern in BUILT_IN.values() for file in root.glob(pattern))
+    text = "\n".join(file.read_text() for _, pattern in BUILT_IN for file in root.glob(pattern))
     started = set(re.findall(r"\.venv/bin/([\w-]+)", text))
     assert {"cgen-data", "cgen-bench", "nbdev-test"} <= started <= {*ours, "nbdev-test", "pytest"}
     assert {"environment", "reproduce", "test"} <= set(re.findall(r"\bmake (\w+)", text)) <= targets

@@ -17,7 +17,8 @@ from ..core.task import TASKS
 from ..curriculum.regimes import REGIMES
 from ..curriculum.config import profile_named, run_config
 from curriculum_gen.commands.manners import (
-    Parser, _add_config_options, _add_images_option, _changes, check_named, device_named, function_named, run_command
+    Parser, add_explain_option, _add_config_options, _add_images_option, _changes, check_named, device_named,
+    function_named, run_command
 )
 
 # %% ../../nbs/commands/02_runs.ipynb #4e9098b5
@@ -53,6 +54,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         parser = Parser("cgen-evaluate", "Score every checkpoint of a run, or any generator, under the whole panel and "
                         "print the verdicts.", example="cgen-evaluate runs/mine --images-per-class 100")
         parser.add_argument("folder", type=Path, nargs="?", help="a run folder with checkpoints")
+        add_explain_option(parser)
         parser.add_argument("--generator", metavar="MODULE:FUNCTION", help="instead of a folder: a callable images = "
                             "generator(latents, labels), such as mypackage.models:generator")
         parser.add_argument("--dataset", metavar="NAME|MODULE:OBJECT", help=f"with --generator: {', '.join(TASKS)}, "
