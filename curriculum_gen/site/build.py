@@ -22,6 +22,7 @@ import yaml
 import curriculum_gen
 from ..core.errors import InputError
 from ..core.records import read_json, write_atomic
+from ..core.registry import SAFE_PATH
 from ..reporting.pages import answer_first
 
 # %% ../../nbs/site/00_build.ipynb #54ee293d
@@ -395,8 +396,8 @@ def _write_page(target: Path, page: str, notebook: dict) -> None:
 # %% ../../nbs/site/00_build.ipynb #ec289ba6
 def _run(command: list[str], *, folder: Path, telling: str) -> None:
     "Run a program; `InputError` with the first line that matches when it fails"
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"},
-                          stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env=os.environ | SAFE_PATH | {"MPLBACKEND": "Agg"})
     if done.returncode == 0: return
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
     told = [line for line in lines if re.search(telling, line)] or lines[-1:]
