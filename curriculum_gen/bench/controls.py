@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 import torch.nn.functional as F
-from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
 from ..core.errors import unknown_name
@@ -32,6 +31,7 @@ from ..data.sources import load_dataset
 from ..models.networks import Generator
 from ..models.weights import torch_threads
 from ..judges.panel import certified_panel
+from ..evaluation.realism import blurred, moved_image
 from curriculum_gen.evaluation.instruments import (
     REALISM_IMAGES, Instruments, evaluation_latents, generate, judged_cards, prepare_instruments, score_images
 )
@@ -49,9 +49,8 @@ def _moved(images: Tensor, rng: torch.Generator) -> Tensor:
     "Images under small random rotations (10 degrees), shifts (2 pixels) and scalings (10 %)"
     flat = images.flatten(0, 1)
     angle, right, down, scale = torch.rand(4, len(flat), generator=rng)*2 - 1
-    moved = [transforms.affine(image, angle=10*a.item(), translate=[round(2*x.item()), round(2*y.item())],
-                               scale=1 + 0.1*s.item(), shear=[0.0], interpolation=transforms.InterpolationMode.BILINEAR,
-                               fill=[-1.0]) for image, a, x, y, s in zip(flat, angle, right, down, scale)]
+    moved = [moved_image(image, degrees=10*a.item(), shift=(round(2*x.item()), round(2*y.item())),
+                         scale=1 + 0.1*s.item()) for image, a, x, y, s in zip(flat, angle, right, down, scale)]
     return torch.stack(moved).unflatten(0, images.shape[:2])
 
 def real_test_images(
@@ -81,7 +80,7 @@ def blurred_images(
 ) -> Tensor:                 # [classes, n, channels, height, width] float32 in [-1, 1]
     "Real images that were never trained on, a little out of focus: as varied as they are, without their grain"
     images = _drawn(instruments.dataset.test, n, rng)
-    return transforms.gaussian_blur(images.flatten(0, 1), 7, 0.8).unflatten(0, images.shape[:2])
+    return blurred(images.flatten(0, 1), pixels=0.8, reach=3).unflatten(0, images.shape[:2])
 
 def disguised_copies(
     instruments: Instruments,

@@ -6,11 +6,11 @@
 __all__ = ['diagnose']
 
 # %% ../../nbs/commands/05_diagnose.ipynb #ff82e701
-import argparse, importlib.util, json, sys
+import argparse, json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import InputError, unknown_name
+from ..core.errors import InputError
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
 from .manners import Parser, function_named, run_command
@@ -92,21 +92,9 @@ def _files_diagnosed(given: argparse.Namespace) -> int:
 # %% ../../nbs/commands/05_diagnose.ipynb #6e9ab606
 def _network_named(address: str):
     "The network that a function of a module, or of a file, makes"
-    file, _, name = address.rpartition(":")
-    make = _of_a_file(Path(file), name) if file.endswith(".py") else function_named(address, what="network")
+    make = function_named(address, what="network")
     from torch import nn
-    if not callable(make): raise InputError(f"network {address!r}: it is no function but {type(make).__name__}")
     network = make if isinstance(make, nn.Module) else make()
     if not isinstance(network, nn.Module):
         raise InputError(f"network {address!r}: it gives no torch.nn.Module but {type(network).__name__}")
     return network
-
-def _of_a_file(file: Path, name: str):
-    if not file.exists(): raise InputError(f"network {file}:{name}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    sys.modules[file.stem] = module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.resolve().parent))   # what it imports lies beside it
-    try: spec.loader.exec_module(module)
-    finally: sys.path.remove(str(file.resolve().parent))
-    if not hasattr(module, name): raise unknown_name(f"name in {file}", name, among=vars(module))
-    return getattr(module, name)

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..core.errors import InputError, disk_error, unknown_name
-from ..core.registry import object_named
+from ..core.registry import SAFE_PATH, object_named
 from ..core.task import TASKS, Task
 from ..curriculum.config import PROFILES
 from ..curriculum.regimes import REGIMES, Regime
@@ -51,6 +51,8 @@ def run_command(
     "Run a command with the package's manners"
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "30")   # a log gets a bar twice a minute, not ten times a second
+    before = {name: os.environ.get(name) for name in SAFE_PATH}
+    os.environ.update(SAFE_PATH)   # also for the processes that libraries start
     try: return work()
     except InputError as error: problem = str(error)
     except OSError as error: problem = str(disk_error(error, error.filename or "disk"))
@@ -58,6 +60,10 @@ def run_command(
         print(f"\n{command}: {str(stop) or 'interrupted; the same command continues where it stopped'}",
               file=sys.stderr)
         return 130
+    finally:
+        for name, value in before.items():
+            if value is None: del os.environ[name]
+            else: os.environ[name] = value
     print(f"{command}: {' '.join(problem.split())}", file=sys.stderr)
     return 2
 
@@ -113,7 +119,7 @@ def _add_images_option(parser: Parser) -> None:
 
 # %% ../../nbs/commands/00_manners.ipynb #b4d0d7cf
 def function_named(
-    address: str,              # "module:function"
+    address: str,              # "module:function" or "file.py:function"
     *,
     what: str = "generator",   # for messages
 ) -> Callable:

@@ -58,7 +58,9 @@ def fetch_mirrors(
 ) -> tuple[dict[str, bytes], str]:    # file name: uncompressed content; the mirror
     "The four IDX files from the first of torchvision's mirrors that answers"
     until = time.monotonic() + ANSWER_SECONDS
-    import torchvision.datasets   # here, because it takes more than a second and is seldom needed
+    try: import torchvision.datasets   # here, because it takes more than a second and is seldom needed
+    except (ImportError, RuntimeError, AttributeError) as error:   # not there, or built for another torch
+        raise SourceProblem(f"torchvision, which knows them, cannot be imported: {error}") from None
     seconds = max(1, until - time.monotonic())
     def fetch(mirror, file):
         content = _plain(_get(f"{mirror}{file}.gz"), f"{mirror}{file}.gz")

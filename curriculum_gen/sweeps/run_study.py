@@ -181,10 +181,10 @@ def _words(job: Job, config: RunConfig, state: str) -> str:
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #b3d7f6db
 def _own_environment(configs: list[RunConfig]) -> dict[str, str]:
-    "What the package reads from the environment, for processes elsewhere, and where files of one's own are found"
+    "What the package reads from the environment, for processes elsewhere, and where modules of one's own are found"
     ours = {name: value for name, value in os.environ.items() if name.startswith("CURRICULUM_GEN_")}
     if not any(":" in name for config in configs for name in (config.regime, config.dataset)): return ours
-    return ours | {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))}
+    return {"CURRICULUM_GEN_MODULES": os.getcwd()} | ours
 
 def _check_space(out: Path, new: list[RunConfig]) -> None:
     "`InputError` where not everything fits"
