@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pilot']
 
-# %% ../../nbs/commands/08_pilot.ipynb #c57b1954
+# %% ../../nbs/commands/08_pilot.ipynb #dbe28ee7
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,33 +14,39 @@ from ..core.records import write_json
 from ..core.task import TASKS
 from .manners import Parser, check_named, run_command
 
-# %% ../../nbs/commands/08_pilot.ipynb #c677b1c7
+# %% ../../nbs/commands/08_pilot.ipynb #d269a8cf
 def pilot(args: Sequence[str] | None = None) -> int:
     "`cgen-pilot`: measure what a data set allows to be said, and keep it beside the data"
     def work() -> int:
-        parser = Parser("cgen-pilot", "Train judges of seeds that nothing else uses, show them generators whose quality "
-                        "is\nknown, and write down the limits of certificates and verdicts for these data.",
-                        example="cgen-pilot path/to/my_folder")
-        parser.add_argument("data", metavar="DATA", help=f"a folder of images by class, an .npz, torchvision:NAME, "
-                            f"module:object, or one of {', '.join(TASKS)}")
-        parser.add_argument("--training", choices=("both", "full", "brief"), default="both",
-                            help="of judges: as all profiles, or only tiny ones, need them (default: both)")
-        parser.add_argument("--seeds", type=int, default=3, metavar="N", help="judges of each kind (default: 3)")
-        parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: beside the data, or in the "
-                            "user's cache where they have no place of their own)")
-        given = parser.parse_args(args)
+        given = _pilot_parser().parse_args(args)
         if not 1 <= given.seeds <= 100: raise InputError(f"seeds is {given.seeds}: it must be 1 to 100")
         check_named([], given.data)
         return _measure(given.data, given.training, given.seeds, given.out)
     return run_command("cgen-pilot", work)
 
+# %% ../../nbs/commands/08_pilot.ipynb #c0bced2c
+def _pilot_parser() -> Parser:
+    parser = Parser("cgen-pilot", "Train judges of seeds that nothing else uses, show them generators whose quality "
+                    "is\nknown, and write down the limits of certificates and verdicts for these data.",
+                    example="cgen-pilot path/to/my_folder")
+    parser.add_argument("data", metavar="DATA", help=f"a folder of images by class, an .npz, torchvision:NAME, "
+                        f"module:object, or one of {', '.join(TASKS)}")
+    parser.add_argument("--training", choices=("both", "full", "brief"), default="both",
+                        help="of judges: as all profiles, or only tiny ones, need them (default: both)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="judges of each kind (default: 3)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: beside the data, or in the "
+                        "user's cache where they have no place of their own)")
+    return parser
+
+# %% ../../nbs/commands/08_pilot.ipynb #bd36ff3b
 def _measure(data: str, training: str, seeds: int, out: Path | None) -> int:
     from curriculum_gen.data.pilots import is_published, pilot_file
     from curriculum_gen.data.sources import load_dataset, say
     from curriculum_gen.evaluation.known import PILOT
     from curriculum_gen.evaluation.pilot import measure_pilot
     dataset = load_dataset(data)
-    if is_published(dataset): raise InputError(f"{data}: its limits come with the package; a pilot would change nothing")
+    if is_published(dataset):
+        raise InputError(f"{data}: its limits come with the package; a pilot would change nothing")
     found = measure_pilot(dataset, trainings=("brief", "full") if training == "both" else (training,),
                           seeds=tuple(range(PILOT + 1, PILOT + 1 + seeds)), progress=say)
     try: file = write_json(out or pilot_file(dataset, place=dataset.place), found.to_dict())

@@ -6,7 +6,7 @@
 __all__ = ['ROOM', 'NEED_A_PILOT', 'MEANT', 'judge_limits', 'moved_cut_offs', 'unsupported', 'Pilot', 'is_published',
            'pilot_file', 'pilot_of', 'withheld_of']
 
-# %% ../../nbs/data/06_pilots.ipynb #f41a98fe
+# %% ../../nbs/data/06_pilots.ipynb #3a0997c5
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ..statistics.words import Verdict
 from .dataset import Dataset
 from .files import FILES
 
-# %% ../../nbs/data/06_pilots.ipynb #1adfc528
+# %% ../../nbs/data/06_pilots.ipynb #bf0f450f
 def judge_limits(
     rows: Iterable[Mapping],   # of one training: judge, correct, most_predicted, images
     *,
@@ -40,7 +40,7 @@ def judge_limits(
     return {judge: (max(0.0, math.floor(1000*(k - allowance(k, n)))/1000), min(1.0, limit))
             for judge, (k, n) in floors.items()}
 
-# %% ../../nbs/data/06_pilots.ipynb #1a6c498a
+# %% ../../nbs/data/06_pilots.ipynb #6da15bc2
 ROOM = 0.05   # between the worst of what is known and a line that had to be moved
 _LEAST = ("learned_accuracy", "trusted_panel", "trusted_class", "trusted_student", "collapsed_coverage",
           "collapsed_class")                                  # honest generators lie at or above these
@@ -48,6 +48,7 @@ _MOST = "trusted_gap", "trusted_repeats", "collapsed_repeats"   # and at or belo
 NEED_A_PILOT = Verdict.COLLAPSED, Verdict.GAMED, Verdict.SUSPECT, Verdict.LEARNED
 MEANT = {"real": ("TRUSTED",), "moved": ("TRUSTED",), "repeated": ("COLLAPSED", "MEMORISED"), "noise": ("GAMED",)}
 
+# %% ../../nbs/data/06_pilots.ipynb #f9c107e1
 def moved_cut_offs(
     known: Sequence[tuple[str, Evidence]],   # what was shown, a key of `MEANT`, and what was measured of it
 ) -> dict[str, float]:                       # of `CutOffs`
@@ -62,15 +63,28 @@ def moved_cut_offs(
     for name in _MOST:
         if honest := values(name, "real", "moved"):
             if max(honest) >= cut[name]: cut[name] = min(1.0, math.ceil(100*(max(honest) + ROOM))/100)
-    for name in ("gamed_student", "gamed_neither"):
-        honest, cheats = values(name, "real", "moved"), values(name, "noise")
-        if honest and cheats and not max(cheats) < cut[name] <= min(honest) and max(cheats) < min(honest):
-            cut[name] = round((max(cheats) + min(honest))/2, 3)
-    return cut
+    sides = {"honest": ("real", "moved"), "noise": ("noise",)}
+    return cut | _gamed_lines(cut, {side: [measured_beside_cut_offs(e) for what, e in known if what in of]
+                                    for side, of in sides.items()})
 
+def _gamed_lines(cut: Mapping[str, float], shown: Mapping[str, list[dict]]) -> dict[str, float]:
+    "The lines of GAMED: moved one after the other while noise escapes them, and then only for satisfied first judges"
+    lines = {name: cut[name] for name in ("gamed_student", "gamed_neither", "gamed_accuracy")}
+    for name in ("gamed_student", "gamed_neither"):
+        if all(noise["gamed_student"] < lines["gamed_student"] or noise["gamed_neither"] <= lines["gamed_neither"]
+               for noise in shown["noise"]): break
+        worst = max(values[name] for values in shown["noise"])
+        least = min(values[name] for values in shown["honest"])
+        if worst < least:
+            lines[name] = round((worst + least)/2, 3)
+            pleased = min(noise["gamed_accuracy"] for noise in shown["noise"])
+            lines["gamed_accuracy"] = max(cut["gamed_accuracy"], math.floor(100*(pleased - ROOM))/100)
+    return lines
+
+# %% ../../nbs/data/06_pilots.ipynb #a9eeaa22
 def unsupported(
     known: Sequence[tuple[str, Evidence]],
-    cut_offs: Mapping[str, float],
+    cut_offs: Mapping[str, float],           # of `CutOffs`
 ) -> list[str]:   # of `NEED_A_PILOT`
     "Verdicts that what is known does not bear out"
     from_dict, wrong = type(CUT_OFFS).from_dict, set()
@@ -82,7 +96,7 @@ def unsupported(
         if not honest and found.verdict not in MEANT[what]: wrong.add(MEANT[what][0])
     return [str(word) for word in NEED_A_PILOT if word in wrong]
 
-# %% ../../nbs/data/06_pilots.ipynb #27d5bc41
+# %% ../../nbs/data/06_pilots.ipynb #543cee18
 @dataclass(frozen=True, kw_only=True)
 class Pilot(Record):
     "What was measured of a data set beforehand, and the limits that follow"
@@ -110,7 +124,7 @@ def pilot_file(
     if path is None: return Path(user_cache_dir("curriculum_gen"))/"pilots"/f"{dataset.fingerprint[:16]}.json"
     return path/".curriculum_gen-pilot.json" if path.is_dir() else path.with_name(f"{path.name}.pilot.json")
 
-# %% ../../nbs/data/06_pilots.ipynb #05bad0a9
+# %% ../../nbs/data/06_pilots.ipynb #e0ba0348
 def pilot_of(
     dataset: Dataset,
 ) -> Pilot | None:   # None where there was none

@@ -6,7 +6,7 @@
 __all__ = ['HELD_BACK', 'LEAST_TRAIN', 'LEAST_TEST', 'content_order', 'held_back', 'balanced_order', 'dataset_of_found',
            'own_dataset', 'dataset_of_hf', 'dataset_at', 'task_at']
 
-# %% ../../nbs/data/05_places.ipynb #2816f0c7
+# %% ../../nbs/data/05_places.ipynb #1beb5366
 import functools, io, json, os, re
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from .own import dataset_of
 from .readers import (Found, files_below, found_arrays, read_folder_of, read_hf, read_npz,
                                          read_torchvision)
 
-# %% ../../nbs/data/05_places.ipynb #51238636
+# %% ../../nbs/data/05_places.ipynb #11060599
 HELD_BACK = 6                  # one image in so many of each class, where nobody has held any back
 LEAST_TRAIN, LEAST_TEST = 8, 2 # images of a class: two halves have to hold some, and a certificate needs others
 
@@ -45,7 +45,7 @@ def held_back(
         held[rows[:end]] = True
     return held
 
-# %% ../../nbs/data/05_places.ipynb #7370d90b
+# %% ../../nbs/data/05_places.ipynb #85feebe1
 def balanced_order(
     labels: np.ndarray,   # [N] int64
 ) -> np.ndarray:          # [N] int64, rows
@@ -61,7 +61,7 @@ def balanced_order(
     order[first], order[~first] = rng.permutation(halves[0]), rng.permutation(halves[1])
     return order
 
-# %% ../../nbs/data/05_places.ipynb #dd430db2
+# %% ../../nbs/data/05_places.ipynb #bef1d4df
 def dataset_of_found(
     name: str,                   # of the task
     found: Found,
@@ -89,7 +89,7 @@ def _task(name: str, shape: tuple, classes: tuple, place: str | None) -> Task:
     return Task(f"own_{clean}" if clean in TASKS else clean, tuple(map(int, shape)), tuple(map(str, classes)),
                 data=functools.partial(dataset_at, place) if place else "")
 
-# %% ../../nbs/data/05_places.ipynb #c2a4a447
+# %% ../../nbs/data/05_places.ipynb #5e93233a
 def own_dataset(
     name: str,                      # for the task
     *,
@@ -112,7 +112,7 @@ def dataset_of_hf(
     "An object of Hugging Face's `datasets` as a data set"
     return dataset_of_found(name, read_hf(data, image=image, label=label))
 
-# %% ../../nbs/data/05_places.ipynb #677d9b27
+# %% ../../nbs/data/05_places.ipynb #477fc7f1
 def dataset_at(
     place: str,                 # a folder, an .npz file, or "torchvision:NAME"
     *,
@@ -121,6 +121,7 @@ def dataset_at(
     "The data set in a place; `InputError` when it cannot be read"
     return dataset_of_found(_name(place), _found(placed(place), download), place=placed(place))
 
+# %% ../../nbs/data/05_places.ipynb #bee32f6c
 def task_at(
     place: str,   # as of `dataset_at`
 ) -> Task:
@@ -144,7 +145,7 @@ def _changed(place: str) -> tuple:
     try: return tuple(p.stat().st_mtime_ns for p in (path, *path.glob("*/"), *path.glob("*/*/")))
     except OSError: return ()   # it is being changed
 
-# %% ../../nbs/data/05_places.ipynb #60f84076
+# %% ../../nbs/data/05_places.ipynb #a4f992f0
 def _found(place: str, download: bool = False) -> Found:
     "What lies in a place, from the cache where it is unchanged"
     cache = Path(user_cache_dir("curriculum_gen"))
@@ -156,15 +157,11 @@ def _found(place: str, download: bool = False) -> Found:
     kept = cache/"decoded"/f"{sha256(place)[:16]}.npz"
     if (found := _read_kept(kept, listing)) is not None: return found
     found = read_npz(path) if path.is_file() else read_folder_of(path)
-    parts = {"train": found.train, **({"test": found.test} if found.test else {})}
-    arrays = {f"{name}_{what}": part[i] for name, part in parts.items() for i, what in enumerate(("images", "labels"))}
-    archive = io.BytesIO()
-    about = json.dumps({"source": found.source, "classes": found.classes})
-    np.savez(archive, listing=np.array(listing), about=np.array(about), **arrays)
-    try: write_atomic(kept, archive.getvalue())
+    try: write_atomic(kept, _packed(found, listing))
     except InputError: pass   # a full or read-only cache costs time, not the data
     return found
 
+# %% ../../nbs/data/05_places.ipynb #237852fa
 def _listing(path: Path) -> str:
     files = [path] if path.is_file() else files_below(path)
     rows = []
@@ -173,6 +170,13 @@ def _listing(path: Path) -> str:
         except OSError as error: raise InputError(f"{file}: {error.strerror}") from None
         rows.append([str(file.relative_to(path)), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino])
     return sha256(json.dumps(rows))
+
+def _packed(found: Found, listing: str) -> bytes:
+    parts = {"train": found.train, **({"test": found.test} if found.test else {})}
+    arrays = {f"{name}_{what}": part[i] for name, part in parts.items() for i, what in enumerate(("images", "labels"))}
+    about, archive = json.dumps({"source": found.source, "classes": found.classes}), io.BytesIO()
+    np.savez(archive, listing=np.array(listing), about=np.array(about), **arrays)
+    return archive.getvalue()
 
 def _read_kept(kept: Path, listing: str) -> Found | None:
     try:

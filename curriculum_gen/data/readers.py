@@ -7,7 +7,7 @@ __all__ = ['SIDES', 'CHANNELS', 'CLASSES', 'MOST_BYTES', 'SUFFIXES', 'check_size
            'read_image', 'Found', 'files_below', 'folder_splits', 'read_folder_of', 'check_classes', 'check_bytes',
            'read_npz', 'found_arrays', 'read_torchvision', 'read_hf']
 
-# %% ../../nbs/data/04_readers.ipynb #be9c3854
+# %% ../../nbs/data/04_readers.ipynb #0c9df952
 import inspect, math, os, warnings, zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core.errors import InputError, unknown_name
 
-# %% ../../nbs/data/04_readers.ipynb #ea886da7
+# %% ../../nbs/data/04_readers.ipynb #96c9ad28
 SIDES, CHANNELS, CLASSES = (8, 64), (1, 3), (2, 1000)   # least and most pixels of a side; channels; least and most
 MOST_BYTES = 2**32   # of pixels, or of an array in a file
 
@@ -49,7 +49,7 @@ def pixels_of(
     check_size(found.shape[1:], where)
     return np.ascontiguousarray(_bytes(found, where, value_range))
 
-# %% ../../nbs/data/04_readers.ipynb #ffe5f777
+# %% ../../nbs/data/04_readers.ipynb #215ce474
 def _bytes(images: np.ndarray, where: str | Path, value_range: Sequence[float] | None) -> np.ndarray:
     "Numbers as bytes 0 to 255, by the range that was declared for them"
     if images.dtype == np.uint8 and value_range is None: return images
@@ -67,7 +67,7 @@ def _bytes(images: np.ndarray, where: str | Path, value_range: Sequence[float] |
         raise InputError(f"{where}: pixels in [{low:.4g}, {high:.4g}] leave their range [{start:g}, {end:g}]")
     return np.rint((images.astype(np.float64) - start)/(end - start)*255).astype(np.uint8)
 
-# %% ../../nbs/data/04_readers.ipynb #1f832614
+# %% ../../nbs/data/04_readers.ipynb #01cb029a
 def labels_of(
     labels: object,        # [N] or [N, 1] whole numbers from 0, or words
     where: str | Path,     # for messages
@@ -91,7 +91,7 @@ def in_order(names: Sequence) -> list[str]:
     different = {str(name) for name in names}
     return sorted(different, key=int) if all(name.isdecimal() for name in different) else sorted(different)
 
-# %% ../../nbs/data/04_readers.ipynb #c2f6860a
+# %% ../../nbs/data/04_readers.ipynb #ce1ae280
 SUFFIXES = ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"
 _MODES = {"L": "L", "1": "L", "RGB": "RGB", "P": "RGB"}   # PIL's name of an image's kind -> what it is read as
 _BANDS = {"LA": 2, "PA": 2, "La": 2, "RGBA": 4, "RGBa": 4, "CMYK": 4, "RGBX": 4}
@@ -119,7 +119,7 @@ def _check_image(image: Image.Image, path: Path) -> None:
         raise InputError(f"{path}: pixels of the kind {image.mode}; save it as 8-bit grey or red, green, blue")
     if getattr(image, "n_frames", 1) > 1: raise InputError(f"{path}: an animation; save one frame")
 
-# %% ../../nbs/data/04_readers.ipynb #e42b8a0f
+# %% ../../nbs/data/04_readers.ipynb #15c71142
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     "Labelled images as they were found; `test` is None where nobody has held any back"
@@ -129,7 +129,7 @@ class Found:
     test: tuple[np.ndarray, np.ndarray] | None = None # the same
 
 def files_below(
-    folder: Path,
+    folder: Path,   # whose subfolders are looked through too
 ) -> list[Path]:   # ascending
     "Files in a folder and its subfolders that are not hidden"
     return sorted(Path(where)/name for where, folders, names in os.walk(folder) for name in names
@@ -140,7 +140,7 @@ def _subfolders(folder: Path) -> list[str]:
     return in_order([p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")])
 
 def folder_splits(
-    folder: Path,
+    folder: Path,   # of classes, or of `train` and `test`
 ) -> dict[str, Path]:   # "train", and "test" where there is one
     "Which subfolders hold the classes"
     there = _subfolders(folder)
@@ -148,9 +148,9 @@ def folder_splits(
     if "train" not in there: return {"train": folder}
     return {"train": folder/"train"} | ({"test": folder/held} if held else {})
 
-# %% ../../nbs/data/04_readers.ipynb #cadd084d
+# %% ../../nbs/data/04_readers.ipynb #7bbbe71e
 def read_folder_of(
-    folder: Path,
+    folder: Path,   # of classes, or of `train` and `test`
 ) -> Found:
     "A folder of images by class; `InputError` names what does not fit"
     splits = folder_splits(folder)
@@ -180,7 +180,7 @@ def _stacked(files: list[Path], model: Path, shape: tuple[int, ...]) -> np.ndarr
         images[i] = image
     return images
 
-# %% ../../nbs/data/04_readers.ipynb #2213faf1
+# %% ../../nbs/data/04_readers.ipynb #f44d9174
 def check_classes(
     classes: Sequence[str],   # names
     where: str | Path,        # for the message
@@ -199,7 +199,7 @@ def check_bytes(
         raise InputError(f"{where}: {size/1e9:,.0f} GB of pixels; at most {MOST_BYTES/1e9:.0f} GB are read: "
                          "give fewer images")
 
-# %% ../../nbs/data/04_readers.ipynb #c31bc095
+# %% ../../nbs/data/04_readers.ipynb #7b3760fe
 _NAMES = (("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels"),
           ("images", "labels"))
 
@@ -216,6 +216,7 @@ def _check_arrays(path: Path) -> list[str]:
             names.append(entry.filename.removesuffix(".npy"))
     return names
 
+# %% ../../nbs/data/04_readers.ipynb #e080520a
 def read_npz(
     path: Path,
 ) -> Found:
@@ -234,7 +235,7 @@ def read_npz(
     return found_arrays(*pairs, classes=arrays.get("classes"), value_range=arrays.get("value_range"),
                         source=f"file {path.name}")
 
-# %% ../../nbs/data/04_readers.ipynb #038cab34
+# %% ../../nbs/data/04_readers.ipynb #1667fa8f
 def found_arrays(
     train: tuple,                                  # images and labels, as `pixels_of` and `labels_of` take them
     test: tuple | None = None,                     # the same; None: none were held back
@@ -265,12 +266,12 @@ def found_arrays(
                     for images, part in zip(pixels, labels)]
     return Found(source=source, classes=tuple(names), train=train, test=rest[0] if rest else None)
 
-# %% ../../nbs/data/04_readers.ipynb #cdd2ddf8
+# %% ../../nbs/data/04_readers.ipynb #0d8d8c2b
 def read_torchvision(
     address: str,               # "torchvision:NAME", or "torchvision:NAME:SPLIT"
     *,
     root: Path,                 # the folder that torchvision keeps its data in
-    download: bool = False,
+    download: bool = False,     # fetch what is not there
 ) -> Found:
     "A data set of torchvision that lies in a folder; `InputError` when it does not"
     try: import torchvision.datasets as library   # here, because it is heavy and seldom needed
@@ -301,7 +302,7 @@ def _one_array(images: list[np.ndarray]) -> np.ndarray:
                          "give images of one size and kind")
     return np.stack(images)
 
-# %% ../../nbs/data/04_readers.ipynb #07133d69
+# %% ../../nbs/data/04_readers.ipynb #98c9369e
 def read_hf(
     data: object,              # a `datasets.Dataset`, or a `DatasetDict` with "train", and "test" where there is one
     *,

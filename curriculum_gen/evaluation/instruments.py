@@ -152,7 +152,7 @@ class Instruments:
     threads: int                           # of torch on the CPU
     cut_offs: CutOffs = CUT_OFFS           # where the rules draw their lines on these data
     withheld: tuple[str, ...] = ()         # verdicts that may not be given of these data
-    withheld_why: str = ""
+    withheld_why: str = ""                 # what is missing, and what to do
 
     @property
     def task(self) -> Task: return self.dataset.task

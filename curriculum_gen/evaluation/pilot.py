@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PILOT_SEEDS', 'shuffled_training', 'pilot_judge', 'shown_to_pilot', 'measure_pilot']
 
-# %% ../../nbs/evaluation/15_pilot.ipynb #52be1fda
+# %% ../../nbs/evaluation/15_pilot.ipynb #e4a945b2
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 
@@ -16,18 +16,18 @@ from ..data.dataset import Dataset, Split
 from ..data.pilots import MEANT, Pilot, judge_limits, moved_cut_offs, unsupported
 from .instruments import (REALISM_IMAGES, Instruments, evidence_of, prepare_instruments,
                                                    score_images)
-from .known import PILOT, drawn_images, known_sources, moved_images, optimised_noise
+from .known import drawn_images, known_sources, moved_images, optimised_noise
 from ..judges.certificates import Certificate, CertifiedJudge, judged_classes
 from ..judges.recipes import PANEL, judge_recipe, train_judge
 from ..models.weights import torch_threads, weights_sha256
 from ..statistics.verdicts import CutOffs, Evidence, checkpoint_verdict, measured_beside_cut_offs
 
-# %% ../../nbs/evaluation/15_pilot.ipynb #72d135a9
+# %% ../../nbs/evaluation/15_pilot.ipynb #ab9b735a
 PILOT_SEEDS = 101, 102, 103
 
 def shuffled_training(
     dataset: Dataset,
-    seed: int,
+    seed: int,      # of the order of its training images
 ) -> Dataset:   # of the same fingerprint, since nothing but a pilot sees it
     "The data set with other halves"
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
@@ -38,7 +38,7 @@ def pilot_judge(
     dataset: Dataset,      # of `shuffled_training`
     *,
     training: str,         # "full" or "brief"
-    seed: int,
+    seed: int,             # of weights and order
 ) -> CertifiedJudge:       # whose certificate asks for nothing
     "A judge of a pilot, and what it does on the real test images"
     recipe = replace(judge_recipe(name, dataset=dataset.task.name, training=training), seed=seed)
@@ -50,16 +50,18 @@ def pilot_judge(
         kind=dataset.source.kind, correct=int((classes == dataset.test.labels).sum()), images=len(classes), floor=0.0,
         largest_share=float(torch.bincount(classes).max()/len(classes)), share_limit=1.0, piloted=False))
 
-# %% ../../nbs/evaluation/15_pilot.ipynb #6be90359
+# %% ../../nbs/evaluation/15_pilot.ipynb #3b75e543
 def shown_to_pilot(
     instruments: Instruments,   # of a pilot's judges
     *,
     seed: int,                  # from `PILOT` on
 ) -> Iterator[tuple[str, Evidence]]:   # a key of `MEANT`, and what was measured
-    "Show a panel what is known"
+    "Show a panel what is known; real images as they are only where none has to come twice"
     sources, rows = known_sources(instruments, True)
     n = max(instruments.images_per_class, instruments.student_images, REALISM_IMAGES)
+    held = int(torch.bincount(sources.dataset.test.labels).min())   # of a class
     for what in MEANT:
+        if what == "real" and instruments.reference and held < instruments.reference.images_per_class: continue
         rng = torch.Generator().manual_seed(stream_seed(seed, f"pilot {what}"))
         with torch_threads(instruments.threads):
             if what == "noise": images = optimised_noise(sources, n, rng=rng)
@@ -70,7 +72,7 @@ def shown_to_pilot(
         card, _ = score_images(images, instruments, test_rows=rows)
         yield what, replace(evidence_of(card, instruments, p_chance=card.p_chance), withheld=(), withheld_why="")
 
-# %% ../../nbs/evaluation/15_pilot.ipynb #23baff7d
+# %% ../../nbs/evaluation/15_pilot.ipynb #70c7f5f8
 def measure_pilot(
     dataset: Dataset,
     *,
@@ -82,25 +84,32 @@ def measure_pilot(
     "Train a pilot's judges, show them what is known, and draw the lines"
     rows, known = [], []
     for training, seed in ((training, seed) for training in trainings for seed in seeds):
-        other, judges = shuffled_training(dataset, seed), {}
-        for name in PANEL:
-            progress(f"{training} {name} judge, seed {seed}")
-            judges[name] = judge = pilot_judge(name, other, training=training, seed=seed)
-            c = judge.certificate
-            rows.append({"training": training, "judge": name, "seed": seed, "images": c.images, "correct": c.correct,
-                         "most_predicted": round(c.largest_share*c.images)})
+        other = shuffled_training(dataset, seed)
+        judges = _pilot_panel(other, training, seed, progress)
+        rows += [_judge_row(training, seed, judge.certificate) for judge in judges.values()]
         progress(f"what is known, {training} judges, seed {seed}")
         instruments = prepare_instruments(judges, other, images_per_class=images_per_class,
                                           student_images=images_per_class)
         known += [(training, seed, what, e) for what, e in shown_to_pilot(instruments, seed=seed)]
     shown = [(what, e) for _, _, what, e in known]
-    cut_offs = moved_cut_offs(shown)
-    limits = {training: judge_limits([row for row in rows if row["training"] == training],
-                                     classes=len(dataset.task.classes)) for training in trainings}
+    cut_offs, k = moved_cut_offs(shown), len(dataset.task.classes)
+    limits = {one: judge_limits([row for row in rows if row["training"] == one], classes=k) for one in trainings}
     return Pilot(task=dataset.task.name, data_fingerprint=dataset.fingerprint, source=dataset.source.source,
                  seeds=tuple(seeds), judges=tuple(rows), cut_offs=cut_offs,
                  limits={training: {name: list(pair) for name, pair in of.items()} for training, of in limits.items()},
                  known=tuple(_row(*one, cut_offs) for one in known), withheld=tuple(unsupported(shown, cut_offs)))
+
+# %% ../../nbs/evaluation/15_pilot.ipynb #459ed603
+def _pilot_panel(dataset: Dataset, training: str, seed: int, progress: Callable[[str], None]) -> dict:
+    judges = {}
+    for name in PANEL:
+        progress(f"{training} {name} judge, seed {seed}")
+        judges[name] = pilot_judge(name, dataset, training=training, seed=seed)
+    return judges
+
+def _judge_row(training: str, seed: int, c: Certificate) -> dict:
+    return {"training": training, "judge": c.recipe["judge"], "seed": seed, "images": c.images, "correct": c.correct,
+            "most_predicted": round(c.largest_share*c.images)}
 
 def _row(training: str, seed: int, what: str, e: Evidence, cut_offs: dict) -> dict:
     found = checkpoint_verdict(e, cut_offs=CutOffs.from_dict(cut_offs))
