@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import InputError, unknown_name
-from ..commands.manners import Parser, run_command
+from ..commands.manners import Parser, check_named, run_command
 
 # %% ../../nbs/bench/05_command.ipynb #75554b42
 def bench(args: Sequence[str] | None = None) -> int:
@@ -24,8 +24,10 @@ def bench(args: Sequence[str] | None = None) -> int:
         for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0),
                                    ("jobs", given.jobs, 1)):
             if value is not None and value < least: raise InputError(f"{name} is {value}: it must be at least {least}")
-        if given.what != "controls" and (given.runs is not None or given.first_seed is not None):
-            raise InputError("--runs and --first-seed go with controls; of faults --brief runs each entry once")
+        if given.what != "controls" and (given.runs is not None or given.first_seed is not None or given.dataset):
+            raise InputError("--runs, --first-seed and --dataset go with controls; of faults --brief runs each entry "
+                             "once")
+        for name in given.dataset or (): check_named([], name)
         return benches[given.what](given) or 0
     return run_command("cgen-bench", work)
 
@@ -42,6 +44,8 @@ def _bench_parser() -> Parser:
                         help="of each control (default: 20); faults have runs of their own")
     parser.add_argument("--first-seed", type=int, metavar="N",
                         help="of controls; pilots use 100 and above (default: 0)")
+    parser.add_argument("--dataset", nargs="+", metavar="DATA", help="the three controls of any data set, on these: "
+                        "names, folders, .npz files (default: all controls, on mnist)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N",
                         help="processes (default: the cores)")
     parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; "
@@ -50,11 +54,18 @@ def _bench_parser() -> Parser:
 
 # %% ../../nbs/bench/05_command.ipynb #9ab8d3da
 def _bench_controls(given: argparse.Namespace) -> None:
-    from curriculum_gen.bench.controls import bench_controls
-    result = bench_controls(given.out or Path("controls.json"), runs=given.runs or 20, first_seed=given.first_seed or 0,
-                            jobs=given.jobs, progress=True,
-                            **({"images_per_class": 50, "judge_training": "brief"} if given.brief else {}))
-    for row in result["rows"]:
+    from curriculum_gen.bench.controls import bench_controls, bench_sets
+    brief = {"images_per_class": 50, "judge_training": "brief"} if given.brief else {}
+    common = {"first_seed": given.first_seed or 0, "jobs": given.jobs, "progress": True, **brief}
+    out = given.out or Path("controls.json")
+    if given.dataset:
+        for found in bench_sets(out, datasets=given.dataset, runs=given.runs or 5, **common)["sets"]:
+            print(f"{found['dataset']}{': not given, ' + found['withheld_why'] if found['withheld'] else ''}")
+            _print_rows(found["rows"])
+    else: _print_rows(bench_controls(out, runs=given.runs or 20, **common)["rows"])
+
+def _print_rows(rows: list[dict]) -> None:
+    for row in rows:
         print(f"{row['right']} of {row['runs']} right  {row['control']}: expected {row['expected']}, "
               f"got {', '.join(f'{v} {n}' for v, n in row['got'].items())}")
 

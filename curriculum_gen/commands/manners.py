@@ -97,8 +97,8 @@ def seed_list(
 def _add_config_options(parser: Parser) -> None:
     parser.add_argument("--profile", default="quick", metavar="NAME",
                         help=f"length of the runs: {', '.join(PROFILES)} (default: quick)")
-    parser.add_argument("--dataset", metavar="NAME|MODULE:OBJECT", help=f"{', '.join(TASKS)}, or a task of one's own "
-                        "(default: mnist)")
+    parser.add_argument("--dataset", metavar="DATA", help=f"{', '.join(TASKS)}, a folder of images by class, an .npz, "
+                        "torchvision:NAME, or module:object of a task of one's own (default: mnist)")
     parser.add_argument("--widths", metavar="NAME", help="small or paper (default: small)")
     parser.add_argument("--steps", type=int, metavar="T", help="optimiser steps (default: the profile's)")
     parser.add_argument("--interval", type=int, metavar="N",

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core.errors import InputError, unknown_name
 from ..core.records import Record, sha256
-from ..core.task import TASKS, Task
+from ..core.task import TASKS, Task, placed
 from .phases import Phase
 from .regimes import REGIMES, Regime
 
@@ -91,7 +91,7 @@ class RunConfig(Record):
     regime: str                    # a name in `REGIMES`, or "module:object"
     seed: int                      # at least 0; all random streams of the run derive from it
     profile: str = "quick"         # the profile it started from
-    dataset: str = "mnist"         # a name in `TASKS`, or "module:object"
+    dataset: str = "mnist"         # a name in `TASKS`, "module:object", or the place of images, kept as a whole path
     widths: str = "small"          # "small" or "paper": channel counts of all networks
     total_steps: int = 240         # T, optimiser steps
     checkpoint_interval: int = 80  # optimiser steps; divides T
@@ -103,6 +103,7 @@ class RunConfig(Record):
     landmarks: tuple[str, ...] = LANDMARKS   # fractions of the run at which a checkpoint is kept too
 
     def __post_init__(self):
+        object.__setattr__(self, "dataset", placed(self.dataset))
         if self.learning_rate is None: object.__setattr__(self, "learning_rate", self.recipe.learning_rate)
         _check(self)
 

@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 
 from ..core.errors import InputError, unknown_name
 from ..core.records import write_atomic
-from ..core.task import FASHION_MNIST, MNIST, TASKS
+from ..core.task import FASHION_MNIST, MNIST, TASKS, is_place
 from .dataset import DataSource, Dataset, Split
 from curriculum_gen.data.files import (
     COUNTS, FILES, FOLDERS, SOURCES, SourceProblem, _plain, check_file, read_archive, read_embedded, read_folder,
@@ -224,7 +224,8 @@ def fashion_mnist(**options) -> Dataset:
 
 # %% ../../nbs/data/02_sources.ipynb #5a460926
 def load_dataset(
-    name: str = "mnist",                    # a name in `TASKS`, or "module:object" of a task of one's own
+    # a name in `TASKS`, "module:object" of a task of one's own, a folder of images by class, an .npz file, or
+    name: str = "mnist",                    # "torchvision:NAME"
     *,
     report: Callable[[str], None] = say,    # given a line on where the data come from
     **options,                              # of `idx_dataset`, for MNIST and Fashion-MNIST: folder, cache, sources
@@ -232,7 +233,8 @@ def load_dataset(
     "The data set of a task; `InputError` when it cannot be had"
     task, given = TASKS.named(name), {option: value for option, value in options.items() if value is not None}
     if task.name in FOLDERS: return task.load(report=report, **given)
-    if given: raise InputError(f"{name}: it comes from its own function, so {', '.join(given)} cannot be chosen")
+    if given: raise InputError(f"{name}: it comes from its own {'place' if is_place(name) else 'function'}, "
+                               f"so {', '.join(given)} cannot be chosen")
     dataset = task.load()
     if dataset.task != task:
         raise InputError(f"{name}: its data are of the task {dataset.task.name!r}, of another shape or other classes")

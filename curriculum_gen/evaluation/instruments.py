@@ -28,6 +28,7 @@ from ..core.errors import InputError
 from ..core.records import read_json, sha256, stream_seed, write_json
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
+from ..data.pilots import is_published, pilot_of, withheld_of
 from .realism import NEIGHBOURS, RealReference, real_reference, realism
 from .memory import CopyDetector, copy_detector, memory
 from .student import student_score
@@ -39,7 +40,8 @@ from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p
 from ..statistics.confusions import accuracy, relabelling, renamed_correct
 from ..statistics.intervals import design_effect
 from ..statistics.series import series_p_values
-from ..statistics.verdicts import Evidence, checkpoint_verdict, confusion_counts, verdict_stability
+from ..statistics.verdicts import (CUT_OFFS, CutOffs, Evidence, checkpoint_verdict,
+                                                confusion_counts, verdict_stability)
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e7c968c6
 def latent_shape_of(generator: Callable) -> tuple[int, ...]:
@@ -126,9 +128,10 @@ def _rescaled(images: Tensor) -> str:
 def judged_by(
     judge: CertifiedJudge,     # any of the panel
     images: Tensor,            # [classes, n, channels, height, width], row i asked for class i
-) -> np.ndarray:               # [classes, n] uint8: the class each image is judged to be
+) -> np.ndarray:               # [classes, n] uint8, uint16 beyond 256 classes: the class each image is judged to be
     "What a judge sees in generated images"
-    return judge.classes(images.flatten(0, 1)).numpy().astype(np.uint8).reshape(images.shape[:2])
+    seen = judge.classes(images.flatten(0, 1)).numpy()
+    return seen.astype(np.uint8 if len(images) <= 256 else np.uint16).reshape(images.shape[:2])
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #7d231b28
 # images a class that realism and memory look at, fewer only where half B is small
@@ -147,6 +150,9 @@ class Instruments:
     images_per_class: int                  # generated images a class that the judges see
     student_images: int                    # generated images a class that the student learns from
     threads: int                           # of torch on the CPU
+    cut_offs: CutOffs = CUT_OFFS           # where the rules draw their lines on these data
+    withheld: tuple[str, ...] = ()         # verdicts that may not be given of these data
+    withheld_why: str = ""                 # what is missing, and what to do
 
     @property
     def task(self) -> Task: return self.dataset.task
@@ -175,9 +181,12 @@ def prepare_instruments(
         reference = real_reference(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         detector = copy_detector(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         by_class = {name: recognised_by_class(judge, dataset) for name, judge in judges.items()}
+    pilot = None if is_published(dataset) else pilot_of(dataset)
+    withheld, why = withheld_of(dataset, training=judges["first"].certificate.recipe["training"])
     return Instruments(judges=judges, reference=reference, detector=detector, real_by_class=by_class, dataset=dataset,
                        images_per_class=images_per_class, student_images=min(student_images, available),
-                       threads=threads)
+                       threads=threads, cut_offs=CutOffs.from_dict(pilot.cut_offs) if pilot else CUT_OFFS,
+                       withheld=withheld, withheld_why=why)
 
 def recognised_by_class(judge: CertifiedJudge, dataset: Dataset) -> list[float]:   # [classes] 0..1
     "Share of the real test images of each class that a judge recognises; from the cache, or measured and put there"
@@ -331,7 +340,7 @@ def evidence_of(
                     real_correct={name: certificates[name].correct for name in card.panel},
                     real_by_class=dict(instruments.real_by_class), p_chance=p_chance,
                     renamed=card.renamed, memory=card.memory, comparison=comparison, n_checkpoints=n_checkpoints,
-                    **measured, **student,
+                    withheld=instruments.withheld, withheld_why=instruments.withheld_why, **measured, **student,
                     invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
                                   if not certificates[name].valid))
 
@@ -358,15 +367,17 @@ def judged_cards(
     for i, (card, p) in enumerate(zip(cards, adjusted)):
         evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i),
                                n_checkpoints=len(cards))
-        stable = _stability(evidence, card, judged[i], rng) if len(judged) else None
-        found.append(replace(card, p_adjusted=float(p), stability=stable, **checkpoint_verdict(evidence).to_dict()))
+        stable = _stability(evidence, card, judged[i], rng, instruments.cut_offs) if len(judged) else None
+        found.append(replace(card, p_adjusted=float(p), stability=stable,
+                             **checkpoint_verdict(evidence, cut_offs=instruments.cut_offs).to_dict()))
     return found
 
-def _stability(evidence: Evidence, card: Card, judged: np.ndarray, rng: np.random.Generator) -> dict | None:
+def _stability(evidence: Evidence, card: Card, judged: np.ndarray, rng: np.random.Generator,
+               cut_offs: CutOffs) -> dict | None:
     if evidence.invalid: return None
     taught = card.student or {"by_seed": (), "images": 1}
     examined = taught["images"]//max(1, len(taught["by_seed"]))
-    return verdict_stability(evidence, judged, rng=rng, p_raw=card.p_chance, examined=examined,
+    return verdict_stability(evidence, judged, rng=rng, cut_offs=cut_offs, p_raw=card.p_chance, examined=examined,
                              students=[k/examined for k in taught["by_seed"]])
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #3092b133

@@ -32,7 +32,7 @@ class JudgeRecipe(Record):
     judge: str         # a name in `PANEL`
     dataset: str       # name of the task, such as "mnist"
     widths: str        # a name in `WIDTHS`; "any" for a judge that has none
-    training: str      # "full": the whole half; "brief": 4,000 images of it
+    training: str      # "full": the whole half; "brief": 4,000 images of it, more where a class is not among them
     threads: int       # on the CPU
     seed: int          # of weights, order, dropout and augmentation
 
@@ -86,7 +86,8 @@ def train_judge(
     "A judge trained by its recipe"
     split = dataset.half_a if recipe.half == "A" else dataset.half_b
     images, labels = split.images, split.labels
-    if recipe.training == "brief": images, labels = images[:4000], labels[:4000]
+    if recipe.training == "brief" and len(labels[:4000].unique()) == len(labels.unique()):
+        images, labels = images[:4000], labels[:4000]   # unless some class is not among them
     with torch_threads(recipe.threads), threadpool_limits(recipe.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         judge = recipe.untrained(dataset.task).to(device)
