@@ -21,6 +21,7 @@ import psutil
 
 import curriculum_gen
 from .. import __version__
+from ..core.cache import library_folders
 from ..core.errors import InputError, unknown_name
 from ..core.records import read_json, sha256, write_json
 from .pages import in_few_colours, write_page
@@ -171,7 +172,7 @@ def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ
-                                   | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                                   | library_folders() | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
                                                 "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
         try:
             while process.poll() is None:

@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
-from platformdirs import user_cache_dir
 import yaml
 
 import curriculum_gen
+from ..core.cache import cache_folder
 from ..core.errors import InputError
 from ..core.records import read_json, write_atomic
 from ..reporting.pages import answer_first
@@ -459,7 +459,7 @@ def _with_sphinx(project: Path, made: Path, *, sections: list[Section], title: s
     prepare(project)
     source = made.parent/"source"
     stage(project, source, sections=sections, reports=reports)
-    maths = mathjax(Path(user_cache_dir("curriculum_gen"))/"site")
+    maths = mathjax(cache_folder("site"))
     if not maths: say("npm did not give MathJax: formulas are shown as they were typed")
     (source/"_static"/"mathjax.js").write_bytes(maths.read_bytes() if maths else b"")
     sphinx(source, made, title=title)
