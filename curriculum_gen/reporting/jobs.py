@@ -130,8 +130,9 @@ def commit() -> str | None:
     "Of the checkout the package lies in; None for an installed one"
     folder = Path(curriculum_gen.__file__).parent
     if not (folder.parent/".git").exists(): return None
-    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True,
-                          text=True).stdout.strip() or None
+    try: asked = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError: return None   # no git here
+    return asked.stdout.strip() or None
 
 def record_outcome(
     job: Job,
