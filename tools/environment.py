@@ -46,9 +46,10 @@ def say(text): print(f"environment: {text}", flush=True)
 
 
 def shared_folder():
-    "Where the bases lie: CURRICULUM_GEN_ENVIRONMENTS, or the user's cache folder"
+    "Where the bases lie: CURRICULUM_GEN_ENVIRONMENTS, in CURRICULUM_GEN_CACHE, or in the user's cache folder"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache"
-    return Path(os.environ.get("CURRICULUM_GEN_ENVIRONMENTS")
+    own = os.environ.get("CURRICULUM_GEN_CACHE")
+    return Path(os.environ.get("CURRICULUM_GEN_ENVIRONMENTS") or (own and Path(own)/"environments")
                 or Path(cache)/"curriculum_gen"/"environments").expanduser().absolute()
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..core.errors import InputError, disk_error, unknown_name
+from ..core.limits import check_number
 from ..core.registry import SAFE_PATH, object_named
 from ..core.task import TASKS, Task
 from ..curriculum.config import PROFILES
@@ -86,11 +87,12 @@ def seed_list(
     "Seeds as written on the command line"
     def one(part: str) -> list[int]:
         first, colon, end = part.partition(":")
-        try: seeds = list(range(int(first or 0), int(end))) if colon else [int(part)]
+        try: seeds = range(int(first or 0), int(end)) if colon else [int(part)]
         except ValueError:
             raise InputError(f"seeds {text!r}: write one as 3, several as 0:3 (0, 1, 2) or 0,3,7") from None
-        if not seeds or min(seeds) < 0: raise InputError(f"seeds {text!r}: nothing at or above 0 in {part!r}")
-        return seeds
+        if colon and seeds.stop > seeds.start: check_number("number of seeds", seeds.stop - seeds.start)
+        if not seeds or seeds[0] < 0: raise InputError(f"seeds {text!r}: nothing at or above 0 in {part!r}")
+        return list(seeds)
     return [seed for part in text.split(",") for seed in one(part)]
 
 # %% ../../nbs/commands/00_manners.ipynb #3698a2fb

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..core.limits import check_number
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
 from ..core.task import TASKS
@@ -31,6 +32,8 @@ def train(args: Sequence[str] | None = None) -> int:
         parser.add_argument("--regime", required=True, metavar="NAME|MODULE:OBJECT",
                             help=f"{', '.join(REGIMES)}, or one's own")
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="at least 0 (default: 0)")
+        parser.add_argument("--keep-going", action="store_true", help="train on where a loss is no finite number "
+                            "(default: stop at that step)")
         _add_config_options(parser)
         given = parser.parse_args(args)
         check_named([given.regime], given.dataset)
@@ -41,7 +44,8 @@ def train(args: Sequence[str] | None = None) -> int:
         if given.data and not Path(given.data).is_dir():
             raise InputError(f"{given.data}: no such folder; give the one that holds the data set's files")
         claim_folder(RunFolder(given.folder), config)
-        run = train_run(config, given.folder, dataset=load_dataset(config.dataset, folder=given.data), progress=True)
+        run = train_run(config, given.folder, dataset=load_dataset(config.dataset, folder=given.data), progress=True,
+                        keep_going=given.keep_going)
         print(f"{run.path}: {config.total_steps:,} steps, {len(run.steps())} checkpoints; next: "
               f"cgen-evaluate {run.path}")
         return 0
@@ -60,13 +64,16 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         parser.add_argument("--dataset", metavar="NAME|MODULE:OBJECT", help=f"with --generator: {', '.join(TASKS)}, "
                             "or a task of one's own (default: mnist)")
         parser.add_argument("--out", type=Path, metavar="FOLDER",
-                            help="with --generator: where card.json and its report go (default: card)")
+                            help="where the results go (default: into the run folder; with --generator: card)")
+        parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda, where a run's networks "
+                            "are computed (default: auto: as it was trained, or the CPU where there is no GPU)")
         _add_images_option(parser)
         given = parser.parse_args(args)
         if (given.folder is None) == (given.generator is None):
             raise InputError("give either a run folder or --generator module:function")
-        if given.folder is not None and (given.dataset or given.out):
-            raise InputError("--dataset and --out go with --generator; a run folder knows its own")
+        if given.folder is not None and given.dataset:
+            raise InputError("--dataset goes with --generator; a run folder knows its own")
+        if given.images_per_class is not None: check_number("images per class", given.images_per_class)
         return _evaluate_any(given) if given.generator else _evaluate_folder(given)
     return run_command("cgen-evaluate", work)
 
@@ -74,10 +81,11 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 def _evaluate_folder(given: argparse.Namespace) -> int:
     from curriculum_gen.evaluation.evaluate import evaluate_run
     from curriculum_gen.evaluation.recorded_run import RecordedRun
-    run = RecordedRun(given.folder)
+    run = RecordedRun(given.folder, device=None if given.device == "auto" else device_named(given.device))
     planned = profile_named(run.config.profile).images_per_class
     images = planned if given.images_per_class is None else given.images_per_class
-    _print_cards(evaluate_run(run, images_per_class=images, progress=True), ["regime", "seed", "step"])
+    cards = evaluate_run(run, images_per_class=images, progress=True, out=given.out)
+    _print_cards(cards, ["regime", "seed", "step"])
     return 0
 
 # %% ../../nbs/commands/02_runs.ipynb #915ca05a
@@ -98,9 +106,11 @@ def _print_cards(cards: Iterable, names: list[str]) -> None:
     import pandas as pd
     columns = {**{name: name for name in names}, "n_per_class": "n_per_class", "accuracy": "accuracy",
                "accuracy_second_judge": "second_judge", "p_chance": "raw_p", "p_adjusted": "adjusted_p"}
-    said = [f"{card.verdict}{f' (borderline: {card.borderline})' if card.borderline else ''}" for card in cards]
+    said = [f"{card.verdict}{f' (borderline: {card.borderline})' if card.borderline else ''}" if card.scored
+            else card.reasons[0] for card in cards]
     rows = [{shown: card[name] for name, shown in columns.items()} | {"verdict": word}
             for card, word in zip(cards, said)]
-    percent, small = "{:.1%}".format, "{:.2g}".format
+    def percent(value): return "–" if value is None or value != value else f"{value:.1%}"
+    def small(value): return "–" if value is None or value != value else f"{value:.2g}"
     print(pd.DataFrame(rows).to_string(index=False, formatters={"accuracy": percent, "second_judge": percent,
-                                                               "raw_p": small, "adjusted_p": small}))
+                                                               "raw_p": small, "adjusted_p": small}, na_rep="–"))

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
-from ..core.errors import InputError
-from ..core.records import Record, read_json, write_json
+from ..core.cache import cache_folder
+from ..core.records import Record, read_json
 from ..core.task import is_place
 from ..statistics.verdicts import CUT_OFFS, Evidence, checkpoint_verdict, measured_beside_cut_offs
 from ..statistics.words import Verdict
@@ -121,7 +119,7 @@ def pilot_file(
 ) -> Path:
     "Where the pilot of a data set is kept: beside its place, else in the user's cache"
     path = Path(place) if place and is_place(place) and not place.startswith("torchvision:") else None
-    if path is None: return Path(user_cache_dir("curriculum_gen"))/"pilots"/f"{dataset.fingerprint[:16]}.json"
+    if path is None: return cache_folder("pilots")/f"{dataset.fingerprint[:16]}.json"
     return path/".curriculum_gen-pilot.json" if path.is_dir() else path.with_name(f"{path.name}.pilot.json")
 
 # %% ../../nbs/data/06_pilots.ipynb #e0ba0348

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_dir
 
+from ..core.cache import cache_folder
 from ..core.errors import InputError
 from ..core.records import sha256, stream_seed, write_atomic
-from ..core.task import TASKS, Task, is_place, placed
+from ..core.task import TASKS, Task, placed
 from .dataset import Dataset
 from .own import dataset_of
 from .readers import (Found, files_below, found_arrays, read_folder_of, read_hf, read_npz,
@@ -148,13 +148,12 @@ def _changed(place: str) -> tuple:
 # %% ../../nbs/data/05_places.ipynb #a4f992f0
 def _found(place: str, download: bool = False) -> Found:
     "What lies in a place, from the cache where it is unchanged"
-    cache = Path(user_cache_dir("curriculum_gen"))
     if place.startswith("torchvision:"):
-        root = Path(os.environ.get("CURRICULUM_GEN_DATA") or cache/"torchvision")
+        root = Path(os.environ.get("CURRICULUM_GEN_DATA") or cache_folder("torchvision"))
         return read_torchvision(place, root=root, download=download)
     if not (path := Path(place)).exists(): raise InputError(f"{place}: no such folder or file")
     listing = _listing(path)
-    kept = cache/"decoded"/f"{sha256(place)[:16]}.npz"
+    kept = cache_folder("decoded")/f"{sha256(place)[:16]}.npz"
     if (found := _read_kept(kept, listing)) is not None: return found
     found = read_npz(path) if path.is_file() else read_folder_of(path)
     try: write_atomic(kept, _packed(found, listing))

@@ -11,8 +11,8 @@ import os, queue, shutil, signal, subprocess, sys, tempfile, threading, time, ur
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from platformdirs import user_cache_dir
 
+from ..core.cache import cache_folder
 from ..core.errors import InputError, unknown_name
 from ..core.records import write_atomic
 from ..core.task import FASHION_MNIST, MNIST, TASKS, is_place
@@ -172,7 +172,7 @@ def _origin(folder: Path) -> str:
 def _keep(contents: dict[str, bytes], folder: Path, *, words: str, report: Callable[[str], None]) -> None:
     try:
         for file, content in (contents | {"SOURCE.txt": words}).items(): write_atomic(folder/file, content)
-    except InputError as problem: report(f"not cached: {problem}")
+    except InputError as problem: report(f"not cached: {problem}; name another folder with CURRICULUM_GEN_CACHE")
 
 def _splits(contents: dict[str, bytes]) -> tuple[Split, Split]:
     train, labels, test, test_labels = (read_idx(contents[file]) for file in FILES)
@@ -194,7 +194,7 @@ def idx_dataset(
     for source in sources:
         if source not in SOURCES: raise unknown_name("data source", source, among=SOURCES)
     folder, cache = (folder or os.environ.get("CURRICULUM_GEN_DATA"),
-                     Path(cache or Path(user_cache_dir("curriculum_gen"))/"data"))
+                     Path(cache or cache_folder("data")))
     for source in sources:
         if source == "folder" and not folder: continue
         try: contents, record = _ask(source, name, folder, cache)

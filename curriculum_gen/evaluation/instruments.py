@@ -5,26 +5,27 @@
 # %% auto #0
 __all__ = ['REALISM_IMAGES', 'STUDENT_SEEDS', 'SAMPLE_IMAGES', 'STATISTICS_BATCH', 'latent_shape_of', 'evaluation_latents',
            'generate', 'judged_by', 'Instruments', 'prepare_instruments', 'recognised_by_class', 'score_images',
-           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'evidence_of', 'judged_cards',
-           'untrained_null']
+           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'unscored_card', 'evidence_of',
+           'judged_cards', 'untrained_null']
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #417d9e52
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-from platformdirs import user_cache_dir
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook
 
+from ..core.cache import cache_folder, may_keep
 from ..core.errors import InputError
+from ..core.finite import NotFinite
+from ..core.limits import check_number
 from ..core.records import read_json, sha256, stream_seed, write_json
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
@@ -40,6 +41,7 @@ from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p
 from ..statistics.confusions import accuracy, relabelling, renamed_correct
 from ..statistics.intervals import design_effect
 from ..statistics.series import series_p_values
+from ..statistics.words import Verdict
 from ..statistics.verdicts import (CUT_OFFS, CutOffs, Evidence, checkpoint_verdict,
                                                 confusion_counts, verdict_stability)
 
@@ -54,7 +56,7 @@ def evaluation_latents(
     shape: tuple[int, ...] = (LATENT_SIZE,),        # of one latent
 ) -> Tensor:                                        # [images_per_class, *shape] float32, standard normal
     "The fixed latents of the quality test, always the same"
-    if images_per_class < 1: raise InputError(f"images per class is {images_per_class}: it must be at least 1")
+    check_number("images per class", images_per_class)
     rng = np.random.default_rng(stream_seed(0, "evaluation latents"))
     return torch.from_numpy(rng.standard_normal((images_per_class, *shape), dtype=np.float32))
 
@@ -93,8 +95,8 @@ def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
                          "bytes become images/127.5 - 1")
     images = images.detach().float()
     if not images.isfinite().all():
-        raise InputError(f"the generator's images are not finite: {int((~images.isfinite()).sum()):,} of "
-                         f"{images.numel():,} numbers are NaN or infinite")
+        raise NotFinite(f"the generator's images are not finite: {int((~images.isfinite()).sum()):,} of "
+                        f"{images.numel():,} numbers are NaN or infinite")
     if images.abs().max() > 1 + 1e-4: raise InputError(_rescaled(images))
     return images
 
@@ -190,12 +192,12 @@ def prepare_instruments(
 
 def recognised_by_class(judge: CertifiedJudge, dataset: Dataset) -> list[float]:   # [classes] 0..1
     "Share of the real test images of each class that a judge recognises; from the cache, or measured and put there"
-    path = Path(user_cache_dir("curriculum_gen"))/"recognised"/f"{sha256(judge.sha256 + dataset.fingerprint)[:16]}.json"
-    if not path.exists():
-        right = judge.classes(dataset.test.images) == dataset.test.labels
-        write_json(path, [float(right[dataset.test.labels == c].float().mean())
-                          for c in range(len(dataset.task.classes))])
-    return read_json(path)
+    path = cache_folder("recognised", f"{sha256(judge.sha256 + dataset.fingerprint)[:16]}.json")
+    if path.exists(): return read_json(path)
+    right = judge.classes(dataset.test.images) == dataset.test.labels
+    found = [float(right[dataset.test.labels == c].float().mean()) for c in range(len(dataset.task.classes))]
+    if may_keep(path.parent): write_json(path, found)
+    return found
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #1b7d1ce2
 SAMPLE_IMAGES = 3   # images a class that a card keeps to be looked at
@@ -321,6 +323,24 @@ def on_batch_statistics() -> Iterator[list]:   # the BatchNorm layers that have 
     try: yield seen
     finally: hook.remove()
 
+# %% ../../nbs/evaluation/03_instruments.ipynb #4d2343d0
+def unscored_card(
+    instruments: Instruments,              # that would have measured it
+    *,
+    reason: str,                           # why nothing was measured
+    generator: nn.Module | None = None,    # for its fingerprint
+) -> Card:                                 # of no images, INVALID
+    "The card of a generator that cannot be judged"
+    task, k = instruments.task, len(instruments.task.classes)
+    nothing = [[0]*k for _ in range(k)]
+    panel = {name: {"accuracy": None, "p_chance": 1.0, "judge_sha256": judge.sha256, "confusion": nothing}
+             for name, judge in instruments.judges.items()}
+    return Card(n_per_class=0, accuracy=None, accuracy_second_judge=None, confusion=nothing, p_chance=1.0, panel=panel,
+                judge_sha256=instruments.judges["first"].sha256, verdict=str(Verdict.INVALID),
+                reasons=(f"{Verdict.INVALID}: {reason}",), not_measured=("realism", "memory", "student score"),
+                weights_sha256=weights_sha256(generator) if generator is not None else None, dataset=task.name,
+                image_shape=task.image_shape, classes=task.classes)
+
 # %% ../../nbs/evaluation/03_instruments.ipynb #e6f82a5b
 def evidence_of(
     card: Card,
@@ -362,14 +382,16 @@ def judged_cards(
     comparisons: Mapping[int, str] = {},       # position in the series -> verdict beside the reference checkpoint
 ) -> list[Card]:                               # with verdict, reasons, trust, worst class, stability
     "The verdicts on a series of cards"
-    adjusted = series_p_values([[np.array(card.confusion)] for card in cards], rng=rng)
-    found = []
-    for i, (card, p) in enumerate(zip(cards, adjusted)):
+    scored = [i for i, card in enumerate(cards) if card.scored]
+    series = [[np.array(cards[i].confusion)] for i in scored]
+    adjusted, found = dict(zip(scored, series_p_values(series, rng=rng) if series else [])), list(cards)
+    for i, p in adjusted.items():
+        card = cards[i]
         evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i),
-                               n_checkpoints=len(cards))
+                               n_checkpoints=len(scored))
         stable = _stability(evidence, card, judged[i], rng, instruments.cut_offs) if len(judged) else None
-        found.append(replace(card, p_adjusted=float(p), stability=stable,
-                             **checkpoint_verdict(evidence, cut_offs=instruments.cut_offs).to_dict()))
+        found[i] = replace(card, p_adjusted=float(p), stability=stable,
+                           **checkpoint_verdict(evidence, cut_offs=instruments.cut_offs).to_dict())
     return found
 
 def _stability(evidence: Evidence, card: Card, judged: np.ndarray, rng: np.random.Generator,

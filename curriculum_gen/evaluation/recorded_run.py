@@ -6,12 +6,16 @@
 __all__ = ['RecordedRun']
 
 # %% ../../nbs/evaluation/06_recorded_run.ipynb #3795d917
+import shutil, tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from fastcore.basics import patch
+import torch
 from torch import nn
 
+from ..core.cache import may_write
 from ..core.errors import InputError
 from ..core.records import read_json
 from ..core.run_folder import RunFolder, StepRecord, read_history
@@ -33,12 +37,15 @@ class RecordedRun:
         folder: "str | Path | RunFolder | RecordedRun",   # an opened one stays as it is
         *,
         dataset: Dataset | None = None,                    # None loads the run's own when it is asked for
+        device: str | None = None,     # of its networks, "cpu" or "cuda"; None: the recorded one if this machine has it
     ):
         opened = isinstance(folder, RecordedRun)
         self.folder = folder.folder if opened else folder if isinstance(folder, RunFolder) else RunFolder(folder)
         if not self.folder.config.exists():
             raise InputError(f"{self.path}: not a run folder (no config.json); train one with cgen-train")
-        self.config = RunConfig.from_dict(read_json(self.folder.config))
+        config = folder.config if opened else RunConfig.from_dict(read_json(self.folder.config))
+        here = (device or config.device) == "cuda" and torch.cuda.is_available()
+        self.config = replace(config, device="cuda" if here else "cpu")
         loaded = vars(folder) if opened else {}
         self.__dict__ |= {name: loaded[name] for name in ("dataset", "first_judge", "panel") if name in loaded}
         if dataset is not None: self.dataset = _checked(self, dataset)
@@ -77,6 +84,7 @@ def _panel(run: RecordedRun) -> dict[str, CertifiedJudge]:
     for name in PANEL:
         if (there/f"{name}.json").exists(): continue
         recipe = judge_recipe(name, dataset=run.task.name, **run.config.judging)
+        if not may_write(there): there = Path(shutil.copytree(there, Path(tempfile.mkdtemp())/"judges"))
         certified_judge(recipe, run.dataset, device=run.config.device).save(there)
     return load_panel(there, task=run.task, device=run.config.device)
 

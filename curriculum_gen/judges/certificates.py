@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-from platformdirs import user_cache_dir
 import torch
 from torch import Tensor, nn
 
+from ..core.cache import cache_folder, cache_turn
 from ..core.errors import InputError
 from ..core.records import Record, read_json, sha256, write_json
 from ..core.task import MNIST, Task
@@ -194,8 +193,7 @@ def judge_folder(
     dataset: Dataset,
 ) -> Path:   # its certificate `<judge>.json` is in there when it has been made
     "Where the cache keeps a judge"
-    return Path(user_cache_dir("curriculum_gen"))/"judges"/sha256(json.dumps([recipe.to_dict(), dataset.fingerprint],
-                                                                             sort_keys=True))[:16]
+    return cache_folder("judges", sha256(json.dumps([recipe.to_dict(), dataset.fingerprint], sort_keys=True))[:16])
 
 def certified_judge(
     recipe: JudgeRecipe,
@@ -207,8 +205,7 @@ def certified_judge(
     "The judge of a recipe from the cache, or trained, certified and put there"
     limits = limits_of(recipe, dataset)   # before minutes are spent on a judge that could not be certified
     folder = judge_folder(recipe, dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder/".lock"):
+    with cache_turn(folder) as kept:
         try:
             judge = load_judge(folder, recipe.judge, task=dataset.task, device=device)
             known = judge.certificate
@@ -217,5 +214,5 @@ def certified_judge(
         except InputError:
             network = train_judge(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
         judge = CertifiedJudge(network, certify(network, recipe, dataset=dataset))
-        judge.save(folder)
+        if kept: judge.save(folder)
     return judge

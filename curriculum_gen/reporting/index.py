@@ -55,6 +55,7 @@ def _last_cells(run: RunFolder) -> str:
     "The last checkpoint's cells; dashes where nothing was scored"
     if not run.evaluation.exists(): return "<td>–</td>"*5
     last = read_json(run.evaluation)["rows"][-1]
+    if not last["n_per_class"]: return f"<td>{last['step']:,}</td>" + "<td>–</td>"*3 + f"<td>{last['verdict']}</td>"
     student = f"{last['student']['correct']/last['student']['images']:.1%}" if last["student"] else ""
     return (f"<td>{last['step']:,}</td><td>{last['accuracy']:.1%} "
             f"of {len(last['confusion'])*last['n_per_class']:,}</td><td>{last['accuracy_second_judge']:.1%}</td>"

@@ -21,6 +21,7 @@ import psutil
 
 import curriculum_gen
 from .. import __version__
+from ..core.cache import library_folders
 from ..core.errors import InputError, unknown_name
 from ..core.records import read_json, sha256, write_json
 from ..core.registry import SAFE_PATH
@@ -130,8 +131,9 @@ def commit() -> str | None:
     "Of the checkout the package lies in; None for an installed one"
     folder = Path(curriculum_gen.__file__).parent
     if not (folder.parent/".git").exists(): return None
-    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True,
-                          text=True).stdout.strip() or None
+    try: asked = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError: return None   # no git here
+    return asked.stdout.strip() or None
 
 def record_outcome(
     job: Job,
@@ -172,7 +174,7 @@ def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ
-                                   | SAFE_PATH | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                                   | SAFE_PATH | library_folders() | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
                                                 "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
         try:
             while process.poll() is None:

@@ -15,10 +15,10 @@ from statistics import median
 from filelock import FileLock
 import pandas as pd
 from pandas.io.formats.style import Styler
-from platformdirs import user_cache_dir
 
 import curriculum_gen
 from .. import __version__
+from ..core.cache import cache_folder, needed_folder
 from ..core.errors import InputError
 from ..core.records import read_json, sha256
 from ..core.run_folder import RunFolder, steps_done
@@ -60,8 +60,7 @@ def is_evaluated(
 def example_study() -> Path:
     "The folder of a tiny study, made on first use: the regimes of the first of `STUDIES`, one seed each"
     made_with = sha256(" ".join([ARITHMETIC, *RunConfig.__dataclass_fields__]))[:8]   # other fields, other runs
-    out = Path(user_cache_dir("curriculum_gen"))/"examples"/f"{__version__}-{made_with}"
-    out.mkdir(parents=True, exist_ok=True)
+    out = needed_folder(cache_folder("examples", f"{__version__}-{made_with}"))
     with FileLock(out/".lock"):
         for regime in next(iter(STUDIES.values())).regimes:
             config = run_config("tiny", regime=regime, seed=0)

@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
-from platformdirs import user_cache_dir
 import yaml
 
 import curriculum_gen
+from ..core.cache import cache_folder
 from ..core.errors import InputError
 from ..core.records import read_json, write_atomic
 from ..core.registry import SAFE_PATH
@@ -361,7 +361,7 @@ def mathjax(
     fetch: bool = False,         # from the npm registry, where it is not there
 ) -> Path | None:                # the file; None where it is not there
     "MathJax, checked"
-    cache = cache or Path(user_cache_dir("curriculum_gen"))/"site"
+    cache = cache or cache_folder("site")
     file = cache/f"mathjax-{MATHJAX}.js"
     if fetch and not file.exists(): _fetch_mathjax(file)
     if not file.exists(): return None

@@ -44,9 +44,9 @@ class Card(Record, _Fields):
     regime: str | None = None                       # of its run; None for a generator without a run
     seed: int | None = None                         # of that run
     step: int | None = None                         # completed optimiser steps
-    n_per_class: int                                # generated images of each class that every judge saw
-    accuracy: float                                 # share that the first judge assigns to the class asked for, 0..1
-    accuracy_second_judge: float                    # the same of the second judge
+    n_per_class: int                                # generated images of each class that every judge saw; 0: none was
+    accuracy: float | None                          # share that the first judge assigns to the class asked for, 0..1
+    accuracy_second_judge: float | None             # the same of the second judge; both None where nobody was asked
     accuracy_batch_statistics: float | None = None  # of the first, on batch statistics; None without BatchNorm
     confusion: list                                 # counts of the first judge, [asked for][judged to be]
     design_effect: float = 1.0                      # factor by which shared latents enlarge that accuracy's variance
@@ -88,6 +88,11 @@ class Card(Record, _Fields):
     def correct(self, judge: str = "first") -> int:
         "Images that a judge assigns to the class asked for"
         return int(np.trace(self.panel[judge]["confusion"]))
+
+    @property
+    def scored(self) -> bool:
+        "Whether judges were asked at all: not where the images are no numbers"
+        return self.n_per_class > 0
 
     @property
     def judged_images(self) -> int:
@@ -149,7 +154,7 @@ def _line(card: Card) -> str: return f"Card({_said(card)}, {card.correct()} of {
 def _page(card: Card) -> str:
     "A card in HTML: verdict, reasons, and a row for each judge and the student"
     told = [(JUDGE_NAMES.get(name, name), card.correct(name), card.judged_images, card.design_effect)
-            for name in card.panel]
+            for name in card.panel if card.scored]
     if card.student: told.append(("student", *_mean_student(card.student), 1.0))
     rows = "".join(f"<tr><td>{name}</td><td>{_told(*counts)}</td></tr>" for name, *counts in told)
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in card.reasons)

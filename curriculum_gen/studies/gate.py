@@ -128,7 +128,7 @@ def _regime_rows(runs: list[RecordedRun], *, strict: bool) -> list[dict]:
 def _compared(regime: str, runs: list[RecordedRun]) -> list[dict]:
     about = {"regime": regime, "seed": f"all {len(runs)}"}
     last = {run.config.seed: read_json(run.folder.evaluation)["rows"][-1] for run in runs}
-    if len({row["n_per_class"] for row in last.values()}) > 1:
+    if len({row["n_per_class"] for row in last.values() if row["n_per_class"]}) > 1:   # some may not be finite
         raise InputError(f"{regime}: its seeds were scored with different images per class; evaluate them alike")
     if cause := _other_judges({seed: row["judge_sha256"] for seed, row in last.items()}):
         return [about | {"step": runs[0].config.total_steps, "verdict": str(Verdict.INVALID), "why": cause}]

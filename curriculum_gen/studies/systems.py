@@ -261,7 +261,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
         classes.add(RunConfig.from_dict(evaluation["config"]).task.classes)
         with np.load(RunFolder(folder).judged) as saved:
             seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
-        for card in map(Card.from_dict, evaluation["rows"]):
+        for card in filter(lambda card: card.scored, map(Card.from_dict, evaluation["rows"])):
             counts = checkpoint_of(card.confusion, where=str(folder), seed=card.seed, step=card.step)
             found.append(_with_card(counts, card, judged=seen.get(card.step), folder=folder.resolve()))
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")

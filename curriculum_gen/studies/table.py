@@ -104,7 +104,7 @@ def comparisons_of(
         config = RunConfig.from_dict(found["config"])
         with np.load(run.judged) as saved:
             seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
-        cards = {row["step"]: Card.from_dict(row) for row in found["rows"]}
+        cards = {card.step: card for card in map(Card.from_dict, found["rows"]) if card.scored}
         runs.setdefault(config.recipe.name, []).append((config, cards, seen))
     return [comparison for group in runs.values() for comparison in _planned_comparisons(group, pairs)]
 
@@ -155,13 +155,23 @@ def seed_table(
                              "put them in different folders")
     if len({e["data"]["fingerprint"] for e in evaluations}) > 1:
         raise InputError("seed table: runs were trained on different data; put them in different folders")
-    rows, config = _valid_rows([row for e in evaluations for row in e["rows"]]), configs[0]
+    every, config = [row for e in evaluations for row in e["rows"]], configs[0]
+    rows = _valid_rows([row for row in every if row["n_per_class"]])
     table = {"data_source": evaluations[0]["data"]["source"], "data": evaluations[0]["data"],
              "profile": config.profile, "dataset": config.dataset, "widths": config.widths, "threads": config.threads,
              "total_steps": config.total_steps, "judges": evaluations[0]["judges"],
              "phases": {c.recipe.name: e["phases"] for c, e in zip(configs, evaluations)},
              "rows": rows, "pooled": pooled_rows(rows), "comparisons": comparisons_of(folders, pairs=study.pairs)}
-    return table | {"answer": study.answer(table), "preregistration_sha256": study.preregistration_sha256}
+    lost = [row for row in every if not row["n_per_class"]]
+    told = "".join(f"\n{line}" for line in _not_scored(lost))
+    return table | {"answer": study.answer(table) + told, "preregistration_sha256": study.preregistration_sha256
+                    } | ({"not_scored": lost} if lost else {})
+
+def _not_scored(rows: list[dict]) -> list[str]:
+    "Runs with checkpoints that no judge was asked of, a line each"
+    first = {(row["regime"], row["seed"]): row for row in reversed(rows)}
+    return [f"Not scored: {regime} seed {seed} from checkpoint {row['step']:,} on, {row['reasons'][0]}."
+            for (regime, seed), row in sorted(first.items())]
 
 # %% ../../nbs/studies/01_table.ipynb #facdf14d
 def _valid_rows(rows: list[dict]) -> list[dict]:

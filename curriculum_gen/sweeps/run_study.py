@@ -17,9 +17,11 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from ..core.cache import may_write
 from ..core.errors import InputError
+from ..core.records import read_json
 from ..core.run_folder import RunFolder, steps_done
-from ..curriculum.config import RunConfig, profile_named, run_config
+from ..curriculum.config import RunConfig, differences, profile_named, run_config
 from ..statistics.card import JUDGE_NAMES
 from ..studies.study import Plan, remember_study, study_name, study_named
 from ..studies.table import run_path
@@ -135,8 +137,14 @@ def run_study(
     report_notebook(study_named(study).report)   # refuses a missing one before anything is computed
     if dry_run:
         for line in _plan(_states(out, configs, images), again, out=out, jobs=jobs, scheduler=scheduler): say(line)
+        new = [config for _, config, state in _states(out, configs, images) if state in again]
+        if against := list(_problems(out, new, data_folder)): raise InputError(f"this would fail: {'; '.join(against)}")
         return []
     new = [config for _, config, state in _states(out, configs, images) if state in again]
+    if not may_write(out):
+        if new: raise InputError(f"{out}: it may not be written: choose another folder")
+        say(f"{out}: {len(configs)} runs, nothing left to do; it may not be written, so nothing was made anew")
+        return [job.last() for job, _, state in _states(out, configs, images) if state == "failed"]
     if new: _check_space(out, new)
     with one_sweep(out, say=say) as sweep:
         states = _states(out, configs, images)
@@ -201,6 +209,25 @@ def _space(out: Path, configs: list[RunConfig]) -> tuple[int, int]:
     taken = sum(f.stat().st_size for config in configs for f in RunFolder(run_path(out, config)).checkpoints.rglob("*")
                 if f.is_file())
     return max(0, sum(map(disk_bytes, configs)) - taken), shutil.disk_usage(there).free
+
+# %% ../../nbs/sweeps/04_run_study.ipynb #2afe2bf4
+def _problems(out: Path, new: list[RunConfig], data_folder: str | Path | None) -> Iterator[str]:
+    "What runs to come would fail at, as far as it can be seen without beginning them"
+    if not new: return
+    if not may_write(out): yield f"{out} may not be written"
+    needed, free = _space(out, new)
+    if needed > free: yield f"{needed/1e6:,.0f} MB are needed in {out} and {free/1e6:,.0f} MB are free"
+    for config in new:
+        file = RunFolder(run_path(out, config)).config
+        if file.exists() and (theirs := RunConfig.from_dict(read_json(file))) != config:
+            yield f"{file.parent} belongs to another configuration ({'; '.join(differences(config, theirs))})"
+    folder = data_folder or os.environ.get("CURRICULUM_GEN_DATA")
+    from curriculum_gen.data.files import FOLDERS
+    from curriculum_gen.data.sources import load_dataset   # these import torch
+    options = {"folder": folder, "sources": ["folder"]} if new[0].task.name in FOLDERS else {}
+    if options and not folder: return   # the first source that answers, which may be the network
+    try: load_dataset(new[0].dataset, report=lambda line: None, **options)
+    except InputError as error: yield str(error)
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #7a9eab0e
 def _plan(states: list[tuple[Job, RunConfig, str]], again: tuple[str, ...], *, out: Path, jobs: int,
