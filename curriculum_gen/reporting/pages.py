@@ -10,6 +10,7 @@ import html, io, re
 from pathlib import Path
 
 from bleach.css_sanitizer import CSSSanitizer
+from bleach.html5lib_shim import Filter
 from bleach.sanitizer import Cleaner
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
@@ -46,18 +47,25 @@ def _is_kept(tag: str, name: str, value: str) -> bool:
     if tag == "input" and (name in _INPUT or name == "oninput"): return value == {**_INPUT, "oninput": MOVE}[name]
     return name in _ATTRIBUTES
 
+class _Pictures(Filter):
+    "Pictures that do not lie in the page become text"
+    def __iter__(self):
+        for token in super().__iter__():
+            outside = token.get("name") == "img" and (None, "src") not in token["data"]
+            yield {"type": "Characters", "data": f"<img {token['data'].get((None, 'alt'), '')}>"} if outside else token
+
 def clean_html(
     text: str,   # HTML from anywhere
 ) -> str:        # HTML that runs, loads and links nothing, and keeps its style to itself
     "What an output may show; the rest as the letters it consists of"
     styles = "".join(f"<style>{css}</style>" for css in _STYLES.findall(text) if _is_of_tables(css))
     css = CSSSanitizer(allowed_css_properties=_PROPERTIES)
-    cleaner = Cleaner(tags=_TAGS, attributes=_is_kept, protocols=["data"], css_sanitizer=css)
+    cleaner = Cleaner(tags=_TAGS, attributes=_is_kept, protocols=["data"], css_sanitizer=css, filters=[_Pictures])
     return styles + cleaner.clean(_STYLES.sub("", text))
 
 def _is_of_tables(css: str) -> bool:
     "Whether rules reach nothing but a table of pandas, or the slider, and load nothing"
-    return not re.search(r"url|image|import|/\*", css, re.I) and not _OF_TABLES.sub("", css).strip()
+    return not re.search(r"url|image(?!-rendering)|import|/\*", css, re.I) and not _OF_TABLES.sub("", css).strip()
 
 # %% ../../nbs/reporting/00_pages.ipynb #e5611ec3
 _SHOWN = "text/markdown", "text/html", "image/png", "text/plain"   # of what an output holds, the first that is there
@@ -68,7 +76,7 @@ def clean_output(
     "An output whose text and HTML are clean; of several forms of a thing the first that we know how to show"
     if "data" not in output: return output
     kind = next((kind for kind in ("image/png", *_SHOWN) if kind in output["data"]), None)
-    data = {kind: output["data"][kind]} if kind else {}
+    data = {kind: output["data"][kind]} if kind else {"text/plain": ""}
     if kind == "text/markdown": data = {"text/html": f'<div class="told">{clean_html(markdown2html("".join(data[kind])))}</div>'}
     if kind == "text/html": data = {kind: clean_html("".join(data[kind]))}
     return {**output, "data": data}
