@@ -92,6 +92,7 @@ def _rate_in_words(what: str, rate: dict) -> str:
     return (f"{what} {rate['k']} of {rate['n']} ({rate['low']:.1%} to {rate['high']:.1%}"
             + (f"; without one program {spread[0]:.0%} to {spread[1]:.0%})" if spread else ")"))
 
+# %% ../../nbs/bench/09_command.ipynb #6ac69ec1
 def _bench_gallery(given: argparse.Namespace) -> None:
     from curriculum_gen.bench.gallery import make_gallery
     rows = make_gallery(given.out or Path("gallery.json"), progress=True)["rows"]

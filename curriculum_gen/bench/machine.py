@@ -7,25 +7,28 @@ __all__ = ['LEFT_OUT', 'ABSURD', 'KILLS', 'contents_of', 'difference', 'Start', 
            'NotPossible', 'full_disk', 'two_writers', 'half_copied', 'moved', 'other_clock', 'read_only', 'without_git',
            'read_only_home', 'absurd', 'bench_machine']
 
-# %% ../../nbs/bench/06_machine.ipynb #c9245e13
+# %% ../../nbs/bench/06_machine.ipynb #db9caff8
 import json, multiprocessing, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nbformat
 from tqdm import tqdm
 
 from ..commands.batch import batch
-from ..commands.diagnose import diagnose
 from ..commands.runs import evaluate, train
 from ..core.errors import InputError
 from ..core.limits import check_number
-from ..core.records import sha256, write_atomic, write_json
+from ..core.records import read_json, sha256, write_atomic, write_json
 from ..core.registry import object_named
+from ..core.run_folder import RunFolder
+from ..curriculum.config import RunConfig
+from ..reporting.jobs import execute
+from ..reporting.reports import study_jobs
 
-# %% ../../nbs/bench/06_machine.ipynb #05c8a7d4
+# %% ../../nbs/bench/06_machine.ipynb #a67ebe83
 LEFT_OUT = {   # name of a file -> why it is not compared
     "run.json": "how a report's execution ended, with its seconds", ".log": "what a process said",
     "report.html": "the page of report.ipynb, which is compared", "report.ipynb": "compared by what its cells show",
@@ -49,8 +52,8 @@ def contents_of(folder: Path) -> dict[str, str]:   # path below it -> fingerprin
     "Everything that a folder holds and that has to come out the same"
     found = {str(path.relative_to(folder)): _file(path, folder) for path in sorted(folder.rglob("*"))
              if path.is_file() and not _is_left_out(path)}
-    return found | {f"{path.relative_to(folder)}, its cells": _shown(path, folder) for path in folder.rglob("report.ipynb")
-                    if not path.name.startswith(".")}
+    reports = [path for path in folder.rglob("report.ipynb") if not path.name.startswith(".")]
+    return found | {f"{path.relative_to(folder)}, its cells": _shown(path, folder) for path in reports}
 
 def difference(ours: dict[str, str], theirs: dict[str, str]) -> str:
     "The first file in which two folders differ, in words; empty where they hold the same"
@@ -59,11 +62,19 @@ def difference(ours: dict[str, str], theirs: dict[str, str]) -> str:
     state = "missing" if names[0] not in theirs else "left over" if names[0] not in ours else "other"
     return f"{names[0]} is {state}" + (f", and {len(names) - 1} more" if names[1:] else "")
 
-# %% ../../nbs/bench/06_machine.ipynb #dca27ad4
-_COMMANDS = {"train": train, "evaluate": evaluate, "batch": batch, "diagnose": diagnose}
+# %% ../../nbs/bench/06_machine.ipynb #f522cb24
+def _report(arguments: list[str]) -> int:
+    "Execute the report of an evaluated run, as cgen-batch does"
+    run = RunFolder(arguments[0])
+    config = RunConfig.from_dict(read_json(run.config))
+    job, = study_jobs(run.path, [config], images_per_class=int(arguments[2]))
+    here = replace(job, report=run.report, parameters=job.parameters | {"run_folder": run.path})
+    return int(execute(here)["status"] != "ok")
+
+_COMMANDS = {"train": train, "evaluate": evaluate, "batch": batch, "report": _report}
 _HERE = ".".join(["curriculum_gen", "bench", "machine"])   # also where a notebook defines it
 _PRELOADED = ["curriculum_gen.training.train", "curriculum_gen.evaluation.evaluate", _HERE,
-              "curriculum_gen.sweeps.run_study", "curriculum_gen.diagnosis.questions"]
+              "curriculum_gen.sweeps.run_study"]
 
 def _in_process(command: str, arguments: list[str], log: str, environment: dict[str, str]) -> None:
     "In the new process: the command, in a session of its own, with what it says in a file"
@@ -75,20 +86,21 @@ def _in_process(command: str, arguments: list[str], log: str, environment: dict[
     os.environ |= environment
     sys.exit(_COMMANDS[command](arguments))
 
-@dataclass(kw_only=True)
+# %% ../../nbs/bench/06_machine.ipynb #5398f6eb
+@dataclass(frozen=True, kw_only=True)
 class Start:
     "A command in a process of its own"
-    command: str
-    arguments: tuple
-    log: Path
-    environment: dict = field(default_factory=dict)
+    command: str                                      # "train", "evaluate", "report" or "batch"
+    arguments: tuple                                  # as on a command line; the folder is an absolute path
+    log: Path                                         # where what it says goes
+    environment: dict = field(default_factory=dict)   # variables that differ
 
     def __post_init__(self):
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(_PRELOADED)
-        self.began = time.monotonic()
         given = self.command, [str(one) for one in self.arguments], str(self.log), self.environment
-        self.process = server.Process(target=object_named(f"{_HERE}:_in_process", what="process"), args=given)
+        process = server.Process(target=object_named(f"{_HERE}:_in_process", what="process"), args=given)
+        for name, value in (("process", process), ("began", time.monotonic())): object.__setattr__(self, name, value)
         self.process.start()
 
     def kill(self) -> bool:
@@ -97,7 +109,10 @@ class Start:
         self.process.join()
         return self.process.exitcode == -signal.SIGKILL
 
-    def wait(self, timeout: float = 900) -> int:
+    def wait(
+        self,
+        timeout: float = 900,   # seconds; then it is killed
+    ) -> int:                   # negative for a signal
         "Its exit code"
         self.process.join(timeout)
         if self.process.exitcode is None: self.kill()
@@ -109,24 +124,24 @@ class Start:
         lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n") if self.log.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-# %% ../../nbs/bench/06_machine.ipynb #a65f6110
+# %% ../../nbs/bench/06_machine.ipynb #9ddbb458
 _RUN = ("--profile", "tiny", "--dataset", "digits", "--steps", "6", "--interval", "3", "--device", "cpu")
 _REGIME, _IMAGES = "full_curriculum", ("--images-per-class", "20")
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     "Where faults are tried, and what comes out without them"
-    root: Path
+    root: Path                                        # all of it
     undisturbed: dict = field(default_factory=dict)   # command -> contents of its folder
     seconds: dict = field(default_factory=dict)       # command -> how long it took
 
     def start(self, command: str, folder: Path, **environment: str) -> Start:
         "A command on a folder"
         arguments = {"train": (folder, "--regime", _REGIME, "--seed", "0", *_RUN),
-                     "evaluate": (folder, *_IMAGES), "report": (folder, "--undo-steps", "0"),
+                     "evaluate": (folder, *_IMAGES), "report": (folder, *_IMAGES),
                      "batch": ("--out", folder, "--regimes", _REGIME, "--seeds", "0", "--jobs", "1", *_RUN, *_IMAGES)}
         cache = {"CURRICULUM_GEN_CACHE": str(self.root/"cache"), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        return Start(command={"report": "diagnose"}.get(command, command), arguments=arguments[command],
+        return Start(command=command, arguments=arguments[command],
                      log=folder.with_name(f"{folder.name}.{command}.log"), environment=cache | environment)
 
     def made_of(self, command: str) -> Path | None:
@@ -141,7 +156,12 @@ class Place:
         if (before := self.made_of(command)): shutil.copytree(before, folder)
         return folder
 
-def prepared_place(root: Path, *, report: bool = True) -> Place:
+# %% ../../nbs/bench/06_machine.ipynb #a70092b5
+def prepared_place(
+    root: Path,            # an empty folder
+    *,
+    report: bool = True,   # also executed reports and whole studies, which take longer
+) -> Place:
     "Every command once, undisturbed; `InputError` where one fails or does not repeat itself"
     place = Place(root=root)
     for command in ("train", "evaluate", *(("report", "batch") if report else ())):
@@ -157,7 +177,7 @@ def prepared_place(root: Path, *, report: bool = True) -> Place:
             if told: raise InputError(f"cgen-{command} does not repeat itself undisturbed: {told}")
     return place
 
-# %% ../../nbs/bench/06_machine.ipynb #2fc461c7
+# %% ../../nbs/bench/06_machine.ipynb #22533712
 def _row(fault: str, command: str, lost: str, **more: object) -> dict:
     return {"fault": fault, "command": command, "held": not lost, "lost": lost, **more}
 
@@ -182,7 +202,7 @@ def killed(
     lost = _outcome(place, command, folder)
     return _row("SIGKILL at a random moment", command, lost, seconds=round(moment, 3), at_work=hit)
 
-# %% ../../nbs/bench/06_machine.ipynb #704c8918
+# %% ../../nbs/bench/06_machine.ipynb #50a06fe8
 class NotPossible(Exception):
     "This machine does not let the fault be brought about"
 
@@ -197,6 +217,7 @@ def _small_disk(folder: Path, size: str) -> Iterator[Path]:
     try: yield folder
     finally: subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
+# %% ../../nbs/bench/06_machine.ipynb #0d0e00eb
 @contextmanager
 def _read_only(folder: Path, place: Path) -> Iterator[Path]:
     "A folder seen where nothing can be written"
@@ -221,7 +242,7 @@ def full_disk(place: Place, command: str) -> str:
         if code not in (0, 2): return f"on the full disk it ended with {code}: {said}"
         return _outcome(place, command, folder)
 
-# %% ../../nbs/bench/06_machine.ipynb #b1a49d30
+# %% ../../nbs/bench/06_machine.ipynb #a0c4c877
 def two_writers(place: Place, command: str) -> str:
     "The same command twice at once"
     folder = place.fresh(command, f"two-{command}")
@@ -248,6 +269,7 @@ def half_copied(place: Place, command: str, *, rng: random.Random) -> str:
     shutil.copytree(source, folder, dirs_exist_ok=True)   # the copy is finished
     return _outcome(place, "train", folder)
 
+# %% ../../nbs/bench/06_machine.ipynb #f08c4bfe
 def moved(place: Place, command: str, *, rng: random.Random) -> str:
     "Killed, moved under another name, and started there"
     folder = place.fresh(command, f"moving-{command}")
@@ -274,7 +296,7 @@ def read_only(place: Place, command: str) -> str:
         return f"it ended with {code}: {start.said}" if code else difference(place.undisturbed[command],
                                                                              contents_of(folder))
 
-# %% ../../nbs/bench/06_machine.ipynb #7c20c05f
+# %% ../../nbs/bench/06_machine.ipynb #d7608900
 def without_git(place: Place, command: str) -> str:
     "No git, and nothing else, on the path"
     folder = place.fresh(command, f"git-{command}")
@@ -304,9 +326,9 @@ def absurd(place: Place, command: str, *, option: str, value: str) -> str:
     return difference(before, contents_of(folder) if folder.exists() else {}) or ("" if before or not folder.exists()
                                                                                   else "a folder was made")
 
-# %% ../../nbs/bench/06_machine.ipynb #81b5a7b8
+# %% ../../nbs/bench/06_machine.ipynb #49f41c9d
 KILLS = 100
-_SHARES = {"train": 0.4, "evaluate": 0.3, "report": 0.15, "batch": 0.15}
+_SHARES = {"train": 0.45, "evaluate": 0.3, "report": 0.15, "batch": 0.1}
 
 def _cases(kills: int) -> Iterator[tuple[str, str, Callable]]:
     "Name, command, and what is done, in a fixed order; `act(place, rng)` gives a row or what was lost"
@@ -316,7 +338,8 @@ def _cases(kills: int) -> Iterator[tuple[str, str, Callable]]:
     plain = {"disk full, then refilled": (full_disk, ("train", "evaluate")),
              "two writers at once": (two_writers, ("train", "evaluate")),
              "finished folder that may only be read": (read_only, ("train", "evaluate")),
-             "no git": (without_git, ("train", "report")), "home may only be read": (read_only_home, ("train", "report"))}
+             "no git": (without_git, ("train", "report")),
+             "home may only be read": (read_only_home, ("train", "report"))}
     for fault, (act, commands) in plain.items():
         for command in commands: yield fault, command, lambda place, rng, act=act, command=command: act(place, command)
     for k in range(4):
@@ -330,7 +353,7 @@ def _cases(kills: int) -> Iterator[tuple[str, str, Callable]]:
         yield f"{option} {value}", command, lambda place, rng, c=command, o=option, v=value: absurd(
             place, c, option=o, value=v)
 
-# %% ../../nbs/bench/06_machine.ipynb #69411b51
+# %% ../../nbs/bench/06_machine.ipynb #6ff8ea29
 def _tried(place: Place, name: str, command: str, act: Callable) -> dict:
     "One case as a row"
     try: found = act(place, random.Random(f"{name} of {command}"))
@@ -342,14 +365,15 @@ def _counted(rows: list[dict]) -> list[dict]:
     found: dict[tuple[str, str], dict] = {}
     for row in rows:
         fault = re.sub(r"^(half-copied|kill) \d+$", r"\1", row["fault"])
-        one = found.setdefault((fault, row["command"]), {"fault": fault, "command": row["command"], "tried": 0, "held": 0,
-                                                         "lost": [], "not_tried": ""})
+        none = {"fault": fault, "command": row["command"], "tried": 0, "held": 0, "lost": [], "not_tried": ""}
+        one = found.setdefault((fault, row["command"]), none)
         one["not_tried"] = one["not_tried"] or row.get("not_tried", "")
         if row.get("not_tried"): continue
         one["tried"], one["held"] = one["tried"] + 1, one["held"] + row["held"]
         one["lost"] += [row["lost"]] if row["lost"] else []
     return list(found.values())
 
+# %% ../../nbs/bench/06_machine.ipynb #0071ee64
 def bench_machine(
     out: str | Path,            # the result, a .json file; rows are kept beside it until it is complete
     *,

@@ -15,7 +15,7 @@ from ..core.cache import may_write
 from ..core.limits import check_number
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
-from .manners import Parser, device_named, function_named, run_command
+from .manners import Parser, _add_device_option, device_named, function_named, run_command
 
 # %% ../../nbs/commands/05_diagnose.ipynb #5bc5fede
 def diagnose(args: Sequence[str] | None = None) -> int:
@@ -51,8 +51,7 @@ def _parser() -> Parser:
                         "should fit, such as mine.py:make")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
                         "(default: diagnosis, of a run inside its folder; of files nowhere)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda, where a run's networks are "
-                        "computed (default: auto: as it was trained, or the CPU where there is no GPU)")
+    _add_device_option(parser)
     parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
                         "undone, and as many with it; 0 leaves that out (default: 40)")
     return parser

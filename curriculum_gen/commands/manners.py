@@ -115,6 +115,14 @@ def _add_data_option(parser: Parser) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="folder with the data set's files (default: "
                         "CURRICULUM_GEN_DATA, else the first source that answers)")
 
+def _add_device_option(parser: Parser) -> None:
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda, for the networks of a run "
+                        "(default: auto: as it was trained, or the CPU where there is no GPU)")
+
+def _add_keep_going(parser: Parser) -> None:
+    parser.add_argument("--keep-going", action="store_true",
+                        help="train on where a loss is no finite number (default: stop at that step)")
+
 def _add_images_option(parser: Parser) -> None:
     parser.add_argument("--images-per-class", type=int, metavar="N",
                         help="generated images a class in the quality test (default: the profile's)")

@@ -8,6 +8,7 @@ __all__ = ['train', 'evaluate']
 # %% ../../nbs/commands/02_runs.ipynb #82cda17e
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import InputError
@@ -18,8 +19,8 @@ from ..core.task import TASKS
 from ..curriculum.regimes import REGIMES
 from ..curriculum.config import profile_named, run_config
 from curriculum_gen.commands.manners import (
-    Parser, add_explain_option, _add_config_options, _add_images_option, _changes, check_named, device_named,
-    function_named, run_command
+    Parser, add_explain_option, _add_config_options, _add_device_option, _add_images_option, _add_keep_going, _changes,
+    check_named, device_named, function_named, run_command
 )
 
 # %% ../../nbs/commands/02_runs.ipynb #4e9098b5
@@ -32,20 +33,19 @@ def train(args: Sequence[str] | None = None) -> int:
         parser.add_argument("--regime", required=True, metavar="NAME|MODULE:OBJECT",
                             help=f"{', '.join(REGIMES)}, or one's own")
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="at least 0 (default: 0)")
-        parser.add_argument("--keep-going", action="store_true", help="train on where a loss is no finite number "
-                            "(default: stop at that step)")
+        _add_keep_going(parser)
         _add_config_options(parser)
         given = parser.parse_args(args)
         check_named([given.regime], given.dataset)
-        config = run_config(given.profile, regime=given.regime, seed=given.seed, device=device_named(given.device),
-                            **_changes(given))
+        plain = run_config(given.profile, regime=given.regime, seed=given.seed, **_changes(given))
+        config = replace(plain, device=device_named(given.device))   # imports torch
         from curriculum_gen.data.sources import load_dataset
         from curriculum_gen.training.train import claim_folder, train as train_run
         if given.data and not Path(given.data).is_dir():
             raise InputError(f"{given.data}: no such folder; give the one that holds the data set's files")
         claim_folder(RunFolder(given.folder), config)
-        run = train_run(config, given.folder, dataset=load_dataset(config.dataset, folder=given.data), progress=True,
-                        keep_going=given.keep_going)
+        dataset = load_dataset(config.dataset, folder=given.data)
+        run = train_run(config, given.folder, dataset=dataset, progress=True, keep_going=given.keep_going)
         print(f"{run.path}: {config.total_steps:,} steps, {len(run.steps())} checkpoints; next: "
               f"cgen-evaluate {run.path}")
         return 0
@@ -65,8 +65,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
                             "or a task of one's own (default: mnist)")
         parser.add_argument("--out", type=Path, metavar="FOLDER",
                             help="where the results go (default: into the run folder; with --generator: card)")
-        parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda, where a run's networks "
-                            "are computed (default: auto: as it was trained, or the CPU where there is no GPU)")
+        _add_device_option(parser)
         _add_images_option(parser)
         given = parser.parse_args(args)
         if (given.folder is None) == (given.generator is None):

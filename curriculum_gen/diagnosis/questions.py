@@ -218,6 +218,7 @@ def _without_numbers(run: RecordedRun, findings: Sequence[Finding]) -> Diagnosis
     return Diagnosis(subject=str(run.path), rungs=tuple(rungs), findings=(findings[0], *ranked(findings[1:])),
                      not_possible={check: why for check in CHECKS if check not in made})
 
+# %% ../../nbs/diagnosis/03_questions.ipynb #e25cd51a
 _ASK_SCORES = "LPERM", "JUDGE2"   # checks that say nothing when the scoring is wrong
 
 def diagnose_run(

@@ -78,7 +78,8 @@ def evaluate_run(
     run = RecordedRun(folder, dataset=dataset)
     config = run.config
     broken = first_broken(run.history)   # training may have stopped there, between two planned steps
-    steps = [step for step in sorted({*config.checkpoint_steps, broken.step if broken else 0}) if step in set(run.steps)]
+    planned, there = {*config.checkpoint_steps, *([broken.step] if broken else [])}, set(run.steps)
+    steps = sorted(planned & there)
     evaluation_latents(images_per_class)   # refuses a wrong number before anything is written
     files = RunFolder(run.path if out is None else out)
     if not may_write(files.path): return _cards_there(files, images_per_class=images_per_class)
@@ -124,6 +125,7 @@ def _score_checkpoints(run: RecordedRun, steps: list[int], *, instruments: Instr
         series.samples.append(_samples(generator, instruments) if card.scored else None)
     return series
 
+# %% ../../nbs/evaluation/07_evaluate.ipynb #88c6c835
 def _samples(generator: nn.Module, instruments: Instruments) -> np.ndarray:
     with torch_threads(instruments.threads):
         latents = evaluation_latents(SAMPLE_IMAGES, shape=latent_shape_of(generator))
@@ -146,7 +148,8 @@ def _last_weight(generator: nn.Module) -> Tensor:
 def _measured_with(run: RecordedRun, instruments: Instruments) -> dict:
     recorded = read_json(run.folder.config).get("device", run.config.device)
     elsewhere = {} if recorded == run.config.device else {"device": run.config.device}   # than it was trained on
-    return elsewhere | {"format": FORMAT, "judges": instruments.fingerprints, "images_per_class": instruments.images_per_class,
+    return elsewhere | {
+            "format": FORMAT, "judges": instruments.fingerprints, "images_per_class": instruments.images_per_class,
             "student_images": instruments.student_images,
             "realism_images": instruments.reference.images_per_class if instruments.reference else 0}
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.records import Record
 from .intervals import wilson_interval
@@ -90,11 +91,6 @@ class Card(Record, _Fields):
         return int(np.trace(self.panel[judge]["confusion"]))
 
     @property
-    def scored(self) -> bool:
-        "Whether judges were asked at all: not where the images are no numbers"
-        return self.n_per_class > 0
-
-    @property
     def judged_images(self) -> int:
         "Images that every judge saw"
         return len(self.confusion)*self.n_per_class
@@ -125,6 +121,12 @@ class Card(Record, _Fields):
 # %% ../../nbs/statistics/07_card.ipynb #9d0fe2b5
 _FIELDS = tuple(f.name for f in dataclasses.fields(Card))
 
+@patch(as_prop=True)
+def scored(self: Card) -> bool:
+    "Whether judges were asked at all: not where the images are no numbers"
+    return self.n_per_class > 0
+
+# %% ../../nbs/statistics/07_card.ipynb #d3f1e0a1
 def _plain(value: object) -> object:
     "A value as it comes back from JSON: lists for tuples"
     if isinstance(value, dict): return {name: _plain(one) for name, one in value.items()}

@@ -167,6 +167,7 @@ def seed_table(
     return table | {"answer": study.answer(table) + told, "preregistration_sha256": study.preregistration_sha256
                     } | ({"not_scored": lost} if lost else {})
 
+# %% ../../nbs/studies/01_table.ipynb #f6486026
 def _not_scored(rows: list[dict]) -> list[str]:
     "Runs with checkpoints that no judge was asked of, a line each"
     first = {(row["regime"], row["seed"]): row for row in reversed(rows)}

@@ -136,15 +136,11 @@ def run_study(
     again = ("to do", "failed") if retry_failed else ("to do",)
     report_notebook(study_named(study).report)   # refuses a missing one before anything is computed
     if dry_run:
-        for line in _plan(_states(out, configs, images), again, out=out, jobs=jobs, scheduler=scheduler): say(line)
-        new = [config for _, config, state in _states(out, configs, images) if state in again]
-        if against := list(_problems(out, new, data_folder)): raise InputError(f"this would fail: {'; '.join(against)}")
-        return []
+        states = _states(out, configs, images)
+        for line in _plan(states, again, out=out, jobs=jobs, scheduler=scheduler): say(line)
+        return _refused(out, [config for _, config, state in states if state in again], data_folder)
     new = [config for _, config, state in _states(out, configs, images) if state in again]
-    if not may_write(out):
-        if new: raise InputError(f"{out}: it may not be written: choose another folder")
-        say(f"{out}: {len(configs)} runs, nothing left to do; it may not be written, so nothing was made anew")
-        return [job.last() for job, _, state in _states(out, configs, images) if state == "failed"]
+    if not may_write(out): return _only_read(out, _states(out, configs, images), bool(new), say)
     if new: _check_space(out, new)
     with one_sweep(out, say=say) as sweep:
         states = _states(out, configs, images)
@@ -210,7 +206,19 @@ def _space(out: Path, configs: list[RunConfig]) -> tuple[int, int]:
                 if f.is_file())
     return max(0, sum(map(disk_bytes, configs)) - taken), shutil.disk_usage(there).free
 
-# %% ../../nbs/sweeps/04_run_study.ipynb #2afe2bf4
+# %% ../../nbs/sweeps/04_run_study.ipynb #9a4833ef
+def _only_read(out: Path, states: list[tuple[Job, RunConfig, str]], asked: bool,
+               say: Callable[[str], None]) -> list[dict]:
+    "What a study whose folder may not be written gives: what there is, if that is all"
+    if asked: raise InputError(f"{out}: it may not be written: choose another folder")
+    say(f"{out}: {len(states)} runs, nothing left to do; it may not be written, so nothing was made anew")
+    return [job.last() for job, _, state in states if state == "failed"]
+
+def _refused(out: Path, new: list[RunConfig], data_folder: str | Path | None) -> list[dict]:
+    "Nothing was done; `InputError` names what would fail"
+    if against := list(_problems(out, new, data_folder)): raise InputError(f"this would fail: {'; '.join(against)}")
+    return []
+
 def _problems(out: Path, new: list[RunConfig], data_folder: str | Path | None) -> Iterator[str]:
     "What runs to come would fail at, as far as it can be seen without beginning them"
     if not new: return

@@ -23,7 +23,7 @@ from ..data.dataset import Dataset, Split
 from ..data.sources import load_dataset
 from ..judges.certificates import CertifiedJudge, certified_judge, load_judge
 from ..judges.recipes import judge_recipe
-from .checkpoints import checkpoint_record, load_checkpoint, save_checkpoint
+from .checkpoints import check_files, checkpoint_record, load_checkpoint, save_checkpoint
 from .program import Program, State, program_of, take_steps
 
 # %% ../../nbs/training/11_train.ipynb #3c41467c
@@ -105,7 +105,9 @@ def train(
     "Train a run to its end, from wherever it stands"
     run = RunFolder(folder)
     claim_folder(run, config)
-    if finished(run, config): return run   # perhaps on a disk that may only be read
+    if finished(run, config):   # perhaps on a disk that may only be read
+        for step in run.steps(): check_files(run.checkpoint(step))
+        return run
     with alone_in(run):
         if not keep_going and (broken := first_broken(read_history(run.history))): raise _stopped(run, broken)
         dataset = dataset or load_dataset(config.dataset)
@@ -129,8 +131,8 @@ def _sweep(run: RunFolder) -> None:
     for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
 
 def _stopped(run: RunFolder, record: StepRecord) -> InputError:
-    return InputError(f"{run.path}: not finite from step {record.step} ({broken_losses(record)}): training stops there; "
-                      f"cgen-diagnose {run.path} looks for the cause, and --keep-going trains on")
+    return InputError(f"{run.path}: not finite from step {record.step} ({broken_losses(record)}): training stops "
+                      f"there; cgen-diagnose {run.path} looks for the cause, and --keep-going trains on")
 
 def _append(path: Path, line: str) -> None:
     try:
