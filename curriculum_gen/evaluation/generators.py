@@ -6,7 +6,7 @@
 __all__ = ['LABEL_FORMS', 'IMAGE_NAMES', 'SLACK', 'PATIENCE', 'RANGE_LATENTS', 'Form', 'asked', 'parameters_of', 'images_in',
            'in_shape', 'range_of', 'scaled', 'OpenedGenerator', 'open_generator']
 
-# %% ../../nbs/evaluation/10_generators.ipynb #7e30e310
+# %% ../../nbs/evaluation/10_generators.ipynb #6c0c0330
 import inspect, re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from ..models.contents import listed
 from ..models.networks import LATENT_SIZE
 from ..models.weights import weights_sha256
 
-# %% ../../nbs/evaluation/10_generators.ipynb #57d9444c
+# %% ../../nbs/evaluation/10_generators.ipynb #43003205
 LABEL_FORMS: Mapping[str, Callable] = {   # by name: from labels [n] int64 and how many classes there are
     "integer": lambda y, k: y, "one-hot": lambda y, k: F.one_hot(y, k).float(), "column": lambda y, k: y[:, None],
     "float": lambda y, k: y.float(), "list": lambda y, k: y.tolist()}
@@ -50,7 +50,7 @@ class Form(Record):
         object.__setattr__(self, "arguments", tuple(map(tuple, self.arguments)))
         if self.latent_shape is not None: object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
 
-# %% ../../nbs/evaluation/10_generators.ipynb #6fdea1f2
+# %% ../../nbs/evaluation/10_generators.ipynb #73fc5b91
 def asked(
     call: Callable,      # the generator as it is
     form: Form,
@@ -78,7 +78,7 @@ def parameters_of(call: Callable) -> dict[str, inspect.Parameter]:   # empty whe
     try: return dict(inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters)
     except (TypeError, ValueError): return {}
 
-# %% ../../nbs/evaluation/10_generators.ipynb #00ae5886
+# %% ../../nbs/evaluation/10_generators.ipynb #2b32cb54
 IMAGE_NAMES = "images", "image", "samples", "sample", "fake", "fakes", "generated", "x", "out", "output", "x_hat", "recon"
 
 def images_in(
@@ -114,7 +114,7 @@ def _parts(answer: object) -> dict[str, object]:
     return {name: getattr(answer, name) for name in (*IMAGE_NAMES, *getattr(answer, "__dict__", ()))
             if hasattr(answer, name)}
 
-# %% ../../nbs/evaluation/10_generators.ipynb #0a816835
+# %% ../../nbs/evaluation/10_generators.ipynb #a30a8148
 def in_shape(
     images: Tensor,             # [n, ...]
     shape: tuple[int, int, int],   # channels, height, width of the data set
@@ -133,7 +133,7 @@ def in_shape(
     raise InputError(f"its images are {list(found)}, those of the data set {list(shape)}; give the data set it was "
                      "trained on, or resize inside the generator")
 
-# %% ../../nbs/evaluation/10_generators.ipynb #850cd8c0
+# %% ../../nbs/evaluation/10_generators.ipynb #cc24775f
 SLACK = 0.02   # of the range, beyond which a value is outside
 
 def range_of(
@@ -162,7 +162,7 @@ def scaled(
     made = images.float() if (low, high) == (-1, 1) else (images.float() - low)*(2/(high - low)) - 1
     return made.clamp(-1, 1) if made.abs().max() <= 1 + 2*SLACK else made
 
-# %% ../../nbs/evaluation/10_generators.ipynb #5ea3d31f
+# %% ../../nbs/evaluation/10_generators.ipynb #67b0e55a
 _LATENTS = {"z", "zs", "latent", "latents", "noise", "noises", "eps", "epsilon", "x", "input", "inputs", "x_t", "code"}
 _LABELS = {"y", "ys", "c", "label", "labels", "class_labels", "class_label", "classes", "cls", "cond", "condition",
            "target", "targets", "digit", "digits", "class_ids", "class_id", "category", "categories"}
@@ -187,7 +187,7 @@ def _arrangements(call: Callable, given: Mapping[str, str]) -> list[tuple[tuple[
     alone = [(("", "labels"),)] if len(needed) <= 1 and not latents else []
     return list(dict.fromkeys([*named, *positions, *alone]))
 
-# %% ../../nbs/evaluation/10_generators.ipynb #1a66764e
+# %% ../../nbs/evaluation/10_generators.ipynb #359266fd
 def _latent_shapes(call: Callable, given: tuple[int, ...] | None, task: Task) -> list[tuple[int, ...]]:
     "Shapes of one latent, the likeliest first"
     if given is not None: return [given]
@@ -208,7 +208,7 @@ def _wanted_by(error: Exception, shape: tuple[int, ...]) -> tuple[list[tuple[int
     batch = re.search(r"size\(\)\[0\] == (\d+)", said)
     return [one for n in sizes for one in ((n,), (n, 1, 1))], int(batch[1]) if batch else None
 
-# %% ../../nbs/evaluation/10_generators.ipynb #337b6b71
+# %% ../../nbs/evaluation/10_generators.ipynb #27d9f1b0
 class _Search:
     "What was tried until a form worked"
     def __init__(self, call: Callable, task: Task, device: object):
@@ -233,7 +233,7 @@ class _Search:
         except InputError as error: self.misfits.append(error)
         else: return replace(form, output=where), axes
 
-# %% ../../nbs/evaluation/10_generators.ipynb #5ce6078b
+# %% ../../nbs/evaluation/10_generators.ipynb #816d9881
 def _forms(search: _Search, *, latent: tuple[int, ...] | None, labels: str | None, arguments: Mapping[str, str],
            extra: dict, output: str) -> Iterator[Form]:
     "Forms to try, and after each what its error message asks for"
@@ -256,7 +256,7 @@ def _forms(search: _Search, *, latent: tuple[int, ...] | None, labels: str | Non
                     if latent is None: shapes[place + 1:place + 1] = [one for one in dict.fromkeys(more)
                                                                      if one not in shapes]
 
-# %% ../../nbs/evaluation/10_generators.ipynb #65803854
+# %% ../../nbs/evaluation/10_generators.ipynb #85936235
 def _found(search: _Search, **asked_for) -> tuple[Form, str]:
     "The first form that works; `InputError` in one line where none does"
     for form in _forms(search, **asked_for):
@@ -285,7 +285,7 @@ def _why(search: _Search, *, latent: object, labels: object, **_) -> str:
             + (f"name what cannot be guessed with {', '.join(options)} or --argument" if options else
                "these latents and labels do not fit it"))
 
-# %% ../../nbs/evaluation/10_generators.ipynb #e1d0ff3e
+# %% ../../nbs/evaluation/10_generators.ipynb #e6cceb50
 class OpenedGenerator:
     "A generator of anybody, asked as `images = generator(latents, labels)` in [-1, 1]"
     def __init__(
@@ -324,7 +324,7 @@ def _device_of(call: Callable) -> object:
     first = next(call.parameters(), None) if isinstance(call, nn.Module) else None
     return "cpu" if first is None else first.device
 
-# %% ../../nbs/evaluation/10_generators.ipynb #92fef9ca
+# %% ../../nbs/evaluation/10_generators.ipynb #b8aab8e7
 def open_generator(
     place: str | Callable,                 # module:object, file.py:name, an archive; or the thing itself
     *,
@@ -339,8 +339,8 @@ def open_generator(
 ) -> OpenedGenerator:
     "Open a generator and find out how it wants to be asked; `InputError` in one line where that fails"
     if labels is not None and labels not in LABEL_FORMS: raise unknown_name("form of labels", labels, among=LABEL_FORMS)
-    loaded = load_generator(place, weights=weights, device=device) if isinstance(place, str) else Loaded(
-        call=place, about=())
+    ready = not isinstance(place, str) and weights is None and not inspect.isclass(place)
+    loaded = Loaded(call=place, about=()) if ready else load_generator(place, weights=weights, device=device)
     roles = {name: one for name, one in arguments.items() if one in ("latents", "labels")}
     try:
         search = _Search(loaded.call, task, _device_of(loaded.call))
@@ -353,7 +353,7 @@ def open_generator(
 
 def _named(place: str | Callable) -> str: return repr(place) if isinstance(place, str) else type(place).__name__
 
-# %% ../../nbs/evaluation/10_generators.ipynb #3218a5a7
+# %% ../../nbs/evaluation/10_generators.ipynb #30b742b1
 RANGE_LATENTS = 8   # for each class, of which the range is told
 
 def _ranged(search: _Search, form: Form, *, given: tuple[float, float] | None) -> tuple[Form, str]:

@@ -6,7 +6,7 @@
 __all__ = ['own_line', 'told_in_a_line', 'users_code', 'object_at', 'archive_kind', 'Fit', 'fitting_weights', 'load_found',
            'Loaded', 'load_generator']
 
-# %% ../../nbs/evaluation/09_loading.ipynb #11887de5
+# %% ../../nbs/evaluation/09_loading.ipynb #3962269e
 import importlib.util, inspect, os, sys, traceback, zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from ..models.contents import Contents, checkpoints_in, clean_name, contents, li
 from ..models.matching import match_network
 from ..models.weights import load_state
 
-# %% ../../nbs/evaluation/09_loading.ipynb #6391b9f9
+# %% ../../nbs/evaluation/09_loading.ipynb #9ce0e67a
 def own_line(
     error: BaseException,   # that was raised
 ) -> str:                   # such as "model.py:14"; empty where there is none
@@ -52,7 +52,7 @@ def users_code(
     except InputError: raise
     except (Exception, SystemExit) as error: raise InputError(f"{doing}: {told_in_a_line(error)}") from error
 
-# %% ../../nbs/evaluation/09_loading.ipynb #aec1396d
+# %% ../../nbs/evaluation/09_loading.ipynb #d270c82b
 def object_at(
     place: str,                   # "module:object" or "file.py:name"
     *,
@@ -84,7 +84,7 @@ def _module_of(path: Path, place: str, what: str) -> object:
     finally: sys.path.remove(str(path.parent))
     return module
 
-# %% ../../nbs/evaluation/09_loading.ipynb #0e65d6bb
+# %% ../../nbs/evaluation/09_loading.ipynb #807fb456
 def archive_kind(
     path: str | Path,   # any file
 ) -> str:               # "TorchScript", "torch.export", or empty for what is neither
@@ -99,7 +99,7 @@ def _opened_archive(path: Path, kind: str) -> nn.Module:
         if kind == "TorchScript": return torch.jit.load(path, map_location="cpu")
         return torch.export.load(path).module()
 
-# %% ../../nbs/evaluation/09_loading.ipynb #f3afc4fe
+# %% ../../nbs/evaluation/09_loading.ipynb #c812d6a9
 _OPTIONAL, _COUNTED = "num_batches_tracked", {"n_averaged"}   # may be missing; may be there beside a network
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _is_whole(mine: dict[str, Tensor], goals: dict[str, str], shapes: dict) -> b
     return not missing and not strange and all(shapes[own] == mine[name].shape for name, own in goals.items()
                                                if name in mine and own in shapes)
 
-# %% ../../nbs/evaluation/09_loading.ipynb #3da3fd34
+# %% ../../nbs/evaluation/09_loading.ipynb #39d04ecc
 def load_found(
     network: nn.Module,   # changed in place
     weights: str | Path,  # a checkpoint, with #GROUP at its end or without
@@ -184,7 +184,7 @@ def _unfit(found: Contents, network: nn.Module, path: Path) -> str:
     return f"weights of another network: {match_network(found, network)}".replace(
         ", would stay as freshly made", "")
 
-# %% ../../nbs/evaluation/09_loading.ipynb #78c892ce
+# %% ../../nbs/evaluation/09_loading.ipynb #fb02c153
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     "What is to be asked for images, and how it came about"
@@ -195,13 +195,14 @@ class Loaded:
     def network(self) -> nn.Module | None: return self.call if isinstance(self.call, nn.Module) else None
 
 def load_generator(
-    place: str,                        # module:object, file.py:name, or an archive of TorchScript or torch.export
+    place: str | Callable,             # module:object, file.py:name, an archive; or a class, factory or network
     *,
     weights: str | Path | None = None, # a checkpoint for the network, with #GROUP at its end or without
     device: str = "cpu",               # where a network is put
 ) -> Loaded:
     "Open what makes images; `InputError` in one line where it cannot be made, or the weights are another network's"
-    if Path(place).is_file(): call, about = _from_file(Path(place))
+    if not isinstance(place, str): call, about = _made(place, _kind(place))
+    elif Path(place).is_file(): call, about = _from_file(Path(place))
     else: call, about = _made(object_at(place), place)
     if weights is not None:
         if not isinstance(call, nn.Module):
@@ -218,7 +219,7 @@ def _from_file(path: Path) -> tuple[nn.Module, list[str]]:
 
 def _kind(call: object) -> str: return "function" if inspect.isroutine(call) else type(call).__name__
 
-# %% ../../nbs/evaluation/09_loading.ipynb #ef4f4320
+# %% ../../nbs/evaluation/09_loading.ipynb #2677e7c4
 def _required(call: Callable) -> list[str] | None:
     "Names of the parameters without which it cannot be called; None where nobody knows"
     try: found = inspect.signature(call).parameters.values()
