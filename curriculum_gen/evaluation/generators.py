@@ -6,7 +6,7 @@
 __all__ = ['LABEL_FORMS', 'IMAGE_NAMES', 'SLACK', 'PATIENCE', 'RANGE_LATENTS', 'Form', 'asked', 'parameters_of', 'images_in',
            'in_shape', 'range_of', 'scaled', 'OpenedGenerator', 'open_generator']
 
-# %% ../../nbs/evaluation/10_generators.ipynb #6c0c0330
+# %% ../../nbs/evaluation/10_generators.ipynb #583da978
 import inspect, re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from ..models.contents import listed
 from ..models.networks import LATENT_SIZE
 from ..models.weights import weights_sha256
 
-# %% ../../nbs/evaluation/10_generators.ipynb #43003205
+# %% ../../nbs/evaluation/10_generators.ipynb #aa5c3432
 LABEL_FORMS: Mapping[str, Callable] = {   # by name: from labels [n] int64 and how many classes there are
     "integer": lambda y, k: y, "one-hot": lambda y, k: F.one_hot(y, k).float(), "column": lambda y, k: y[:, None],
     "float": lambda y, k: y.float(), "list": lambda y, k: y.tolist()}
@@ -50,7 +50,7 @@ class Form(Record):
         object.__setattr__(self, "arguments", tuple(map(tuple, self.arguments)))
         if self.latent_shape is not None: object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
 
-# %% ../../nbs/evaluation/10_generators.ipynb #73fc5b91
+# %% ../../nbs/evaluation/10_generators.ipynb #9c88354d
 def asked(
     call: Callable,      # the generator as it is
     form: Form,
@@ -70,16 +70,19 @@ def asked(
         if "generator" in parameters_of(call): named["generator"] = torch.Generator(latents.device).manual_seed(seed)
         return call(*args, **named)
 
-def parameters_of(call: Callable) -> dict[str, inspect.Parameter]:   # empty where nobody knows
+def parameters_of(
+    call: Callable,   # a generator as it is
+) -> dict[str, inspect.Parameter]:   # empty where nobody knows
     "The parameters of a generator, those of `forward` of a network"
     if schema := getattr(getattr(call, "forward", None), "schema", None):   # of TorchScript
-        return {a.name: inspect.Parameter(a.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=inspect.Parameter.empty
-                                          if a.default_value is None else a.default_value) for a in schema.arguments[1:]}
+        empty, kind = inspect.Parameter.empty, inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return {a.name: inspect.Parameter(a.name, kind, default=empty if a.default_value is None else a.default_value)
+                for a in schema.arguments[1:]}
     try: return dict(inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters)
     except (TypeError, ValueError): return {}
 
-# %% ../../nbs/evaluation/10_generators.ipynb #2b32cb54
-IMAGE_NAMES = "images", "image", "samples", "sample", "fake", "fakes", "generated", "x", "out", "output", "x_hat", "recon"
+# %% ../../nbs/evaluation/10_generators.ipynb #3a3d0550
+IMAGE_NAMES = "images", "image", "samples", "sample", "fake", "fakes", "generated", "x", "out", "output", "x_hat"
 
 def images_in(
     answer: object,       # of a generator
@@ -102,6 +105,7 @@ def images_in(
                          "images with --output")
     return images_in(arrays[name])[0], name
 
+# %% ../../nbs/evaluation/10_generators.ipynb #7399c508
 def _pictures(value: object) -> bool:
     "A list of pictures or arrays of one image each"
     return (isinstance(value, (list, tuple)) and bool(value) and all(
@@ -114,7 +118,7 @@ def _parts(answer: object) -> dict[str, object]:
     return {name: getattr(answer, name) for name in (*IMAGE_NAMES, *getattr(answer, "__dict__", ()))
             if hasattr(answer, name)}
 
-# %% ../../nbs/evaluation/10_generators.ipynb #a30a8148
+# %% ../../nbs/evaluation/10_generators.ipynb #06e9cd36
 def in_shape(
     images: Tensor,             # [n, ...]
     shape: tuple[int, int, int],   # channels, height, width of the data set
@@ -133,7 +137,7 @@ def in_shape(
     raise InputError(f"its images are {list(found)}, those of the data set {list(shape)}; give the data set it was "
                      "trained on, or resize inside the generator")
 
-# %% ../../nbs/evaluation/10_generators.ipynb #cc24775f
+# %% ../../nbs/evaluation/10_generators.ipynb #5e0c57c3
 SLACK = 0.02   # of the range, beyond which a value is outside
 
 def range_of(
@@ -162,12 +166,12 @@ def scaled(
     made = images.float() if (low, high) == (-1, 1) else (images.float() - low)*(2/(high - low)) - 1
     return made.clamp(-1, 1) if made.abs().max() <= 1 + 2*SLACK else made
 
-# %% ../../nbs/evaluation/10_generators.ipynb #67b0e55a
+# %% ../../nbs/evaluation/10_generators.ipynb #50eeefa7
 _LATENTS = {"z", "zs", "latent", "latents", "noise", "noises", "eps", "epsilon", "x", "input", "inputs", "x_t", "code"}
 _LABELS = {"y", "ys", "c", "label", "labels", "class_labels", "class_label", "classes", "cls", "cond", "condition",
            "target", "targets", "digit", "digits", "class_ids", "class_id", "category", "categories"}
-_SIZES = ("latent_shape", "latent_dim", "latent_size", "z_dim", "dim_z", "zdim", "nz", "noise_dim", "z_size", "n_latent",
-          "latent_channels")
+_SIZES = ("latent_shape", "latent_dim", "latent_size", "z_dim", "dim_z", "zdim", "nz", "noise_dim", "z_size",
+          "n_latent", "latent_channels")
 PATIENCE = 20   # seconds that are spent on finding a form
 
 def _arrangements(call: Callable, given: Mapping[str, str]) -> list[tuple[tuple[str, str], ...]]:
@@ -187,7 +191,7 @@ def _arrangements(call: Callable, given: Mapping[str, str]) -> list[tuple[tuple[
     alone = [(("", "labels"),)] if len(needed) <= 1 and not latents else []
     return list(dict.fromkeys([*named, *positions, *alone]))
 
-# %% ../../nbs/evaluation/10_generators.ipynb #359266fd
+# %% ../../nbs/evaluation/10_generators.ipynb #d2d0fa27
 def _latent_shapes(call: Callable, given: tuple[int, ...] | None, task: Task) -> list[tuple[int, ...]]:
     "Shapes of one latent, the likeliest first"
     if given is not None: return [given]
@@ -208,7 +212,7 @@ def _wanted_by(error: Exception, shape: tuple[int, ...]) -> tuple[list[tuple[int
     batch = re.search(r"size\(\)\[0\] == (\d+)", said)
     return [one for n in sizes for one in ((n,), (n, 1, 1))], int(batch[1]) if batch else None
 
-# %% ../../nbs/evaluation/10_generators.ipynb #27d9f1b0
+# %% ../../nbs/evaluation/10_generators.ipynb #9f6bbe40
 class _Search:
     "What was tried until a form worked"
     def __init__(self, call: Callable, task: Task, device: object):
@@ -233,7 +237,7 @@ class _Search:
         except InputError as error: self.misfits.append(error)
         else: return replace(form, output=where), axes
 
-# %% ../../nbs/evaluation/10_generators.ipynb #816d9881
+# %% ../../nbs/evaluation/10_generators.ipynb #f5002847
 def _forms(search: _Search, *, latent: tuple[int, ...] | None, labels: str | None, arguments: Mapping[str, str],
            extra: dict, output: str) -> Iterator[Form]:
     "Forms to try, and after each what its error message asks for"
@@ -256,7 +260,7 @@ def _forms(search: _Search, *, latent: tuple[int, ...] | None, labels: str | Non
                     if latent is None: shapes[place + 1:place + 1] = [one for one in dict.fromkeys(more)
                                                                      if one not in shapes]
 
-# %% ../../nbs/evaluation/10_generators.ipynb #85936235
+# %% ../../nbs/evaluation/10_generators.ipynb #e185ebd7
 def _found(search: _Search, **asked_for) -> tuple[Form, str]:
     "The first form that works; `InputError` in one line where none does"
     for form in _forms(search, **asked_for):
@@ -285,7 +289,7 @@ def _why(search: _Search, *, latent: object, labels: object, **_) -> str:
             + (f"name what cannot be guessed with {', '.join(options)} or --argument" if options else
                "these latents and labels do not fit it"))
 
-# %% ../../nbs/evaluation/10_generators.ipynb #e6cceb50
+# %% ../../nbs/evaluation/10_generators.ipynb #5864924e
 class OpenedGenerator:
     "A generator of anybody, asked as `images = generator(latents, labels)` in [-1, 1]"
     def __init__(
@@ -324,7 +328,7 @@ def _device_of(call: Callable) -> object:
     first = next(call.parameters(), None) if isinstance(call, nn.Module) else None
     return "cpu" if first is None else first.device
 
-# %% ../../nbs/evaluation/10_generators.ipynb #b8aab8e7
+# %% ../../nbs/evaluation/10_generators.ipynb #9b2cd804
 def open_generator(
     place: str | Callable,                 # module:object, file.py:name, an archive; or the thing itself
     *,
@@ -353,7 +357,7 @@ def open_generator(
 
 def _named(place: str | Callable) -> str: return repr(place) if isinstance(place, str) else type(place).__name__
 
-# %% ../../nbs/evaluation/10_generators.ipynb #30b742b1
+# %% ../../nbs/evaluation/10_generators.ipynb #d4ce28b2
 RANGE_LATENTS = 8   # for each class, of which the range is told
 
 def _ranged(search: _Search, form: Form, *, given: tuple[float, float] | None) -> tuple[Form, str]:
@@ -374,6 +378,7 @@ def _ranged(search: _Search, form: Form, *, given: tuple[float, float] | None) -
         known = f"range {low:g},{high:g} as given{f'; {cut:.1%} of the values lie beyond and are cut' if cut else ''}"
     return replace(form, low=low, high=high), known
 
+# %% ../../nbs/evaluation/10_generators.ipynb #568549b4
 def _told(search: _Search, form: Form, *, latent: object) -> list[str]:
     "The form in words, with what is only assumed"
     names = {role: name for name, role in form.arguments}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MadeImages', 'read_images', 'evaluate_images']
 
-# %% ../../nbs/evaluation/12_images.ipynb #4b0464fd
+# %% ../../nbs/evaluation/12_images.ipynb #fbaea576
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from ..models.contents import listed, read_values
 from ..statistics.card import Card
 from ..statistics.words import Verdict
 
-# %% ../../nbs/evaluation/12_images.ipynb #2b741941
+# %% ../../nbs/evaluation/12_images.ipynb #b438064d
 @dataclass(frozen=True, kw_only=True)
 class MadeImages:
     "Images by the class that they were asked for"
@@ -48,7 +48,9 @@ def read_images(
     path = Path(place)
     if not path.exists(): raise InputError(f"{path}: not found; give a folder of images by class, or an NPZ file")
     try: images, labels = _from_folders(path, task) if path.is_dir() else _from_arrays(path, task)
-    except InputError as error: raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    except InputError as error:
+        said = str(error)
+        raise InputError(said if str(path) in said else f"{path}: {said}") from None
     counts = torch.bincount(labels, minlength=len(task.classes))
     if not counts.all():
         without = [task.classes[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
@@ -62,7 +64,7 @@ def read_images(
     return MadeImages(images=by_class, about=(f"{len(images):,} images, the first {n} of each class are judged{cut}",
                                               known))
 
-# %% ../../nbs/evaluation/12_images.ipynb #8a5e29a8
+# %% ../../nbs/evaluation/12_images.ipynb #d329d191
 def _from_folders(path: Path, task: Task) -> tuple[Tensor, Tensor]:
     "Pictures in folders by class"
     folders = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
@@ -78,15 +80,17 @@ def _from_folders(path: Path, task: Task) -> tuple[Tensor, Tensor]:
     if not images: raise InputError(f"{path}: no images in its folders; {', '.join(sorted(_ENDINGS))} files are read")
     return torch.stack(images), torch.tensor(labels)
 
-def _counted(file: Path) -> list: return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+def _counted(file: Path) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
 
+# %% ../../nbs/evaluation/12_images.ipynb #f9e75d58
 def _picture(file: Path, task: Task) -> Tensor:   # [channels, height, width] uint8
     channels = task.image_shape[0]
     try:
         with PIL.Image.open(file) as opened: array = np.asarray(opened.convert({1: "L", 3: "RGB"}.get(channels)))
     except (OSError, ValueError) as error: raise InputError(f"{file}: no image that can be read ({error})") from None
     coloured = channels == 1 and _in_colour(file)
-    if coloured: raise InputError(f"{file}: coloured, and {task.name} is grey; give a data set in colour, or grey images")
+    if coloured: raise InputError(f"{file}: coloured, and {task.name} is grey; give data in colour")
     try: return in_shape(torch.from_numpy(array.copy())[None], task.image_shape)[0][0]
     except InputError as error: raise InputError(f"{file}: {error}") from None
 
@@ -97,7 +101,7 @@ def _in_colour(file: Path) -> bool:
         rgb = np.asarray(opened.convert("RGB")).astype(int)
     return bool((rgb.max(-1) - rgb.min(-1)).mean() > 8)
 
-# %% ../../nbs/evaluation/12_images.ipynb #6f1b1590
+# %% ../../nbs/evaluation/12_images.ipynb #a8ea023c
 def _from_arrays(path: Path, task: Task) -> tuple[Tensor, Tensor]:
     "Images and labels of an NPZ file"
     if path.suffix.lower() != ".npz":
@@ -125,7 +129,7 @@ def _named(arrays: Mapping[str, object], names: tuple[str, ...], path: Path, *, 
         raise InputError(f"{path}: no array {names[0]} in it, there are {listed([*arrays], 6)}")
     return arrays[found] if found else None
 
-# %% ../../nbs/evaluation/12_images.ipynb #85457ecc
+# %% ../../nbs/evaluation/12_images.ipynb #e016927d
 def evaluate_images(
     images: str | Path | MadeImages,   # a folder by class, an NPZ file, or what `read_images` gave
     *,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OriginalGenerator', 'OriginalJudge', 'Original', 'recognised', 'opened_original', 'certificate_of']
 
-# %% ../../nbs/evaluation/11_originals.ipynb #08781022
+# %% ../../nbs/evaluation/11_originals.ipynb #70116f97
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
@@ -22,11 +22,21 @@ from ..judges.certificates import LIMITS, Certificate, judged_classes, limits_of
 from ..judges.recipes import judge_recipe
 from ..models.weights import load_state, weights_sha256
 
-# %% ../../nbs/evaluation/11_originals.ipynb #5c860730
+# %% ../../nbs/evaluation/11_originals.ipynb #cdb67f4d
 def _convolution(weight: Tensor) -> nn.Conv2d: return nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
 
 def _linear(weight: Tensor) -> nn.Linear: return nn.Linear(weight.shape[1], weight.shape[0])
 
+def _body(adversarial: bool, convolutions: tuple[nn.Conv2d, ...]) -> dict[str, nn.Module]:
+    "What follows the first layer, by the names of either layout"
+    first, second, last = convolutions
+    def block(one: nn.Conv2d) -> tuple:
+        return nn.Upsample(scale_factor=2, mode="nearest"), one, nn.BatchNorm2d(one.out_channels), nn.ReLU()
+    if adversarial: return {"conv_blocks": nn.Sequential(*block(first), *block(second), last, nn.Tanh())}
+    return {"blocks": nn.Sequential(nn.Sequential(*block(first)), nn.Sequential(*block(second))),
+            "output": nn.Sequential(last, nn.Tanh())}
+
+# %% ../../nbs/evaluation/11_originals.ipynb #d0b57b18
 class OriginalGenerator(nn.Module):
     "The generator of a checkpoint, as wide as its tensors are"
     def __init__(
@@ -35,29 +45,17 @@ class OriginalGenerator(nn.Module):
     ):
         super().__init__()
         adversarial = "fc.0.weight" in tensors
-        stem = tensors["fc.0.weight" if adversarial else "fc.weight"]
-        embedding = tensors["label_embedding.weight"]
-        names = ["conv_blocks.1", "conv_blocks.5", "conv_blocks.8"] if adversarial else ["blocks.0.1", "blocks.1.1",
-                                                                                        "output.0"]
-        first, second, last = (_convolution(tensors[f"{name}.weight"]) for name in names)
-        self.start = isqrt(len(stem)//first.in_channels)   # pixels a side before it is doubled twice
-        self.image_shape = (last.out_channels, 4*self.start, 4*self.start)
+        stem, embedding = tensors["fc.0.weight" if adversarial else "fc.weight"], tensors["label_embedding.weight"]
+        names = ("conv_blocks.1", "conv_blocks.5", "conv_blocks.8") if adversarial else ("blocks.0.1", "blocks.1.1",
+                                                                                        "output.0")
+        convolutions = tuple(_convolution(tensors[f"{name}.weight"]) for name in names)
+        self.start = isqrt(len(stem)//convolutions[0].in_channels)   # pixels a side before it is doubled twice
+        self.image_shape = (convolutions[-1].out_channels, 4*self.start, 4*self.start)
         self.latent_shape, self.classes = (stem.shape[1] - embedding.shape[1],), len(embedding)
         self.label_embedding = nn.Embedding(*embedding.shape)
-        def double(): return nn.Upsample(scale_factor=2, mode="nearest")
-        if adversarial:
-            self.fc = nn.Sequential(_linear(stem), nn.BatchNorm1d(len(stem)), nn.ReLU())
-            layers = (double(), first, nn.BatchNorm2d(first.out_channels), nn.ReLU(), double(), second,
-                      nn.BatchNorm2d(second.out_channels), nn.ReLU(), last, nn.Tanh())
-            self.conv_blocks = nn.Sequential(*layers)
-        else: self._pedagogical(stem, (first, second, last), double)
-
-    def _pedagogical(self, stem: Tensor, convolutions: tuple, double: object) -> None:
-        first, second, last = convolutions
-        self.fc = _linear(stem)
-        self.blocks = nn.Sequential(*(nn.Sequential(double(), one, nn.BatchNorm2d(one.out_channels), nn.ReLU())
-                                      for one in (first, second)))
-        self.output = nn.Sequential(last, nn.Tanh())
+        normed = nn.BatchNorm1d(len(stem)), nn.ReLU()
+        self.fc = nn.Sequential(_linear(stem), *normed) if adversarial else _linear(stem)
+        for name, layers in _body(adversarial, convolutions).items(): self.add_module(name, layers)
 
     def forward(
         self,
@@ -68,7 +66,7 @@ class OriginalGenerator(nn.Module):
                                                                                                self.start))
         return self.conv_blocks(features) if hasattr(self, "conv_blocks") else self.output(self.blocks(features))
 
-# %% ../../nbs/evaluation/11_originals.ipynb #149ede16
+# %% ../../nbs/evaluation/11_originals.ipynb #eb1eb5fe
 class OriginalJudge(nn.Module):
     "The judge of a checkpoint, as wide as its tensors are"
     def __init__(
@@ -88,7 +86,7 @@ class OriginalJudge(nn.Module):
     ) -> Tensor:          # logits [B, classes]
         return self.classifier(self.features(images))
 
-# %% ../../nbs/evaluation/11_originals.ipynb #03081672
+# %% ../../nbs/evaluation/11_originals.ipynb #90ec3e90
 _GENERATORS = {"weaver": ("fc.weight", "blocks.0.1.weight", "blocks.1.1.weight", "output.0.weight"),
                "generator": ("fc.0.weight", "conv_blocks.1.weight", "conv_blocks.5.weight", "conv_blocks.8.weight")}
 _ELSEWHERE = ("v_pred_head.",)   # parts of a generator that make no image
@@ -126,7 +124,7 @@ def _loaded(network: nn.Module, tensors: Mapping[str, Tensor], place: str | Path
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_ELSEWHERE)}
     return load_state(network, kept, place=place).eval().requires_grad_(False)
 
-# %% ../../nbs/evaluation/11_originals.ipynb #847b5d8f
+# %% ../../nbs/evaluation/11_originals.ipynb #4e6ca089
 def opened_original(
     original: Original,
     *,
