@@ -290,7 +290,8 @@ def sampled_images(
 def _scored(generator: Callable, images: Tensor, instruments: Instruments, *, student: bool) -> tuple[Card, np.ndarray]:
     with torch_threads(instruments.threads): batch = _batch_statistics_accuracy(generator, instruments)
     card, judged = score_images(images, instruments, student=student)
-    sha = weights_sha256(generator) if isinstance(generator, nn.Module) else None
+    network = isinstance(generator, nn.Module)
+    sha = weights_sha256(generator) if network else getattr(generator, "weights_sha256", None)
     return replace(card, accuracy_batch_statistics=batch, weights_sha256=sha), judged
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #7be4eb9f

@@ -19,6 +19,7 @@ import pandas as pd
 from ..core.errors import InputError, unknown_name
 from ..core.records import read_json
 from ..core.run_folder import RunFolder
+from ..core.task import Task
 from ..curriculum.config import RunConfig
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
@@ -228,7 +229,8 @@ def runs_under(
 ) -> list[Path]:        # run folders, ascending in seed
     "The runs that are one system; `InputError` where they are several, none, or not evaluated"
     path = Path(path)
-    here = [path] if (path/"config.json").exists() else sorted(p.parent for p in path.glob("seed-*/config.json"))
+    alone = (path/"config.json").exists() or (path/"evaluation.json").exists()   # a run, or a series of checkpoints
+    here = [path] if alone else sorted(p.parent for p in path.glob("seed-*/config.json"))
     deeper = {p.parent.parent.name for p in path.glob("*/seed-*/config.json")} if not here else set()
     if len(deeper) > 1:
         first = sorted(deeper)[0]
@@ -258,7 +260,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
     found, classes = [], set()
     for folder in map(Path, folders):
         evaluation = read_json(RunFolder(folder).evaluation)
-        classes.add(RunConfig.from_dict(evaluation["config"]).task.classes)
+        classes.add(_classes_of(evaluation))
         with np.load(RunFolder(folder).judged) as saved:
             seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
         for card in filter(lambda card: card.scored, map(Card.from_dict, evaluation["rows"])):
@@ -266,6 +268,11 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
             found.append(_with_card(counts, card, judged=seen.get(card.step), folder=folder.resolve()))
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
     return found, classes.pop()
+
+def _classes_of(evaluation: dict) -> tuple[str, ...]:
+    "Names of the classes: a series of somebody's checkpoints has a task and no configuration"
+    if "config" in evaluation: return RunConfig.from_dict(evaluation["config"]).task.classes
+    return Task.from_dict(evaluation["task"]).classes
 
 # %% ../../nbs/studies/06_systems.ipynb #6bb1fe68
 def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[Checkpoint, ...]:
