@@ -87,6 +87,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'curriculum_gen/bench/controls.py'),
                                                'curriculum_gen.bench.controls._run_all': ( 'bench/controls.html#_run_all',
                                                                                            'curriculum_gen/bench/controls.py'),
+                                               'curriculum_gen.bench.controls._set_row': ( 'bench/controls.html#_set_row',
+                                                                                           'curriculum_gen/bench/controls.py'),
                                                'curriculum_gen.bench.controls._stored': ( 'bench/controls.html#_stored',
                                                                                           'curriculum_gen/bench/controls.py'),
                                                'curriculum_gen.bench.controls._wrong': ( 'bench/controls.html#_wrong',

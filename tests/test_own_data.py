@@ -72,8 +72,7 @@ def test_a_folder_an_archive_and_arrays_give_the_same_data(folder, tmp_path):
     assert len({one.fingerprint for one in found}) == 1
     assert found[0].task == Task("faces", (3, 9, 12), ("glad", "mad", "sad"))
     assert (len(found[0].train), len(found[0].test)) == (75, 15)
-    for half in (found[0].half_a, found[0].half_b): assert torch.bincount(half.labels).tolist() in ([13, 12, 13],
-        [12, 13, 12], [13, 12, 12], [12, 13, 13], [13, 13, 12], [12, 12, 13])
+    for half in (found[0].half_a, found[0].half_b): assert set(torch.bincount(half.labels).tolist()) == {12, 13}
 
 
 def test_what_is_held_back_depends_on_what_images_show_and_equal_ones_stay_together(tmp_path):
@@ -118,10 +117,13 @@ def spoiled(folder, how):
     "The folder with one thing wrong with it"
     file = sorted((folder/"sad").glob("*.png"))[3]
     def put(image): image.save(file)
-    acts = {"mixed sizes": lambda: put(Image.new("RGB", (12, 10))), "grey among colours": lambda: put(Image.new("L", (12, 9))),
-            "four channels": lambda: put(Image.new("RGBA", (12, 9))), "two channels": lambda: put(Image.new("LA", (12, 9))),
+    acts = {"mixed sizes": lambda: put(Image.new("RGB", (12, 10))),
+            "grey among colours": lambda: put(Image.new("L", (12, 9))),
+            "four channels": lambda: put(Image.new("RGBA", (12, 9))),
+            "two channels": lambda: put(Image.new("LA", (12, 9))),
             "too large": lambda: put(Image.new("RGB", (65, 64))), "too small": lambda: put(Image.new("RGB", (12, 7))),
-            "sixteen bits": lambda: put(Image.new("I;16", (12, 9))), "damaged": lambda: file.write_bytes(file.read_bytes()[:50]),
+            "sixteen bits": lambda: put(Image.new("I;16", (12, 9))),
+            "damaged": lambda: file.write_bytes(file.read_bytes()[:50]),
             "empty file": lambda: file.write_bytes(b""), "no image": lambda: file.write_bytes(b"<html>" * 99),
             "a bomb": lambda: Image.new("1", (20_000, 20_000)).save(file),
             "a class of nothing": lambda: (folder/"bad").mkdir()}
@@ -197,7 +199,8 @@ def test_an_object_of_hugging_face(tmp_path):
     images, labels = drawn(2, 20, (8, 8))
     class Rows:
         features = {"img": None, "label": types.SimpleNamespace(names=["no", "yes"])}
-        def __getitem__(self, column): return {"img": list(map(Image.fromarray, images)), "label": labels.tolist()}[column]
+        columns = {"img": list(map(Image.fromarray, images)), "label": labels.tolist()}
+        def __getitem__(self, column): return self.columns[column]
     assert dataset_of_hf(Rows(), name="mine", image="img").task.classes == ("no", "yes")
     assert "did you mean" in refusal(lambda: dataset_of_hf({"train": Rows()}, name="mine", image="imgs"))
     assert "one called train" in refusal(lambda: dataset_of_hf({"rows": Rows()}, name="mine"))
@@ -280,7 +283,8 @@ def test_runs_on_a_folder_and_an_archive_are_trained_and_judged_from_anywhere(tm
     images, labels = drawn(classes, 40, shape)
     np.savez(tmp_path/"mine.npz", images=images, labels=labels)
     monkeypatch.chdir(tmp_path)
-    assert train(["runs/mine", "--regime", "cvae", "--dataset", "mine.npz", "--profile", "tiny", "--device", "cpu"]) == 0
+    assert train(["runs/mine", "--regime", "cvae", "--dataset", "mine.npz", "--profile", "tiny",
+                  "--device", "cpu"]) == 0
     (tmp_path/"elsewhere").mkdir()
     monkeypatch.chdir(tmp_path/"elsewhere")
     assert evaluate([str(tmp_path/"runs"/"mine")]) == 0

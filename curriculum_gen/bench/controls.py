@@ -390,6 +390,7 @@ def _run_all(data: str, lines: Path, *, runs: int, first_seed: int, controls: Se
         write_atomic(lines, "".join(json.dumps(r) + "\n" for r in done))
     return dataset, sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))
 
+# %% ../../nbs/bench/00_controls.ipynb #9e1816de
 def _counted(name: str, runs: list[dict]) -> dict:
     got = Counter(said(run) for run in runs)
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
@@ -411,7 +412,7 @@ def _one(data: str, name: str, seed: int, judge_training: str, images_per_class:
         _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])
 
-# %% ../../nbs/bench/00_controls.ipynb #c04a16c6
+# %% ../../nbs/bench/00_controls.ipynb #8855da02
 ON_ANY_DATA = "honest sampler", "10 stored images a class", "optimised noise"
 
 def bench_sets(
@@ -426,19 +427,20 @@ def bench_sets(
     progress: bool = False,       # show a bar with time left
 ) -> dict:                        # "sets": of each, its rows (control, expected, runs, right, got) and every run
     "Run the three controls on several data sets and count how often their verdict is the true one"
-    out, sets, kept = Path(out), [], []
+    out, kept, sets = Path(out), [], []
     for place, data in enumerate(datasets):
         kept.append(out.with_suffix(f".{place}.partial.jsonl"))
-        dataset, done = _run_all(placed(data), kept[-1], runs=runs, first_seed=first_seed, controls=ON_ANY_DATA,
-                                 jobs=jobs, judge_training=judge_training, images_per_class=images_per_class,
-                                 progress=progress)
-        withheld, why = withheld_of(dataset, training=judge_training)
-        sets.append({"dataset": dataset.task.name, "data_source": dataset.source.source,
-                     "data_fingerprint": dataset.fingerprint, "withheld": list(withheld), "withheld_why": why,
-                     "rows": [_counted(name, [r for r in done if r["control"] == name]) for name in ON_ANY_DATA],
-                     "runs": done})
+        sets.append(_set_row(judge_training, *_run_all(
+            placed(data), kept[-1], runs=runs, first_seed=first_seed, controls=ON_ANY_DATA, jobs=jobs,
+            judge_training=judge_training, images_per_class=images_per_class, progress=progress)))
     result = {"images_per_class": images_per_class, "judge_training": judge_training, "first_seed": first_seed,
               "sets": sets}
     write_json(out, result)
     for lines in kept: lines.unlink(missing_ok=True)
     return result
+
+def _set_row(judge_training: str, dataset: Dataset, done: list[dict]) -> dict:
+    withheld, why = withheld_of(dataset, training=judge_training)
+    return {"dataset": dataset.task.name, "data_source": dataset.source.source, "data_fingerprint": dataset.fingerprint,
+            "withheld": list(withheld), "withheld_why": why,
+            "rows": [_counted(name, [r for r in done if r["control"] == name]) for name in ON_ANY_DATA], "runs": done}

@@ -6,7 +6,7 @@
 __all__ = ['ROOM', 'NEED_A_PILOT', 'MEANT', 'judge_limits', 'moved_cut_offs', 'unsupported', 'Pilot', 'is_published',
            'pilot_file', 'pilot_of', 'withheld_of']
 
-# %% ../../nbs/data/06_pilots.ipynb #3a0997c5
+# %% ../../nbs/data/06_pilots.ipynb #d08e0ae0
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..statistics.words import Verdict
 from .dataset import Dataset
 from .files import FILES
 
-# %% ../../nbs/data/06_pilots.ipynb #bf0f450f
+# %% ../../nbs/data/06_pilots.ipynb #094d7d48
 def judge_limits(
     rows: Iterable[Mapping],   # of one training: judge, correct, most_predicted, images
     *,
@@ -38,7 +38,7 @@ def judge_limits(
     return {judge: (max(0.0, math.floor(1000*(k - allowance(k, n)))/1000), min(1.0, limit))
             for judge, (k, n) in floors.items()}
 
-# %% ../../nbs/data/06_pilots.ipynb #6da15bc2
+# %% ../../nbs/data/06_pilots.ipynb #cf12e908
 ROOM = 0.05   # between the worst of what is known and a line that had to be moved
 _LEAST = ("learned_accuracy", "trusted_panel", "trusted_class", "trusted_student", "collapsed_coverage",
           "collapsed_class")                                  # honest generators lie at or above these
@@ -46,7 +46,7 @@ _MOST = "trusted_gap", "trusted_repeats", "collapsed_repeats"   # and at or belo
 NEED_A_PILOT = Verdict.COLLAPSED, Verdict.GAMED, Verdict.SUSPECT, Verdict.LEARNED
 MEANT = {"real": ("TRUSTED",), "moved": ("TRUSTED",), "repeated": ("COLLAPSED", "MEMORISED"), "noise": ("GAMED",)}
 
-# %% ../../nbs/data/06_pilots.ipynb #f9c107e1
+# %% ../../nbs/data/06_pilots.ipynb #4a61cf7e
 def moved_cut_offs(
     known: Sequence[tuple[str, Evidence]],   # what was shown, a key of `MEANT`, and what was measured of it
 ) -> dict[str, float]:                       # of `CutOffs`
@@ -65,6 +65,7 @@ def moved_cut_offs(
     return cut | _gamed_lines(cut, {side: [measured_beside_cut_offs(e) for what, e in known if what in of]
                                     for side, of in sides.items()})
 
+# %% ../../nbs/data/06_pilots.ipynb #1227ec1b
 def _gamed_lines(cut: Mapping[str, float], shown: Mapping[str, list[dict]]) -> dict[str, float]:
     "The lines of GAMED: moved one after the other while noise escapes them, and then only for satisfied first judges"
     lines = {name: cut[name] for name in ("gamed_student", "gamed_neither", "gamed_accuracy")}
@@ -79,7 +80,7 @@ def _gamed_lines(cut: Mapping[str, float], shown: Mapping[str, list[dict]]) -> d
             lines["gamed_accuracy"] = max(cut["gamed_accuracy"], math.floor(100*(pleased - ROOM))/100)
     return lines
 
-# %% ../../nbs/data/06_pilots.ipynb #a9eeaa22
+# %% ../../nbs/data/06_pilots.ipynb #13131ffd
 def unsupported(
     known: Sequence[tuple[str, Evidence]],
     cut_offs: Mapping[str, float],           # of `CutOffs`
@@ -94,7 +95,7 @@ def unsupported(
         if not honest and found.verdict not in MEANT[what]: wrong.add(MEANT[what][0])
     return [str(word) for word in NEED_A_PILOT if word in wrong]
 
-# %% ../../nbs/data/06_pilots.ipynb #543cee18
+# %% ../../nbs/data/06_pilots.ipynb #753e78e1
 @dataclass(frozen=True, kw_only=True)
 class Pilot(Record):
     "What was measured of a data set beforehand, and the limits that follow"
@@ -108,6 +109,7 @@ class Pilot(Record):
     cut_offs: dict            # of `CutOffs`, as they were moved or not
     withheld: tuple           # verdicts that these data do not bear out
 
+# %% ../../nbs/data/06_pilots.ipynb #cefeb733
 def is_published(dataset: Dataset) -> bool:
     "Are these the files of MNIST or Fashion-MNIST, which have been checked byte for byte?"
     return set(dataset.source.md5) == set(FILES)
@@ -122,7 +124,7 @@ def pilot_file(
     if path is None: return cache_folder("pilots")/f"{dataset.fingerprint[:16]}.json"
     return path/".curriculum_gen-pilot.json" if path.is_dir() else path.with_name(f"{path.name}.pilot.json")
 
-# %% ../../nbs/data/06_pilots.ipynb #e0ba0348
+# %% ../../nbs/data/06_pilots.ipynb #663f352f
 def pilot_of(
     dataset: Dataset,
 ) -> Pilot | None:   # None where there was none
@@ -137,6 +139,7 @@ def pilot_of(
             return Pilot.from_dict(found)
     return None
 
+# %% ../../nbs/data/06_pilots.ipynb #fe6183f4
 def withheld_of(
     dataset: Dataset,
     *,
