@@ -455,7 +455,8 @@ def test_every_package_that_is_imported_is_required():
                 if not {canonicalize_name(home) for home in homes.get(name, [])} & required]
     clone = [name for wing in ONLY_IN_A_CLONE for name in within(wing, NAMES)]
     trainers = {*within("integrations", NAMES)}
-    none([*found(set(NAMES) - {*clone} - trainers, ["cluster_requirements"]), *found({*clone}, ["docs_requirements"]),
+    none([*found(set(NAMES) - {*clone} - trainers, ["cluster_requirements", "torchvision_requirements"]),
+          *found({*clone}, ["docs_requirements"]),
           *found(trainers, ["lightning_requirements", "transformers_requirements", "accelerate_requirements"])],
          among=NAMES, remedy="add it to settings.ini and constraints.txt")
 

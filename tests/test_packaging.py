@@ -241,7 +241,8 @@ def test_only_pins_and_the_python_release_decide_which_base(no_pins):
 @pytest.mark.parametrize("asked, gpu, there, had, build", [
     ("cpu", True, [], True, "cpu"), ("cuda", False, ["cpu"], True, "cuda"), ("", True, ["cpu"], True, "cuda"),
     ("", False, [], True, "cpu"), ("", False, [], False, "cuda"), ("cpu", False, ["cuda"], False, "cuda"),
-    ("", False, ["cuda"], True, "cuda"), ("", False, ["cpu", "cuda"], True, "cpu"), ("cpu", False, ["cuda"], True, "cpu")])
+    ("", False, ["cuda"], True, "cuda"), ("", False, ["cpu", "cuda"], True, "cpu"),
+    ("cpu", False, ["cuda"], True, "cpu")])
 def test_the_build_of_torch_is_what_is_asked_for_or_there_or_fits_the_machine(tmp_path, monkeypatch, asked, gpu, there,
                                                                               had, build):
     "And a registry is asked only where nothing else decides"

@@ -89,7 +89,7 @@ def chosen_build(shared, constraints):
                                                                base_key(constraints, build))]
     if there and (not asked or "cpu" in there): return there[0]
     if has_cpu_build(constraints): return "cpu"
-    say("the pinned torch cannot be had as a build for processors: taking the registry's, which computes the same there")
+    say("the pinned torch cannot be had as a build for processors: taking the registry's, which computes the same")
     return "cuda"
 
 

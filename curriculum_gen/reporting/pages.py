@@ -38,6 +38,7 @@ _PROPERTIES = frozenset("""text-align font-weight font-size white-space overflow
 _STYLES = re.compile(r"<style[^<>]*>([^<]*)</style>")
 _OF_TABLES = re.compile(r"(?:\s*(?:#T_|\.dataframe\b|\.viewer\b)[^{},]*,?)+\{[^{}@\\]*\}")
 
+# %% ../../nbs/reporting/00_pages.ipynb #854f337d
 def _is_kept(tag: str, name: str, value: str) -> bool:
     "Whether an attribute stays"
     from curriculum_gen.figures.plots import MOVE   # here, because it takes a second
@@ -47,6 +48,11 @@ def _is_kept(tag: str, name: str, value: str) -> bool:
     if tag == "input" and (name in _INPUT or name == "oninput"): return value == {**_INPUT, "oninput": MOVE}[name]
     return name in _ATTRIBUTES
 
+def _is_of_tables(css: str) -> bool:
+    "Whether rules reach nothing but a table of pandas, or the slider, and load nothing"
+    return not re.search(r"url|image(?!-rendering)|import|/\*", css, re.I) and not _OF_TABLES.sub("", css).strip()
+
+# %% ../../nbs/reporting/00_pages.ipynb #141349ea
 class _Pictures(Filter):
     "Pictures that do not lie in the page become text"
     def __iter__(self):
@@ -63,10 +69,6 @@ def clean_html(
     cleaner = Cleaner(tags=_TAGS, attributes=_is_kept, protocols=["data"], css_sanitizer=css, filters=[_Pictures])
     return styles + cleaner.clean(_STYLES.sub("", text))
 
-def _is_of_tables(css: str) -> bool:
-    "Whether rules reach nothing but a table of pandas, or the slider, and load nothing"
-    return not re.search(r"url|image(?!-rendering)|import|/\*", css, re.I) and not _OF_TABLES.sub("", css).strip()
-
 # %% ../../nbs/reporting/00_pages.ipynb #e5611ec3
 _SHOWN = "text/markdown", "text/html", "image/png", "text/plain"   # of what an output holds, the first that is there
 
@@ -77,8 +79,9 @@ def clean_output(
     if "data" not in output: return output
     kind = next((kind for kind in ("image/png", *_SHOWN) if kind in output["data"]), None)
     data = {kind: output["data"][kind]} if kind else {"text/plain": ""}
-    if kind == "text/markdown": data = {"text/html": f'<div class="told">{clean_html(markdown2html("".join(data[kind])))}</div>'}
-    if kind == "text/html": data = {kind: clean_html("".join(data[kind]))}
+    text = "".join(data.get(kind, ""))
+    if kind == "text/markdown": data = {"text/html": f'<div class="told">{clean_html(markdown2html(text))}</div>'}
+    if kind == "text/html": data = {kind: clean_html(text)}
     return {**output, "data": data}
 
 # %% ../../nbs/reporting/00_pages.ipynb #7ebc3602

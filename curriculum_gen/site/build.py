@@ -410,11 +410,12 @@ def _report_sections(reports: dict[str, Path]) -> list[Section]:
     studies: dict[str, list] = {}
     for page, path in reports.items():
         study = re.sub(r"(/[^/]+/seed-\d+)?/[^/]+$", "", page.removeprefix("executed")).strip("/")
-        job = re.sub(r"[^\w .,()+-]+", " ", outcome_of(path).get("job", ""))   # Sphinx reads marks in it
-        studies.setdefault(study, []).append((page, job.strip() or posixpath.basename(site_path(page))))
+        job = re.sub(r"[^\w .,()+-]+", " ", outcome_of(path).get("job", "")).strip()   # Sphinx reads marks in it
+        studies.setdefault(study, []).append((page, job or posixpath.basename(site_path(page))))
     return [Section(title=f"Executed reports: {study}" if study else "Executed reports", pages=tuple(pages))
             for study, pages in studies.items()]
 
+# %% ../../nbs/site/00_build.ipynb #fd71074f
 def _write_page(target: Path, page: str, notebook: dict) -> None:
     file = target/f"{site_path(page)}.ipynb"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -464,18 +465,19 @@ def made_before(
                 if line and not Path(line).is_absolute() and ".." not in Path(line).parts}
     theirs = sorted(path.name for path in out.iterdir() if path.name not in _OF_A_CHECKOUT)
     if theirs:
-        raise InputError(f"{out}: it holds {theirs[0]}, which cgen-site did not make; choose another folder or empty it")
+        raise InputError(f"{out}: it holds {theirs[0]}, which cgen-site did not make; "
+                         "choose another folder or empty it")
     return set()
 
 def publish(
     made: Path,   # a whole site
     out: Path,    # made when missing
 ) -> None:
-    "Put a site in the place of an earlier one; `InputError` before anything changes where a file of others is in the way"
+    "Put a site in the place of an earlier one; `InputError` where a file of others is in the way, and nothing changes"
     before, now = made_before(out), {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     now -= {".nojekyll"} if (out/".nojekyll").exists() and ".nojekyll" not in before else set()
     in_the_way = sorted(name for name in now - before if (out/name).exists())
-    if in_the_way: raise InputError(f"{out/in_the_way[0]}: cgen-site did not make it, and needs its place; move it away")
+    if in_the_way: raise InputError(f"{out/in_the_way[0]}: cgen-site did not make it and needs its place; move it away")
     write_atomic(out/MARK, "\n".join(sorted(before | now)))   # so that a build that is broken off still knows its files
     for name in sorted(now): write_atomic(out/name, (made/name).read_bytes())
     for name in sorted(before - now):
@@ -519,7 +521,7 @@ def _with_sphinx(project: Path, made: Path, *, sections: list[Section], title: s
     prepare(project)
     source = made.parent/"source"
     stage(project, source, sections=sections, reports=reports)
-    if not (maths := mathjax()): say("formulas are shown as they were typed: cgen-data --mathjax fetches what draws them")
+    if not (maths := mathjax()): say("formulas are shown as typed: cgen-data --mathjax fetches what draws them")
     (source/"_static"/"mathjax.js").write_bytes(maths.read_bytes() if maths else b"")
     sphinx(source, made, title=title)
 
