@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['cycle_bars', 'reported_holes', 'total_persistence', 'cycle_p_values', 'significant_cycles', 'significant_ratio',
-           'gaussian_cloud_counts', 'gaussian_clouds', 'matched_holes', 'matched_true_dimension']
+           'gaussian_cloud_counts', 'gaussian_cloud_means', 'gaussian_clouds', 'matched_holes',
+           'matched_true_dimension']
 
-# %% ../../nbs/statistics/11_cycles.ipynb #270d1275
+# %% ../../nbs/statistics/11_cycles.ipynb #c023fb4f
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,12 @@ import numpy as np
 import curriculum_gen
 from ..core.errors import InputError
 from ..core.records import read_json
-from .dimension import LEAST_POINTS, point_distances, reported_dimension, topology_library
+from curriculum_gen.statistics.dimension import (
+    LEAST_POINTS, mackay_dimension, point_distances, reported_dimension, topology_library
+)
 from .intervals import Interval
 
-# %% ../../nbs/statistics/11_cycles.ipynb #10340386
+# %% ../../nbs/statistics/11_cycles.ipynb #6e4ac3d4
 def cycle_bars(
     distances: np.ndarray,   # [n, n], of distinct points
 ) -> np.ndarray:             # [bars, 2]: birth and death of each, as distances; may be empty
@@ -29,7 +32,7 @@ def cycle_bars(
     bars = topology_library("ripser").ripser(distances, maxdim=1, distance_matrix=True)["dgms"][1]
     return bars[(bars[:, 0] > 0) & np.isfinite(bars[:, 1])].astype(float)
 
-# %% ../../nbs/statistics/11_cycles.ipynb #5d42cfde
+# %% ../../nbs/statistics/11_cycles.ipynb #58a13a0f
 def reported_holes(
     bars: np.ndarray,   # [bars, 2]
 ) -> int:
@@ -45,7 +48,7 @@ def total_persistence(
     n = len(distances)
     return float((bars[:, 1] - bars[:, 0]).sum()/(distances.sum()/(n*(n - 1))))
 
-# %% ../../nbs/statistics/11_cycles.ipynb #7dbe8903
+# %% ../../nbs/statistics/11_cycles.ipynb #67859c6c
 def cycle_p_values(
     bars: np.ndarray,   # [bars, 2], births above 0
 ) -> np.ndarray:        # [bars], 0..1
@@ -71,7 +74,7 @@ def significant_ratio(
     level = np.log(np.log(bars[:, 1]/bars[:, 0]))
     return float(np.exp(np.exp(np.log(-np.log(alpha/len(bars))) + level.mean() + np.euler_gamma)))
 
-# %% ../../nbs/statistics/11_cycles.ipynb #fb446f65
+# %% ../../nbs/statistics/11_cycles.ipynb #d14376b2
 _NULL = Path(curriculum_gen.__file__).parent/"gaussian_clouds.json"
 
 def gaussian_cloud_counts(
@@ -92,12 +95,31 @@ def gaussian_cloud_counts(
         found["bars"].append(round(float(np.mean([len(each) for each in bars])), 2))
     return found
 
+def gaussian_cloud_means(
+    dimensions: Sequence[int],   # ascending
+    *,
+    n: int = 1000,               # points of a cloud
+    clouds: int = 3,             # of each dimension
+    seed: int = 0,
+) -> dict:                       # JSON values: n, dimensions; means of `mackay_dimension` (read), bars, cycles, persistence
+    "What the sound measures read in clouds without a hole"
+    rng, names = np.random.default_rng(seed), ("read", "bars", "cycles", "persistence")
+    found = {"n": n, "dimensions": list(dimensions), **{name: [] for name in names}}
+    for d in dimensions:
+        each = []
+        for _ in range(clouds):
+            bars = cycle_bars(distances := point_distances(rng.standard_normal((n, d))))
+            each.append([mackay_dimension(distances), len(bars), significant_cycles(bars).sum(),
+                         total_persistence(bars, distances)])
+        for name, value in zip(names, np.mean(each, axis=0)): found[name].append(round(float(value), 4))
+    return found
+
 @cache
 def gaussian_clouds() -> Mapping:
-    "The table of the package: clouds of 100 points of dimension 1 to 60"
+    "The tables of the package: clouds of 100 points of dimension 1 to 60, and under `many` of 1,000 points"
     return read_json(_NULL)
 
-# %% ../../nbs/statistics/11_cycles.ipynb #b2ca22ab
+# %% ../../nbs/statistics/11_cycles.ipynb #95acf539
 def _places(read: np.ndarray, table: Mapping) -> np.ndarray:
     "Where dimensions lie between those of the table, as fractional rows; the ends are kept to"
     return np.interp(read, table["read"], np.arange(len(table["read"])))
