@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REPORTED_POINTS', 'MEANS', 'cloud_measures', 'checkpoint_measures']
 
-# %% ../../nbs/statistics/12_clouds.ipynb #465082b2
+# %% ../../nbs/statistics/12_clouds.ipynb #003e991a
 import numpy as np
 
 from ..core.errors import InputError
@@ -13,10 +13,10 @@ from curriculum_gen.statistics.cycles import (
     cycle_bars, gaussian_clouds, matched_holes, reported_holes, significant_cycles, total_persistence
 )
 from curriculum_gen.statistics.dimension import (
-    ESTIMATORS, check_points, dimension_interval, dimension_scales, point_distances, reported_dimension
+    ESTIMATORS, check_points, dimension_interval, point_distances, reported_dimension, two_nn_scales
 )
 
-# %% ../../nbs/statistics/12_clouds.ipynb #0ba445c0
+# %% ../../nbs/statistics/12_clouds.ipynb #2fc4f27d
 REPORTED_POINTS = 100   # images a class of the report's formulas
 
 def cloud_measures(
@@ -35,10 +35,9 @@ def cloud_measures(
     for name, estimate in ESTIMATORS.items():
         spread = dimension_interval(distances, estimate=estimate, rng=rng)
         found |= {name: estimate(distances), f"{name}_half": (spread.high - spread.low)/2}
-    scales = dimension_scales(distances, rng=rng)
-    return found | {"scales": scales[["n", "dimension"]].to_numpy().tolist()}, bars
+    return found | {"scales": two_nn_scales(distances, rng=rng)}, bars
 
-# %% ../../nbs/statistics/12_clouds.ipynb #0030184b
+# %% ../../nbs/statistics/12_clouds.ipynb #f7c8b7a3
 MEANS = "reported_dimension", "reported_holes", "mackay", "two_nn", "bars", "cycles", "persistence"
 
 def checkpoint_measures(
@@ -73,7 +72,7 @@ def _means(measured: list[dict]) -> dict:
                   "scales": scales.round(4).tolist(), "by_class": {
                       name: [round(float(one[name]), 4) for one in measured] for name in MEANS}}
 
-# %% ../../nbs/statistics/12_clouds.ipynb #b7da2c28
+# %% ../../nbs/statistics/12_clouds.ipynb #c7a983cd
 def _nulls(measured: list[dict], rng: np.random.Generator) -> dict:
     "What clouds without a hole and of the same dimensions have in place of what was found"
     holes, band = matched_holes([one["reported_dimension"] for one in measured], rng=rng)
