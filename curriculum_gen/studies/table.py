@@ -161,6 +161,7 @@ def seed_table(
              "total_steps": config.total_steps, "judges": evaluations[0]["judges"],
              "phases": {c.recipe.name: e["phases"] for c, e in zip(configs, evaluations)},
              "rows": rows, "pooled": pooled_rows(rows), "comparisons": comparisons_of(folders, pairs=study.pairs)}
+    if study.further: table |= study.further(folders)
     return table | {"answer": study.answer(table), "preregistration_sha256": study.preregistration_sha256}
 
 # %% ../../nbs/studies/01_table.ipynb #facdf14d
