@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES', 'Shape', 'measured_shape', 'shape_table', 'not_to_be_believed', 'plot_shapes']
 
-# %% ../../nbs/studies/11_shapes.ipynb #bddaac6e
+# %% ../../nbs/studies/11_shapes.ipynb #81083b2f
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from curriculum_gen.statistics.dimension import (
     ESTIMATORS, dimension_interval, point_distances, reported_dimension
 )
 
-# %% ../../nbs/studies/11_shapes.ipynb #f9e19e07
+# %% ../../nbs/studies/11_shapes.ipynb #c87d55a3
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "Points whose dimension and holes are known"
@@ -52,7 +52,7 @@ def _noise(draw: Callable, size: float) -> Callable:
 def _gaussian(d: int) -> Shape:
     return Shape(name=f"Gaussian, d = {d}", dimension=d, cycles=0, draw=lambda rng, n: rng.standard_normal((n, d)))
 
-# %% ../../nbs/studies/11_shapes.ipynb #60058621
+# %% ../../nbs/studies/11_shapes.ipynb #45e2dda2
 def _circle(rng: np.random.Generator, n: int) -> np.ndarray: return _round(2*np.pi*rng.uniform(size=(n, 1)))
 def _torus(rng: np.random.Generator, n: int) -> np.ndarray: return _round(2*np.pi*rng.uniform(size=(n, 2)))
 def _two(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -68,13 +68,14 @@ SHAPES = tuple((Shape(name="circle", dimension=1, cycles=1, draw=_circle),
     Shape(name="swiss roll, noise 0.05", dimension=2, cycles=0, draw=_noise(_roll, 0.05), noisy=True),
     *(_gaussian(d) for d in (3, 5, 8, 10, 12, 15, 20))))
 
-# %% ../../nbs/studies/11_shapes.ipynb #a6e5927d
+# %% ../../nbs/studies/11_shapes.ipynb #649dbea3
 def measured_shape(
     shape: Shape,
     *,
     n: int = 1000,         # points
-    times: int = 40,       # samples for dimension
+    times: int = 16,       # samples for dimension
     diagrams: int = 6,     # of them, how many also for cycles
+    of: int = 400,         # points of them for the cycles
     seed: int = 0,
 ) -> dict:                 # JSON values; a list has a number a sample
     "What every measure says of a shape, sample by sample"
@@ -93,12 +94,12 @@ def measured_shape(
         found["reported_dimension"].append(round(reported_dimension(few), 4))
         found["reported_holes"].append(reported_holes(cycle_bars(few)))
         if sample < diagrams:
-            bars = cycle_bars(distances)
+            bars = cycle_bars(distances[:of, :of])
             found["bars"].append(len(bars))
             found["significant"].append(int(significant_cycles(bars).sum()))
     return found
 
-# %% ../../nbs/studies/11_shapes.ipynb #56fa03d0
+# %% ../../nbs/studies/11_shapes.ipynb #1709e175
 def shape_table(
     measured: list[Mapping],   # from `measured_shape`
 ) -> pd.DataFrame:             # a row a shape
@@ -129,7 +130,7 @@ def not_to_be_believed(
     return off | {"cycles": table[table.right < 0.9]["shape"].tolist(),
                   "holes_reported": table[(table.holes_reported - table.cycles).abs() > 0.5]["shape"].tolist()}
 
-# %% ../../nbs/studies/11_shapes.ipynb #0ccb4df2
+# %% ../../nbs/studies/11_shapes.ipynb #e508780d
 @printed
 def plot_shapes(
     table: pd.DataFrame,   # from `shape_table`
@@ -155,6 +156,7 @@ def plot_shapes(
     marks = (("reported formulas, 100 points", ORANGE, "o"), ("MacKay-Ghahramani; significant cycles", BLUE, "s"),
              ("TwoNN", GREEN, "D"))
     annotate(figure, title="What is read where the truth is known?", shows=said,
-             caption=f"Black: the truth. Means over samples of {int(table.n.max()):,} points.",
+             caption=f"Black: the truth. Means over samples of {int(table.n.max()):,} points, for significant cycles "
+                     "of 400.",
              key=[Line2D([], [], linestyle="none", color=c, marker=m, label=words) for words, c, m in marks])
     return figure
