@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COURSES', 'plot_course', 'plot_diagrams', 'cloud_viewer']
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #31341766
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #1df95ae2
 import html, json
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ from ..figures.style import BLUE, VERMILLION, annotate, printed, regime_style, s
 from ..statistics.cycles import significant_cycles, significant_ratio
 from .dynamics import cloud_table
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #13c8c3a5
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #53c26f33
 COURSES = {"mackay": "dimension", "reported_dimension": "dimension, as reported",
            "reported_holes": "\"holes\", as reported", "cycles": "cycles a class, no accidents"}
 
@@ -53,13 +53,13 @@ def plot_course(
                   label="untrained generator")]
     band = [Patch(color="0.85", label="clouds without a hole, 95 %")] if measure == "reported_holes" else []
     seeds = found.groupby("regime").seed.nunique()
-    annotate(figure, title=f"{COURSES[measure]} over training", shows=_ends(found, measure), key=[*key, *band],
+    annotate(figure, title=f"How does it go over training: {COURSES[measure]}", shows=_ends(found, measure), key=[*key, *band],
              caption=f"{' to '.join(sorted({str(seeds.min()), str(seeds.max())}))} seeds a regime; shaded: phases; "
                      f"below: steps. Features of the second judge, {table['clouds']['real']['images_per_class']:,} "
                      "images a class.")
     return figure
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #9d1d6afc
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #60d2d04b
 def _course_panel(ax: Axes, mine: pd.DataFrame, *, measure: str, real: float) -> None:
     mean = mine.groupby("step")[[measure, "null_holes_low", "null_holes_high"]].mean() if len(mine) else pd.DataFrame()
     ax.axhline(real, color="0.35", linestyle="--", linewidth=0.9, zorder=2)
@@ -68,7 +68,7 @@ def _course_panel(ax: Axes, mine: pd.DataFrame, *, measure: str, real: float) ->
         ax.fill_between(mean.index, mean.null_holes_low, mean.null_holes_high, color="0.85", linewidth=0, zorder=1)
     for _, run in mine.sort_values("step").groupby("seed"):
         ax.plot(run.step, run[measure], color=BLUE, linewidth=0.5, alpha=0.6)
-    ax.plot(mean.index, mean[measure], "o-", color=BLUE, markersize=3, zorder=3)
+    ax.plot(mean.index, mean[measure], "o-", color=BLUE, markersize=3, zorder=3, clip_on=False)
     if 0 in mean.index:
         ax.plot(0, mean[measure][0], "o", color=VERMILLION, fillstyle="none", markersize=7, zorder=4, clip_on=False)
 
@@ -77,7 +77,7 @@ def _ends(found: pd.DataFrame, measure: str) -> str:
     return "; ".join(f"{name}: {mine.iloc[0]:.1f} at step {mine.index[0][1]:,}, {mine.iloc[-1]:.1f} at step "
                      f"{mine.index[-1][1]:,}" for name, mine in ends.groupby(level=0, sort=False))
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #5fd09a93
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #b63023cc
 def _diagrams(table: Mapping) -> dict[str, np.ndarray]:
     "Bars by what drew the images: real, untrained, and the last checkpoint of every regime's first seed"
     kept = [row for row in table["clouds"]["rows"] if row.get("diagram")]
@@ -109,6 +109,9 @@ def plot_diagrams(
         ax.set_title(f"{name.replace(', ', chr(10))}\n{sure.sum()} of {len(bars):,}", fontsize=7.5)
         said.append(f"{name}: {sure.sum()} of {len(bars):,} bars are no accident")
     for ax in axes.flat[len(found):]: ax.remove()
+    axes[0][0].set_yscale("log")
+    axes[0][0].set(yticks=[1, 2, 5, 10], yticklabels=[1, 2, 5, 10], ylim=(0.9, None))
+    axes[0][0].minorticks_off()
     for ax in axes[:, 0]: ax.set_ylabel("death / birth")
     for ax in axes[-1]: ax.set_xlabel("birth")
     annotate(figure, title="Cycles of one class: is any of them no accident?", shows="; ".join(said),
@@ -116,7 +119,7 @@ def plot_diagrams(
                      "accidents do,\nat 0.05 for the whole diagram (Bobrowski & Skraba 2023).")
     return figure
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #7623ef6c
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #9e6b14ac
 _COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #8C6D31 #000000 #7B4173 #637939".split()
 _MOVE = ("const f = this.closest('figure'), words = JSON.parse(f.dataset.captions)[this.value]; "
          "f.querySelectorAll('g[data-k]').forEach(g => g.setAttribute('visibility', g.dataset.k == this.value ? "
