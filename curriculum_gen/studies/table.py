@@ -164,6 +164,7 @@ def seed_table(
              "rows": rows, "pooled": pooled_rows(rows), "comparisons": comparisons_of(folders, pairs=study.pairs)}
     lost = [row for row in every if not row["n_per_class"]]
     told = "".join(f"\n{line}" for line in _not_scored(lost))
+    if study.further: table |= study.further(folders)
     return table | {"answer": study.answer(table) + told, "preregistration_sha256": study.preregistration_sha256
                     } | ({"not_scored": lost} if lost else {})
 
