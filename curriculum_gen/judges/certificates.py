@@ -9,7 +9,7 @@ __all__ = ['LIMITS', 'limits_of', 'Certificate', 'judged_classes', 'certify', 'C
 # %% ../../nbs/judges/02_certificates.ipynb #480127e2
 import itertools, json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,6 +21,8 @@ from ..core.errors import InputError
 from ..core.records import Record, read_json, sha256, write_json
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset, normalise
+from ..data.displays import DisplayDataset
+from ..models.positions import AtPositions
 from ..models.weights import load_weights, save_weights, torch_threads, weights_sha256
 from .recipes import JudgeRecipe, train_judge
 
@@ -59,6 +61,8 @@ def limits_of(
     """What a judge of this recipe must keep to on the real test images; `InputError` for widths without a pilot.
     Paper judges without a pilot of their own must do at least what small ones must. For data that had no pilot the rule
     is coarse: half of the errors of whoever names the commonest class, and a tenth more of one class than there is"""
+    if isinstance(dataset, DisplayDataset):   # right at both positions
+        return tuple(limit**2 for limit in limits_of(_of_part(recipe, dataset), dataset.part))
     piloted = {name for name, *_ in LIMITS}
     if dataset.task.name not in piloted: return _limits_without_pilot(dataset)
     kind = dataset.source.kind
@@ -69,6 +73,9 @@ def limits_of(
                          f"{recipe.training} training, widths {recipe.widths}), so it could not be certified: "
                          "choose other widths")
     return limits[recipe.judge]
+
+def _of_part(recipe: JudgeRecipe, dataset: DisplayDataset) -> JudgeRecipe:
+    return replace(recipe, dataset=dataset.part.task.name)
 
 def _limits_without_pilot(dataset: Dataset) -> tuple[float, float]:
     commonest = float(torch.bincount(dataset.test.labels).max()/len(dataset.test))
@@ -203,7 +210,13 @@ def certified_judge(
             if (judge.certificate.floor, judge.certificate.share_limit) == limits: return judge
             network = judge.network   # certified under other limits: now under these
         except InputError:
-            network = train_judge(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
+            network = _made(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
         judge = CertifiedJudge(network, certify(network, recipe, dataset=dataset))
         judge.save(folder)
     return judge
+
+def _made(recipe: JudgeRecipe, dataset: Dataset, *, device: str, progress: Callable[[int, int], None]) -> nn.Module:
+    "A judge trained by its recipe; of displays the certified one of their part, which is trained if it has to be"
+    if not isinstance(dataset, DisplayDataset): return train_judge(recipe, dataset, device=device, progress=progress)
+    part = certified_judge(_of_part(recipe, dataset), dataset.part, device=device, progress=progress)
+    return AtPositions(part.network, dataset.task).eval().requires_grad_(False)
