@@ -78,7 +78,8 @@ class Study:
 STUDIES = Registry("study", "curriculum_gen.studies", step_10000="curriculum_gen.studies.step_10000:STEP_10000",
                    regimes="curriculum_gen.studies.rivals:RIVALS",
                    comparison="curriculum_gen.studies.regimes:COMPARISON",
-                   ablations="curriculum_gen.studies.ablations:ABLATIONS")
+                   ablations="curriculum_gen.studies.ablations:ABLATIONS",
+                   composition="curriculum_gen.studies.composition:COMPOSITION")
 
 def study_named(
     name: str,   # in `STUDIES`, or "module:object"

@@ -6,7 +6,7 @@
 __all__ = ['CONTROLS', 'DRAWER', 'Taught', 'TaughtPerception', 'TaughtAdversarial', 'TaughtAuxiliary', 'Drawer', 'Control',
            'shown_labels']
 
-# %% ../../nbs/training/15_rivals.ipynb #9d82014f
+# %% ../../nbs/training/15_rivals.ipynb #3be0b38f
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from .perception import Perception, widened
 from .program import Batch
 from .splitter import in_the_batch
 
-# %% ../../nbs/training/15_rivals.ipynb #2effae00
+# %% ../../nbs/training/15_rivals.ipynb #96f1b8a5
 class Taught:
     "A program that sees and is asked for the classes that are taught only"
     def __init__(
@@ -73,7 +73,7 @@ class TaughtAuxiliary(Taught, AuxiliaryAdversarial):
     "An AC-GAN, for some classes only"
     name, options, choices = "taught_auxiliary", _TEACHING, {"teaching": TEACHING}
 
-# %% ../../nbs/training/15_rivals.ipynb #e0856009
+# %% ../../nbs/training/15_rivals.ipynb #b8b4b266
 CONTROLS = "real", "permuted", "constant"
 DRAWER = 100   # images of each class of the part
 
@@ -87,7 +87,7 @@ class Drawer(nn.Module):
     ):
         super().__init__()
         self.task, self.latent_shape = task, (LATENT_SIZE,)
-        shape = (len(task.part.classes), DRAWER, *task.part.image_shape)
+        shape = (len(task.part.classes)*DRAWER, *task.part.image_shape)
         self.register_buffer("images", torch.zeros(shape, dtype=torch.uint8))
         self.register_buffer("shown", torch.arange(len(task.classes)))
         self.register_buffer("pairs", torch.from_numpy(task.pairs), persistent=False)
@@ -100,10 +100,10 @@ class Drawer(nn.Module):
     ) -> Tensor:           # [B, channels, height, width] in [-1, 1]
         places = (torch.special.ndtr(latents[:, :2])*DRAWER).long().clamp(0, DRAWER - 1)
         labels = self.shown[labels]
-        left, right = (normalise(self.images[self.pairs[labels, side], places[:, side]]) for side in (0, 1))
+        left, right = (normalise(self.images[rows]) for rows in (self.pairs[labels]*DRAWER + places).unbind(1))
         return side_by_side(left, right, labels=labels, task=self.task)
 
-# %% ../../nbs/training/15_rivals.ipynb #b857b3b8
+# %% ../../nbs/training/15_rivals.ipynb #3d1410c5
 class Control(NetworkProgram):
     "A generator that is what it is from the first step on"
     name, parts, terms = "control", {"generator": Drawer}, {"nothing": ("generator",)}
@@ -121,11 +121,11 @@ class Control(NetworkProgram):
         with torch.no_grad(): judged = state.judge(state.generator(batch.latents, batch.labels)).argmax(1)
         return {"nothing": torch.zeros(())}, judged
 
-def _stored(split: Split) -> Tensor:   # [classes, DRAWER, ...] uint8; of few images each is there several times
+def _stored(split: Split) -> Tensor:   # [classes*DRAWER, ...] uint8; of few images each is there several times
     rows = (torch.nonzero(split.labels == c).flatten() for c in range(int(split.labels.max()) + 1))
-    return torch.stack([split.images[mine[torch.arange(DRAWER) % len(mine)]] for mine in rows])
+    return torch.cat([split.images[mine[torch.arange(DRAWER) % len(mine)]] for mine in rows])
 
-# %% ../../nbs/training/15_rivals.ipynb #58d684f0
+# %% ../../nbs/training/15_rivals.ipynb #89a23797
 def shown_labels(
     task: Display,
     control: str,    # in `CONTROLS`
