@@ -3865,6 +3865,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'curriculum_gen/studies/composition.py'),
                                                     'curriculum_gen.studies.composition.task_of': ( 'studies/composition.html#task_of',
                                                                                                     'curriculum_gen/studies/composition.py'),
+                                                    'curriculum_gen.studies.composition.teaching_of': ( 'studies/composition.html#teaching_of',
+                                                                                                        'curriculum_gen/studies/composition.py'),
                                                     'curriculum_gen.studies.composition.told_scores': ( 'studies/composition.html#told_scores',
                                                                                                         'curriculum_gen/studies/composition.py')},
             'curriculum_gen.studies.gate': { 'curriculum_gen.studies.gate._compared': ( 'studies/gate.html#_compared',

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from curriculum_gen import watch
 from curriculum_gen.core.displays import (HELD_OUT, PARTS, TEACHING, base_rates, composed, digits_relations,
                                           mnist_pairs, mnist_relations, part_scores, taught_and_kept)
 from curriculum_gen.core.errors import InputError
@@ -175,6 +176,17 @@ def test_a_frozen_generator_keeps_parameters_and_statistics(dataset, judge):
         list(take_steps(program, state, stop_step=2))
         assert (weights_sha256(state.generator.part) == before) == stays, regime
         assert ("generator.part" in program.frozen) == stays
+
+
+def test_watch_finds_a_part_that_moves_where_it_was_declared_frozen(dataset, judge):
+    causes = {}
+    frozen, _ = begun("placed_untrained", dataset, judge)
+    for regime in ("placed_untrained", "placed_untrained_moving"):
+        program, state = begun(regime, dataset, judge)
+        with watch(generator=state.generator, judge=judge.network, frozen=frozen.frozen) as seen:
+            list(take_steps(program, state, stop_step=3))
+        causes[regime] = [finding.cause for finding in seen.findings()]
+    assert causes == {"placed_untrained": [], "placed_untrained_moving": ["frozen network changes"]}
 
 
 def test_only_what_is_taught_is_asked_for_and_seen(dataset, judge):

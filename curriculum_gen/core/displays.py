@@ -66,7 +66,8 @@ fashion_mnist_pairs, fashion_mnist_relations = composed(FASHION_MNIST), composed
 digits_pairs, digits_relations = composed(DIGITS), composed(DIGITS, "relations")
 
 # %% ../../nbs/core/05_displays.ipynb #9b92d2ca
-_STROKES = {"<": ((0.75, 0.25, 0.25, 0.5), (0.25, 0.5, 0.75, 0.75)), "=": ((0.25, 0.4, 0.75, 0.4), (0.25, 0.6, 0.75, 0.6)),
+_STROKES = {"<": ((0.75, 0.25, 0.25, 0.5), (0.25, 0.5, 0.75, 0.75)),
+            "=": ((0.25, 0.4, 0.75, 0.4), (0.25, 0.6, 0.75, 0.6)),
             ">": ((0.25, 0.25, 0.75, 0.5), (0.75, 0.5, 0.25, 0.75))}   # from x, y to x, y in parts of the sides
 
 def sign_image(

@@ -27,8 +27,8 @@ def side_by_side(
 ) -> Tensor:          # [B, channels, height, tiles*width], of the same type
     "Two images as one, with the sign between them where the layout has one"
     if left.shape != right.shape or left.shape[1:] != task.part.image_shape or labels.shape != left.shape[:1]:
-        raise InputError(f"left {tuple(left.shape)}, right {tuple(right.shape)}, labels {tuple(labels.shape)}: expected "
-                         f"images of {task.part.image_shape} and as many labels")
+        raise InputError(f"left {tuple(left.shape)}, right {tuple(right.shape)}, labels {tuple(labels.shape)}: "
+                         f"expected images of {task.part.image_shape} and as many labels")
     if task.layout == "pairs": return torch.cat([left, right], 3)
     _, height, width = task.part.image_shape
     signs = torch.stack([torch.from_numpy(sign_image(sign, height=height, width=width)) for sign in SIGNS])
@@ -77,9 +77,10 @@ def displayed_dataset(
     counts["half A"] = counts["half B"] = min(counts["half A"], counts["half B"])
     made = {name: _displays(split, task, name=name, count=counts[name]) for name, split in splits.items()}
     # positions 0, 1, 4, 5, ... are half A
-    def woven(a: Tensor, b: Tensor) -> Tensor: return torch.stack([a.unflatten(0, (-1, 2)), b.unflatten(0, (-1, 2))],
-                                                                  1).flatten(0, 2)
-    train = Split(*(woven(getattr(made["half A"], name), getattr(made["half B"], name)) for name in ("images", "labels")))
+    def woven(name: str) -> Tensor:
+        halves = (getattr(made[half], name).unflatten(0, (-1, 2)) for half in ("half A", "half B"))
+        return torch.stack(list(halves), 1).flatten(0, 2)
+    train = Split(woven("images"), woven("labels"))
     about = DataSource(dataset=task.name, kind=part.source.kind, source=f"{part.source.source}, composed",
                        md5=part.source.md5 | {"displays": f"{task.layout}, {counts}"}, train_images=len(train),
                        test_images=len(made["test"]))

@@ -6,9 +6,10 @@
 __all__ = ['placed_curriculum', 'placed_acgan', 'placed_untrained', 'placed_untrained_moving', 'scratch', 'whole_curriculum',
            'whole_cgan', 'whole_acgan', 'part_low', 'placed_low', 'whole_acgan_low', 'placed_random',
            'whole_acgan_random', 'control_real', 'control_permuted', 'control_constant', 'CONTROLS', 'TRAINED',
-           'COMPOSED', 'STATEMENTS', 'RULES', 'COMPOSITION', 'task_of', 'composition_rows', 'over_generators',
-           'generators_of', 'shared_generator', 'scores_between', 'scores_differ', 'exact_is_product', 'decide',
-           'told_scores', 'answer', 'headline', 'plot_scores', 'kept_displays', 'plot_displays', 'keep_composition']
+           'COMPOSED', 'STATEMENTS', 'RULES', 'COMPOSITION', 'task_of', 'teaching_of', 'composition_rows',
+           'over_generators', 'generators_of', 'shared_generator', 'scores_between', 'scores_differ',
+           'exact_is_product', 'decide', 'told_scores', 'answer', 'headline', 'plot_scores', 'kept_displays',
+           'plot_displays', 'keep_composition']
 
 # %% ../../nbs/studies/11_composition.ipynb #84deb141
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ from .study import Plan, Study, check_statements, study_of
 from .table import counted_verdicts, run_folders
 
 # %% ../../nbs/studies/11_composition.ipynb #ae2c717a
-_HERE, _THROUGHOUT = "curriculum_gen.studies.composition", {"digits": 1.0, "relation": 1.0}
+_HERE, _THROUGHOUT = "curriculum_gen.studies.composition:", {"digits": 1.0, "relation": 1.0}
 
 def _placed(name: str, description: str, **options) -> Regime:
     return Regime(name=name, description=description, program="curriculum_gen.training.splitter:Splitter",
@@ -70,7 +71,7 @@ whole_acgan = _taught("whole_acgan", "An AC-GAN of whole displays.", like="acgan
 part_low = _taught("part_low", "The curriculum on the first half of the classes alone.", like=CURRICULUM,
                    program="TaughtPerception", teaching="low")
 placed_low = _placed("placed_low", "A frozen generator that was taught the first half of the classes, asked for the "
-                     "second.", part=f"{_HERE}:part_low", teaching="low")
+                     "second.", part=f"{_HERE}part_low", teaching="low")
 whole_acgan_low = _taught("whole_acgan_low", "An AC-GAN of displays of the first half, asked for the second.",
                           like="acgan", program="TaughtAuxiliary", teaching="low")
 placed_random = _placed("placed_random", "As placed_curriculum, other pairs kept back from every seed.",
@@ -92,8 +93,14 @@ def task_of(
 ) -> Display:
     "The display that a study is of; `InputError` for another task"
     task = TASKS.named(table["dataset"])
-    if not isinstance(task, Display): raise InputError(f"{table['dataset']}: no task of displays, as composed(...) gives")
-    return task
+    if isinstance(task, Display): return task
+    raise InputError(f"{table['dataset']}: no task of displays, as composed(...) gives")
+
+def teaching_of(
+    regime: str,   # its name; one that is not of this study is taken to keep the four fixed pairs back
+) -> str:          # in `TEACHING`
+    "What a regime is taught"
+    return COMPOSED[regime].options.get("teaching", "held_out") if regime in COMPOSED else "held_out"
 
 def composition_rows(
     table: Mapping,   # a seed table
@@ -101,8 +108,7 @@ def composition_rows(
     "What the judges say of the last checkpoint of every run"
     task, found = task_of(table), []
     for row in (row for row in table["rows"] if row["step"] == table["total_steps"]):
-        teaching = COMPOSED[row["regime"]].options.get("teaching", "held_out") if row["regime"] in COMPOSED else "held_out"
-        groups = dict(zip(("taught", "kept"), taught_and_kept(task, teaching, seed=row["seed"])))
+        groups = dict(zip(("taught", "kept"), taught_and_kept(task, teaching_of(row["regime"]), seed=row["seed"])))
         student = row.get("student")
         about = {"regime": row["regime"], "seed": row["seed"], "verdict": row["verdict"],
                  "student_of_real": student and student["correct"]/student["real_correct"]}
@@ -130,6 +136,7 @@ def over_generators(
         found.append(row)
     return pd.DataFrame(found)
 
+# %% ../../nbs/studies/11_composition.ipynb #0d40ec0f
 def generators_of(
     out: str | Path,   # a study's folder
 ) -> dict[tuple[str, int], str]:   # regime and seed: fingerprint of the frozen part, as it began
@@ -141,7 +148,8 @@ def generators_of(
         if regime is None or not regime.name.startswith("placed"): continue
         began, now = part_fingerprints(run)
         still = not regime.options.get("moving")
-        if still and began != now: raise InputError(f"{run.path}: its frozen generator has changed; nothing is concluded")
+        if still and began != now:
+            raise InputError(f"{run.path}: its frozen generator has changed; nothing is concluded")
         found[regime.name, int(run.path.name[5:])] = began
     shared_generator(found)
     return found
@@ -153,8 +161,8 @@ def shared_generator(
     seen: dict[tuple[str, str], int] = {}
     for (regime, seed), one in found.items():
         if (regime, one) in seen:
-            raise InputError(f"{regime}: seed {seed} has the generator of seed {seen[regime, one]}, so it is no further "
-                             "replication; train one of its own")
+            raise InputError(f"{regime}: seed {seed} has the generator of seed {seen[regime, one]}, so it is "
+                             "no further replication; train one of its own")
         seen[regime, one] = seed
 
 # %% ../../nbs/studies/11_composition.ipynb #a5633ee2
@@ -162,8 +170,8 @@ def _scores(table: Mapping, regime: str, *, pairs: str, judge: str, dataset: str
     if table["dataset"] != dataset: return f"is about {dataset}, and these runs are of {table['dataset']}"
     rows = composition_rows(table)
     mine = rows[(rows.regime == regime) & (rows.pairs == pairs) & (rows.judge == judge)]
-    short = len(mine) < seeds
-    return f"{len(mine)} generators of {regime}; the rule asks for at least {seeds}" if short else mine.set_index("seed")
+    if len(mine) < seeds: return f"{len(mine)} generators of {regime}; the rule asks for at least {seeds}"
+    return mine.set_index("seed")
 
 def scores_between(
     table: Mapping,     # a seed table
@@ -275,8 +283,8 @@ def headline(
     trained = spread[spread.index.isin(TRAINED)]
     if trained.empty: return "No trained regime has been scored yet."
     best, most = trained.exact.idxmax(), trained.relation.idxmax()
-    return (f"Of the pairs that were kept back, {best} has {trained.exact[best]:.1%} right by judges that it did not listen "
-            f"to; the relation alone reaches {trained.relation[most]:.1%} with {most}, which has "
+    return (f"Of the pairs that were kept back, {best} has {trained.exact[best]:.1%} right by judges that it did not "
+            f"listen to; the relation alone reaches {trained.relation[most]:.1%} with {most}, which has "
             f"{trained.exact[most]:.1%} of the pairs.")
 
 # %% ../../nbs/studies/11_composition.ipynb #22b2b76d
@@ -299,16 +307,18 @@ def plot_scores(
             for row in mine[mine.judge == judge].itertuples():
                 place, value = names.index(row.regime) + shift, 100*getattr(row, score)
                 low, high = getattr(row, f"{score}_low"), getattr(row, f"{score}_high")
-                if not pd.isna(low): ax.plot([max(0, 100*low), min(100, 100*high)], [place]*2, color=color, linewidth=1.2)
+                if not pd.isna(low):
+                    ax.plot([max(0, 100*low), min(100, 100*high)], [place]*2, color=color, linewidth=1.2)
                 ax.plot(value, place, "o", color=color, markersize=4, clip_on=False)
         ax.set(xlim=(0, 101), title={"exact": "both right (%)", "relation": "relation right (%)"}[score])
     axes[0].set(yticks=range(len(names)), yticklabels=[name.replace("_", " ") for name in names],
                 ylim=(len(names) - 0.5, -0.5))
     panel = mine[mine.judge == "panel"]
     annotate(figure, title="The pair, and the relation that comes for nothing",
-             shows="; ".join(f"{row.regime}: pair {row.exact:.0%}, relation {row.relation:.0%}" for row in panel.itertuples()),
-             caption=f"Pairs {'kept back' if pairs == 'kept' else 'taught'}; means over generators, lines 95 % intervals. "
-                     "Grey: 99 % of networks\nthat show a random pair for each class, and their mean.",
+             shows="; ".join(f"{row.regime}: pair {row.exact:.0%}, relation {row.relation:.0%}"
+                             for row in panel.itertuples()),
+             caption=f"Pairs {'kept back' if pairs == 'kept' else 'taught'}; means over generators, lines 95 % "
+                     "intervals. Grey: 99 % of networks\nthat show a random pair for each class, and their mean.",
              key=[Line2D([], [], color=ORANGE, marker="o", label="first judge"),
                   Line2D([], [], color=BLUE, marker="o", label="median of the others"),
                   Patch(color="0.9", label="chance")])
@@ -324,8 +334,8 @@ def kept_displays(
         name = run.path.parent.name
         if name in found or not run.samples.exists(): continue
         config = read_json(run.config)
-        task, options = TASKS.named(config["dataset"]), COMPOSED[name].options if name in COMPOSED else {}
-        _, kept = taught_and_kept(task, options.get("teaching", "held_out"), seed=config["seed"])
+        task = TASKS.named(config["dataset"])
+        _, kept = taught_and_kept(task, teaching_of(name), seed=config["seed"])
         kept = list(kept[:4])
         with np.load(run.samples) as saved: found[name] = [task.classes[c] for c in kept], saved["images"][-1, kept]
     return found
@@ -349,19 +359,21 @@ def plot_displays(
         ax.spines[:].set_visible(False)
         ax.set_ylabel(f"{name.replace('_', ' ')}\n{words[name]}", rotation=0, ha="right", va="center", fontsize=7)
     annotate(figure, title="Pairs that were never taught", shows="; ".join(f"{n}: {words[n]}" for n in names),
-             caption="What the first seed drew at its last step; what was asked for is below each display. Dark is ink.")
+             caption="What the first seed drew at its last step; what was asked for is below each display. "
+                     "Dark is ink.")
     return figure
 
 # %% ../../nbs/studies/11_composition.ipynb #764cb524
-_QUICK, _SEEDS = ("placed_curriculum", "placed_untrained", "whole_acgan", "control_real", "control_constant"), (10, 11, 12)
+_QUICK = "placed_curriculum", "placed_untrained", "whole_acgan", "control_real", "control_constant"
+_SEEDS = 10, 11, 12
 _RELATIONS = "curriculum_gen.core.displays:mnist_relations"
 
 def _addressed(names: Iterable[str], seeds: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {f"{_HERE}:{name}": seeds for name in names}
+    return {f"{_HERE}{name}": seeds for name in names}
 
 COMPOSITION = Study(
     name="composition", question="Who draws a pair that was never shown, and which scores come for nothing?",
-    regimes=tuple(f"{_HERE}:{name}" for name in COMPOSED), landmarks=(),
+    regimes=tuple(f"{_HERE}{name}" for name in COMPOSED), landmarks=(),
     plans={"tiny": Plan(changes={"dataset": "curriculum_gen.core.displays:digits_relations"},
                         seeds={"": ()} | _addressed(_QUICK, (0,))),
            "quick": Plan(changes={"dataset": _RELATIONS, "total_steps": 300, "checkpoint_interval": 300},

@@ -58,6 +58,7 @@ class Taught:
         losses, judged = super().update(state, asked, phase=phase)
         return losses, in_the_batch(judged, labels, batch=batch)
 
+# %% ../../nbs/training/15_rivals.ipynb #ad579761
 _TEACHING = {"teaching": "held_out"}
 
 class TaughtPerception(Taught, Perception):
