@@ -9,7 +9,7 @@ __all__ = ['LIMITS', 'limits_of', 'is_piloted', 'Certificate', 'judged_classes',
 # %% ../../nbs/judges/02_certificates.ipynb #480127e2
 import itertools, json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ from ..core.records import Record, read_json, sha256, write_json
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset, normalise
 from ..data.pilots import is_published, pilot_of
+from ..data.displays import DisplayDataset
+from ..models.positions import AtPositions
 from ..models.weights import load_weights, save_weights, torch_threads, weights_sha256
 from .recipes import JudgeRecipe, train_judge
 
@@ -59,6 +61,8 @@ def limits_of(
     """What a judge of this recipe must keep to on the real test images; `InputError` for widths without a pilot.
     Paper judges without a pilot of their own must do at least what small ones must. Other data have the limits of their
     own pilot; without one a judge must do better than whoever names the commonest class, and no more is known of it"""
+    if isinstance(dataset, DisplayDataset):   # right at both positions
+        return tuple(limit**2 for limit in limits_of(_of_part(recipe, dataset), dataset.part))
     if not is_published(dataset): return _limits_of_own(recipe, dataset)
     kind = dataset.source.kind
     def limits_at(widths: str) -> dict: return LIMITS.get((recipe.dataset, kind, recipe.training, widths), {})
@@ -69,6 +73,9 @@ def limits_of(
                          "choose other widths")
     return limits[recipe.judge]
 
+def _of_part(recipe: JudgeRecipe, dataset: DisplayDataset) -> JudgeRecipe:
+    return replace(recipe, dataset=dataset.part.task.name)
+
 def _limits_of_own(recipe: JudgeRecipe, dataset: Dataset) -> tuple[float, float]:
     pilot = pilot_of(dataset)
     if pilot and recipe.judge in (limits := pilot.limits.get(recipe.training, {})): return tuple(limits[recipe.judge])
@@ -77,7 +84,8 @@ def _limits_of_own(recipe: JudgeRecipe, dataset: Dataset) -> tuple[float, float]
     return commonest + 3*(commonest*(1 - commonest)/images)**0.5, (1 + commonest)/2
 
 def is_piloted(recipe: JudgeRecipe, dataset: Dataset) -> bool:
-    "Has a pilot fixed what a judge of this recipe must do on these data?"
+    "Has a pilot fixed what a judge of this recipe must do on these data, or on their parts?"
+    if isinstance(dataset, DisplayDataset): return is_piloted(_of_part(recipe, dataset), dataset.part)
     if is_published(dataset): return True
     pilot = pilot_of(dataset)
     return pilot is not None and recipe.judge in pilot.limits.get(recipe.training, {})
@@ -212,7 +220,13 @@ def certified_judge(
             if ((known.floor, known.share_limit), known.piloted) == (limits, is_piloted(recipe, dataset)): return judge
             network = judge.network   # certified under other limits: now under these
         except InputError:
-            network = train_judge(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
+            network = _made(recipe, dataset, device=device, progress=progress)   # not there yet, or damaged
         judge = CertifiedJudge(network, certify(network, recipe, dataset=dataset))
         if kept: judge.save(folder)
     return judge
+
+def _made(recipe: JudgeRecipe, dataset: Dataset, *, device: str, progress: Callable[[int, int], None]) -> nn.Module:
+    "A judge trained by its recipe; of displays the certified one of their part, which is trained if it has to be"
+    if not isinstance(dataset, DisplayDataset): return train_judge(recipe, dataset, device=device, progress=progress)
+    part = certified_judge(_of_part(recipe, dataset), dataset.part, device=device, progress=progress)
+    return AtPositions(part.network, dataset.task).eval().requires_grad_(False)

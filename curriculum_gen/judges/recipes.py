@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..core.displays import Display
 from ..core.errors import unknown_name
 from ..core.records import Record, stream_seed
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset, normalise
+from ..models.positions import AtPositions
 from ..models.weights import torch_threads
 from .networks import HogJudge, Judge, NeighbourJudge, NoiseJudge, SecondJudge
 
@@ -42,7 +44,8 @@ class JudgeRecipe(Record):
         return "A" if self.judge == "first" else "B"
 
     def untrained(self, task: Task = MNIST) -> nn.Module:
-        "The judge before training, for images of a task"
+        "The judge before training, for images of a task; of a display the part's, at each position"
+        if isinstance(task, Display): return AtPositions(self.untrained(task.part), task)
         return PANEL[self.judge](self.widths, task=task) if self.judge in EPOCHS else PANEL[self.judge](task=task)
 
 def judge_recipe(

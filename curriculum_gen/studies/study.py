@@ -81,7 +81,8 @@ STUDIES = Registry("study", "curriculum_gen.studies", step_10000="curriculum_gen
                    regimes="curriculum_gen.studies.rivals:RIVALS",
                    comparison="curriculum_gen.studies.regimes:COMPARISON",
                    ablations="curriculum_gen.studies.ablations:ABLATIONS",
-                   dynamics="curriculum_gen.studies.dynamics:DYNAMICS")
+                   dynamics="curriculum_gen.studies.dynamics:DYNAMICS",
+                   composition="curriculum_gen.studies.composition:COMPOSITION")
 
 def study_named(
     name: str,   # in `STUDIES`, or "module:object"
