@@ -36,13 +36,14 @@ from ..judges.panel import certified_panel
 from curriculum_gen.evaluation.instruments import (
     REALISM_IMAGES, Instruments, evaluation_latents, generate, judged_cards, prepare_instruments, score_images
 )
-from ..evaluation.known import PILOT, drawn_images, known_sources, optimised_noise
+from ..evaluation.known import PILOT, drawn_images, known_sources, moved_images, optimised_noise
 from ..statistics.card import Card
 from ..statistics.verdicts import CUT_OFFS, compare_cards
 
 # %% ../../nbs/bench/00_controls.ipynb #3bd87a06
 def _moved(images: Tensor, rng: torch.Generator) -> Tensor:
     "Images under small random rotations (10 degrees), shifts (2 pixels of 28) and scalings (10 %)"
+    if min(images.shape[-2:]) < 28: return moved_images(images, rng=rng)   # whole pixels would be too coarse
     flat, most = images.flatten(0, 1), min(images.shape[-2:])/14
     angle, right, down, scale = torch.rand(4, len(flat), generator=rng)*2 - 1
     moved = [transforms.affine(image, angle=10*a.item(), translate=[round(most*x.item()), round(most*y.item())],
@@ -284,7 +285,8 @@ def run_control(
     "One control through the scoring that every checkpoint goes through"
     if name not in CONTROLS: raise unknown_name("control", name, among=CONTROLS)
     control, rng = CONTROLS[name], torch.Generator().manual_seed(stream_seed(seed, f"control {name}"))
-    chosen = dataclasses.replace(instruments, student_images=control.student_images)
+    available = int(torch.bincount(instruments.dataset.half_b.labels).min())   # for students of real images
+    chosen = dataclasses.replace(instruments, student_images=min(control.student_images, available))
     sources, test_rows = known_sources(chosen, seed >= PILOT)
     with torch_threads(instruments.threads):
         wanted = max(chosen.images_per_class, control.student_images, REALISM_IMAGES)
@@ -391,7 +393,7 @@ def _run_all(data: str, lines: Path, *, runs: int, first_seed: int, controls: Se
         write_atomic(lines, "".join(json.dumps(r) + "\n" for r in done))
     return dataset, sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))
 
-# %% ../../nbs/bench/00_controls.ipynb #9e1816de
+# %% ../../nbs/bench/00_controls.ipynb #4a30359b
 def _counted(name: str, runs: list[dict]) -> dict:
     got = Counter(said(run) for run in runs)
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
@@ -413,7 +415,7 @@ def _one(data: str, name: str, seed: int, judge_training: str, images_per_class:
         _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])
 
-# %% ../../nbs/bench/00_controls.ipynb #8855da02
+# %% ../../nbs/bench/00_controls.ipynb #4f05ef41
 ON_ANY_DATA = "honest sampler", "10 stored images a class", "optimised noise"
 
 def bench_sets(
