@@ -393,12 +393,13 @@ def _run_all(data: str, lines: Path, *, runs: int, first_seed: int, controls: Se
         write_atomic(lines, "".join(json.dumps(r) + "\n" for r in done))
     return dataset, sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))
 
-# %% ../../nbs/bench/00_controls.ipynb #4a30359b
+# %% ../../nbs/bench/00_controls.ipynb #da46b564
 def _counted(name: str, runs: list[dict]) -> dict:
     got = Counter(said(run) for run in runs)
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
             "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
 
+# %% ../../nbs/bench/00_controls.ipynb #3ef799d6
 def _falls(dataset: Dataset, judge_training: str, runs: int, first_seed: int) -> list[dict]:
     judges = certified_panel(dataset, training=judge_training)
     return fall_controls(prepare_instruments(judges, dataset, images_per_class=100, student_images=100), runs=runs,
@@ -415,7 +416,7 @@ def _one(data: str, name: str, seed: int, judge_training: str, images_per_class:
         _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])
 
-# %% ../../nbs/bench/00_controls.ipynb #4f05ef41
+# %% ../../nbs/bench/00_controls.ipynb #ba74aeba
 ON_ANY_DATA = "honest sampler", "10 stored images a class", "optimised noise"
 
 def bench_sets(
@@ -442,6 +443,7 @@ def bench_sets(
     for lines in kept: lines.unlink(missing_ok=True)
     return result
 
+# %% ../../nbs/bench/00_controls.ipynb #0ad2df04
 def _set_row(judge_training: str, dataset: Dataset, done: list[dict]) -> dict:
     withheld, why = withheld_of(dataset, training=judge_training)
     return {"dataset": dataset.task.name, "data_source": dataset.source.source, "data_fingerprint": dataset.fingerprint,
