@@ -1188,6 +1188,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'curriculum_gen.data.pilots': { 'curriculum_gen.data.pilots.Pilot': ('data/pilots.html#pilot', 'curriculum_gen/data/pilots.py'),
                                             'curriculum_gen.data.pilots._gamed_lines': ( 'data/pilots.html#_gamed_lines',
                                                                                          'curriculum_gen/data/pilots.py'),
+                                            'curriculum_gen.data.pilots._spread': ( 'data/pilots.html#_spread',
+                                                                                    'curriculum_gen/data/pilots.py'),
                                             'curriculum_gen.data.pilots.is_published': ( 'data/pilots.html#is_published',
                                                                                          'curriculum_gen/data/pilots.py'),
                                             'curriculum_gen.data.pilots.judge_limits': ( 'data/pilots.html#judge_limits',

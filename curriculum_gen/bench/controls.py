@@ -36,13 +36,14 @@ from ..evaluation.realism import blurred, moved_image
 from curriculum_gen.evaluation.instruments import (
     REALISM_IMAGES, Instruments, evaluation_latents, generate, judged_cards, prepare_instruments, score_images
 )
-from ..evaluation.known import PILOT, drawn_images, known_sources, optimised_noise
+from ..evaluation.known import PILOT, drawn_images, known_sources, moved_images, optimised_noise
 from ..statistics.card import Card
 from ..statistics.verdicts import CUT_OFFS, compare_cards
 
 # %% ../../nbs/bench/00_controls.ipynb #3bd87a06
 def _moved(images: Tensor, rng: torch.Generator) -> Tensor:
     "Images under small random rotations (10 degrees), shifts (2 pixels of 28) and scalings (10 %)"
+    if min(images.shape[-2:]) < 28: return moved_images(images, rng=rng)   # whole pixels would be too coarse
     flat, most = images.flatten(0, 1), min(images.shape[-2:])/14
     angle, right, down, scale = torch.rand(4, len(flat), generator=rng)*2 - 1
     moved = [moved_image(image, degrees=10*a.item(), shift=(round(most*x.item()), round(most*y.item())),
@@ -283,7 +284,8 @@ def run_control(
     "One control through the scoring that every checkpoint goes through"
     if name not in CONTROLS: raise unknown_name("control", name, among=CONTROLS)
     control, rng = CONTROLS[name], torch.Generator().manual_seed(stream_seed(seed, f"control {name}"))
-    chosen = dataclasses.replace(instruments, student_images=control.student_images)
+    available = int(torch.bincount(instruments.dataset.half_b.labels).min())   # for students of real images
+    chosen = dataclasses.replace(instruments, student_images=min(control.student_images, available))
     sources, test_rows = known_sources(chosen, seed >= PILOT)
     with torch_threads(instruments.threads):
         wanted = max(chosen.images_per_class, control.student_images, REALISM_IMAGES)
@@ -390,12 +392,13 @@ def _run_all(data: str, lines: Path, *, runs: int, first_seed: int, controls: Se
         write_atomic(lines, "".join(json.dumps(r) + "\n" for r in done))
     return dataset, sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))
 
-# %% ../../nbs/bench/00_controls.ipynb #9e1816de
+# %% ../../nbs/bench/00_controls.ipynb #da46b564
 def _counted(name: str, runs: list[dict]) -> dict:
     got = Counter(said(run) for run in runs)
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
             "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
 
+# %% ../../nbs/bench/00_controls.ipynb #3ef799d6
 def _falls(dataset: Dataset, judge_training: str, runs: int, first_seed: int) -> list[dict]:
     judges = certified_panel(dataset, training=judge_training)
     return fall_controls(prepare_instruments(judges, dataset, images_per_class=100, student_images=100), runs=runs,
@@ -412,7 +415,7 @@ def _one(data: str, name: str, seed: int, judge_training: str, images_per_class:
         _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])
 
-# %% ../../nbs/bench/00_controls.ipynb #8855da02
+# %% ../../nbs/bench/00_controls.ipynb #ba74aeba
 ON_ANY_DATA = "honest sampler", "10 stored images a class", "optimised noise"
 
 def bench_sets(
@@ -439,6 +442,7 @@ def bench_sets(
     for lines in kept: lines.unlink(missing_ok=True)
     return result
 
+# %% ../../nbs/bench/00_controls.ipynb #0ad2df04
 def _set_row(judge_training: str, dataset: Dataset, done: list[dict]) -> dict:
     withheld, why = withheld_of(dataset, training=judge_training)
     return {"dataset": dataset.task.name, "data_source": dataset.source.source, "data_fingerprint": dataset.fingerprint,

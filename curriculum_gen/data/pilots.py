@@ -6,7 +6,7 @@
 __all__ = ['ROOM', 'NEED_A_PILOT', 'MEANT', 'judge_limits', 'moved_cut_offs', 'unsupported', 'Pilot', 'is_published',
            'pilot_file', 'pilot_of', 'withheld_of']
 
-# %% ../../nbs/data/06_pilots.ipynb #d08e0ae0
+# %% ../../nbs/data/06_pilots.ipynb #8d2f5009
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..statistics.words import Verdict
 from .dataset import Dataset
 from .files import FILES
 
-# %% ../../nbs/data/06_pilots.ipynb #094d7d48
+# %% ../../nbs/data/06_pilots.ipynb #3207da54
 def judge_limits(
     rows: Iterable[Mapping],   # of one training: judge, correct, most_predicted, images
     *,
@@ -38,7 +38,7 @@ def judge_limits(
     return {judge: (max(0.0, math.floor(1000*(k - allowance(k, n)))/1000), min(1.0, limit))
             for judge, (k, n) in floors.items()}
 
-# %% ../../nbs/data/06_pilots.ipynb #cf12e908
+# %% ../../nbs/data/06_pilots.ipynb #a1cbd29a
 ROOM = 0.05   # between the worst of what is known and a line that had to be moved
 _LEAST = ("learned_accuracy", "trusted_panel", "trusted_class", "trusted_student", "collapsed_coverage",
           "collapsed_class")                                  # honest generators lie at or above these
@@ -46,7 +46,7 @@ _MOST = "trusted_gap", "trusted_repeats", "collapsed_repeats"   # and at or belo
 NEED_A_PILOT = Verdict.COLLAPSED, Verdict.GAMED, Verdict.SUSPECT, Verdict.LEARNED
 MEANT = {"real": ("TRUSTED",), "moved": ("TRUSTED",), "repeated": ("COLLAPSED", "MEMORISED"), "noise": ("GAMED",)}
 
-# %% ../../nbs/data/06_pilots.ipynb #4a61cf7e
+# %% ../../nbs/data/06_pilots.ipynb #0c2038b1
 def moved_cut_offs(
     known: Sequence[tuple[str, Evidence]],   # what was shown, a key of `MEANT`, and what was measured of it
 ) -> dict[str, float]:                       # of `CutOffs`
@@ -60,12 +60,18 @@ def moved_cut_offs(
             if min(honest) < cut[name]: cut[name] = max(0.0, math.floor(100*(min(honest) - ROOM))/100)
     for name in _MOST:
         if honest := values(name, "real", "moved"):
-            if max(honest) >= cut[name]: cut[name] = min(1.0, math.ceil(100*(max(honest) + ROOM))/100)
+            worst = max(honest) + (_spread(max(honest), known) if name.endswith("repeats") else 0)
+            if worst >= cut[name]: cut[name] = min(1.0, math.ceil(100*(worst + ROOM))/100)
     sides = {"honest": ("real", "moved"), "noise": ("noise",)}
     return cut | _gamed_lines(cut, {side: [measured_beside_cut_offs(e) for what, e in known if what in of]
                                     for side, of in sides.items()})
 
-# %% ../../nbs/data/06_pilots.ipynb #1227ec1b
+def _spread(share: float, known: Sequence[tuple[str, Evidence]]) -> float:
+    "Three standard errors of a share of a class's images, which are few where the data are"
+    few = min(e.memory["images_per_class"] for _, e in known if e.memory)
+    return 3*(share*(1 - share)/few)**0.5
+
+# %% ../../nbs/data/06_pilots.ipynb #7685a66a
 def _gamed_lines(cut: Mapping[str, float], shown: Mapping[str, list[dict]]) -> dict[str, float]:
     "The lines of GAMED: moved one after the other while noise escapes them, and then only for satisfied first judges"
     lines = {name: cut[name] for name in ("gamed_student", "gamed_neither", "gamed_accuracy")}
@@ -80,7 +86,7 @@ def _gamed_lines(cut: Mapping[str, float], shown: Mapping[str, list[dict]]) -> d
             lines["gamed_accuracy"] = max(cut["gamed_accuracy"], math.floor(100*(pleased - ROOM))/100)
     return lines
 
-# %% ../../nbs/data/06_pilots.ipynb #13131ffd
+# %% ../../nbs/data/06_pilots.ipynb #86d56673
 def unsupported(
     known: Sequence[tuple[str, Evidence]],
     cut_offs: Mapping[str, float],           # of `CutOffs`
@@ -95,7 +101,7 @@ def unsupported(
         if not honest and found.verdict not in MEANT[what]: wrong.add(MEANT[what][0])
     return [str(word) for word in NEED_A_PILOT if word in wrong]
 
-# %% ../../nbs/data/06_pilots.ipynb #753e78e1
+# %% ../../nbs/data/06_pilots.ipynb #cbb3fa9e
 @dataclass(frozen=True, kw_only=True)
 class Pilot(Record):
     "What was measured of a data set beforehand, and the limits that follow"
@@ -109,7 +115,7 @@ class Pilot(Record):
     cut_offs: dict            # of `CutOffs`, as they were moved or not
     withheld: tuple           # verdicts that these data do not bear out
 
-# %% ../../nbs/data/06_pilots.ipynb #cefeb733
+# %% ../../nbs/data/06_pilots.ipynb #21c84061
 def is_published(dataset: Dataset) -> bool:
     "Are these the files of MNIST or Fashion-MNIST, which have been checked byte for byte?"
     return set(dataset.source.md5) == set(FILES)
@@ -124,7 +130,7 @@ def pilot_file(
     if path is None: return cache_folder("pilots")/f"{dataset.fingerprint[:16]}.json"
     return path/".curriculum_gen-pilot.json" if path.is_dir() else path.with_name(f"{path.name}.pilot.json")
 
-# %% ../../nbs/data/06_pilots.ipynb #663f352f
+# %% ../../nbs/data/06_pilots.ipynb #0d0e1f8f
 def pilot_of(
     dataset: Dataset,
 ) -> Pilot | None:   # None where there was none
@@ -139,7 +145,7 @@ def pilot_of(
             return Pilot.from_dict(found)
     return None
 
-# %% ../../nbs/data/06_pilots.ipynb #fe6183f4
+# %% ../../nbs/data/06_pilots.ipynb #86a76d05
 def withheld_of(
     dataset: Dataset,
     *,
