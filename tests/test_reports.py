@@ -145,7 +145,7 @@ def test_a_study_copied_without_its_checkpoints_is_done_wherever_it_lies(study, 
 # ---- what a page is like
 
 # reports of one file
-FILES = {"card": "card.json", "diagnosis": "findings.json", "systems": "comparison.json",
+FILES = {"card": "card.json", "diagnosis": "findings.json", "systems": "comparison.json", "series": "evaluation.json",
          "verdict_table": "seed_table.json"}
 
 
@@ -170,9 +170,10 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
                                                   "data_source": evaluation["data"]["source"]},
                 "diagnosis": diagnose_run(study.runs[1].path, undo_steps=0).to_dict(),
                 "systems": compare(study.runs[0].path, study.runs[1].path).to_dict(),
-                "verdict_table": read_json(study.out/"seed_table.json")}
+                "verdict_table": read_json(study.out/"seed_table.json"), "series": evaluation}
     for name, content in contents.items():
         (folder/name).mkdir()
+        if name == "series": shutil.copy(study.runs[1].samples, folder/name)
         file = write_json(folder/name/FILES[name], content)
         parameter = "table" if name == "verdict_table" else name
         job = execution.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb",
@@ -215,7 +216,7 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
             "comparison": "too few seeds (6 are needed)", "regimes": "None of 2 regimes is LEARNED",
             "verdict_table": "are decided with yes",
-            "card": "the first judge assigns", "systems": "no direction can be stated",
+            "card": "the first judge assigns", "series": "the first judge assigns", "systems": "no direction can be stated",
             "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
             and len(answer.split("</p>")) == 2), words_of(answer)

@@ -6,7 +6,7 @@
 __all__ = ['own_line', 'told_in_a_line', 'users_code', 'object_at', 'archive_kind', 'Fit', 'fitting_weights', 'load_found',
            'Loaded', 'load_generator']
 
-# %% ../../nbs/evaluation/09_loading.ipynb #a1e141c7
+# %% ../../nbs/evaluation/09_loading.ipynb #12c6a5f3
 import importlib.util, inspect, os, sys, traceback, zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from ..models.contents import Contents, checkpoints_in, clean_name, contents, li
 from ..models.matching import match_network
 from ..models.weights import load_state
 
-# %% ../../nbs/evaluation/09_loading.ipynb #fa8de487
+# %% ../../nbs/evaluation/09_loading.ipynb #ee819d04
 def own_line(
     error: BaseException,   # that was raised
 ) -> str:                   # such as "model.py:14"; empty where there is none
@@ -52,7 +52,7 @@ def users_code(
     except InputError: raise
     except (Exception, SystemExit) as error: raise InputError(f"{doing}: {told_in_a_line(error)}") from error
 
-# %% ../../nbs/evaluation/09_loading.ipynb #7ab6056f
+# %% ../../nbs/evaluation/09_loading.ipynb #af69febc
 def object_at(
     place: str,                   # "module:object" or "file.py:name"
     *,
@@ -84,7 +84,7 @@ def _module_of(path: Path, place: str, what: str) -> object:
     finally: sys.path.remove(str(path.parent))
     return module
 
-# %% ../../nbs/evaluation/09_loading.ipynb #379f9bd9
+# %% ../../nbs/evaluation/09_loading.ipynb #b79651dc
 def archive_kind(
     path: str | Path,   # any file
 ) -> str:               # "TorchScript", "torch.export", or empty for what is neither
@@ -99,7 +99,7 @@ def _opened_archive(path: Path, kind: str) -> nn.Module:
         if kind == "TorchScript": return torch.jit.load(path, map_location="cpu")
         return torch.export.load(path).module()
 
-# %% ../../nbs/evaluation/09_loading.ipynb #d74ac58c
+# %% ../../nbs/evaluation/09_loading.ipynb #aacc2ffd
 _OPTIONAL, _COUNTED = "num_batches_tracked", {"n_averaged"}   # may be missing; may be there beside a network
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def fitting_weights(
                                 tensors={goals[name]: one for name, one in mine.items() if name in goals}))
     return fits
 
-# %% ../../nbs/evaluation/09_loading.ipynb #cbacbf32
+# %% ../../nbs/evaluation/09_loading.ipynb #2600a7a4
 def _prefixes(names: dict, wanted: dict) -> list[tuple[str, str]]:
     "Pairs: prefix of the file's names, prefix that all of the network's names have and the file's may lack"
     heads = {name.partition(".")[0] + "." for name in wanted}
@@ -146,7 +146,7 @@ def _is_whole(mine: dict[str, Tensor], goals: dict[str, str], shapes: dict) -> b
     return not missing and not strange and all(shapes[own] == mine[name].shape for name, own in goals.items()
                                                if name in mine and own in shapes)
 
-# %% ../../nbs/evaluation/09_loading.ipynb #21bd1f71
+# %% ../../nbs/evaluation/09_loading.ipynb #b92dd142
 def load_found(
     network: nn.Module,   # changed in place
     weights: str | Path,  # a checkpoint, with #GROUP at its end or without
@@ -170,7 +170,7 @@ def load_found(
     return (f"weights: {len(fit.tensors)} tensors{f' of {fit.name}' if fit.name else ''} in {path.name}"
             + (f", {' and '.join(map(repr, off))} taken off their names" if off else ""))
 
-# %% ../../nbs/evaluation/09_loading.ipynb #bb900cb0
+# %% ../../nbs/evaluation/09_loading.ipynb #1d84479b
 def _path_and_group(weights: str | Path) -> tuple[Path, str]:
     path, _, group = str(weights).rpartition("#")
     return (Path(path), group) if path and not Path(weights).exists() else (Path(weights), "")
@@ -186,7 +186,7 @@ def _unfit(found: Contents, network: nn.Module, path: Path) -> str:
     return f"weights of another network: {match_network(found, network)}".replace(
         ", would stay as freshly made", "")
 
-# %% ../../nbs/evaluation/09_loading.ipynb #614f5bb6
+# %% ../../nbs/evaluation/09_loading.ipynb #e3b09aff
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     "What is to be asked for images, and how it came about"
@@ -221,7 +221,7 @@ def _from_file(path: Path) -> tuple[nn.Module, list[str]]:
 
 def _kind(call: object) -> str: return "function" if inspect.isroutine(call) else type(call).__name__
 
-# %% ../../nbs/evaluation/09_loading.ipynb #32846af1
+# %% ../../nbs/evaluation/09_loading.ipynb #346dfa36
 def _required(call: Callable) -> list[str] | None:
     "Names of the parameters without which it cannot be called; None where nobody knows"
     try: found = inspect.signature(call).parameters.values()
@@ -242,11 +242,11 @@ def _made(found: object, place: str) -> tuple[Callable, list[str]]:
     if callable(made): return made, [f"made by {found.__name__}(): a {_kind(made)}"]
     return found, []   # a function of arguments that all have defaults
 
-# %% ../../nbs/evaluation/09_loading.ipynb #12887a90
+# %% ../../nbs/evaluation/09_loading.ipynb #4e82ffa7
 def _callable(found: object, place: str) -> Callable:
     if callable(found): return found
     kind = type(found).__name__
-    raise InputError(f"generator {place!r}: it cannot be called, it is a {kind}; name a network, a function "
+    raise InputError(f"generator {place!r}: it is no function but {kind}; name a network, a function "
                      "images = generator(latents, labels), or what makes one")
 
 def _ready(network: nn.Module, about: list[str], *, device: str) -> nn.Module:
