@@ -57,7 +57,7 @@ def test_killed_at_a_random_moment_it_ends_in_the_same_bits(place, command):
 
 def test_two_writers_and_a_copy_cut_short(place):
     assert machine.two_writers(place, "train") == ""
-    assert machine.half_copied(place, "train", rng=random.Random(3)) == ""
+    assert machine.half_copied(place, rng=random.Random(3)) == ""
 
 
 def test_a_finished_folder_on_a_disk_that_may_only_be_read(place, tmp_path, capfd):

@@ -7,7 +7,7 @@ __all__ = ['LEFT_OUT', 'ABSURD', 'KILLS', 'contents_of', 'difference', 'Start', 
            'NotPossible', 'full_disk', 'two_writers', 'half_copied', 'moved', 'other_clock', 'read_only', 'without_git',
            'read_only_home', 'absurd', 'bench_machine']
 
-# %% ../../nbs/bench/06_machine.ipynb #db9caff8
+# %% ../../nbs/bench/06_machine.ipynb #4300a5d7
 import json, multiprocessing, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +28,7 @@ from ..curriculum.config import RunConfig
 from ..reporting.jobs import execute
 from ..reporting.reports import study_jobs
 
-# %% ../../nbs/bench/06_machine.ipynb #a67ebe83
+# %% ../../nbs/bench/06_machine.ipynb #8301b2f6
 LEFT_OUT = {   # name of a file -> why it is not compared
     "run.json": "how a report's execution ended, with its seconds", ".log": "what a process said",
     "report.html": "the page of report.ipynb, which is compared", "report.ipynb": "compared by what its cells show",
@@ -48,7 +48,9 @@ def _file(path: Path, place: Path) -> str:
     "A file's fingerprint; records name the folder they lie in, which is another one in each case"
     return sha256(path.read_text().replace(str(place), "")) if path.suffix == ".json" else sha256(path)
 
-def contents_of(folder: Path) -> dict[str, str]:   # path below it -> fingerprint
+def contents_of(
+    folder: Path,         # of a run or a study
+) -> dict[str, str]:      # path below it -> fingerprint
     "Everything that a folder holds and that has to come out the same"
     found = {str(path.relative_to(folder)): _file(path, folder) for path in sorted(folder.rglob("*"))
              if path.is_file() and not _is_left_out(path)}
@@ -62,7 +64,7 @@ def difference(ours: dict[str, str], theirs: dict[str, str]) -> str:
     state = "missing" if names[0] not in theirs else "left over" if names[0] not in ours else "other"
     return f"{names[0]} is {state}" + (f", and {len(names) - 1} more" if names[1:] else "")
 
-# %% ../../nbs/bench/06_machine.ipynb #f522cb24
+# %% ../../nbs/bench/06_machine.ipynb #d0de2789
 def _report(arguments: list[str]) -> int:
     "Execute the report of an evaluated run, as cgen-batch does"
     run = RunFolder(arguments[0])
@@ -86,7 +88,7 @@ def _in_process(command: str, arguments: list[str], log: str, environment: dict[
     os.environ |= environment
     sys.exit(_COMMANDS[command](arguments))
 
-# %% ../../nbs/bench/06_machine.ipynb #5398f6eb
+# %% ../../nbs/bench/06_machine.ipynb #394c41a9
 @dataclass(frozen=True, kw_only=True)
 class Start:
     "A command in a process of its own"
@@ -124,7 +126,7 @@ class Start:
         lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n") if self.log.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-# %% ../../nbs/bench/06_machine.ipynb #9ddbb458
+# %% ../../nbs/bench/06_machine.ipynb #7d023108
 _RUN = ("--profile", "tiny", "--dataset", "digits", "--steps", "6", "--interval", "3", "--device", "cpu")
 _REGIME, _IMAGES = "full_curriculum", ("--images-per-class", "20")
 
@@ -156,7 +158,7 @@ class Place:
         if (before := self.made_of(command)): shutil.copytree(before, folder)
         return folder
 
-# %% ../../nbs/bench/06_machine.ipynb #a70092b5
+# %% ../../nbs/bench/06_machine.ipynb #a6b351f0
 def prepared_place(
     root: Path,            # an empty folder
     *,
@@ -177,7 +179,7 @@ def prepared_place(
             if told: raise InputError(f"cgen-{command} does not repeat itself undisturbed: {told}")
     return place
 
-# %% ../../nbs/bench/06_machine.ipynb #22533712
+# %% ../../nbs/bench/06_machine.ipynb #a18e0de4
 def _row(fault: str, command: str, lost: str, **more: object) -> dict:
     return {"fault": fault, "command": command, "held": not lost, "lost": lost, **more}
 
@@ -192,7 +194,7 @@ def killed(
     place: Place,
     command: str,      # "train", "evaluate", "report" or "batch"
     *,
-    rng: random.Random,
+    rng: random.Random,   # of the moment
 ) -> dict:             # a row
     "One kill, and the same command again"
     folder, moment = place.fresh(command, f"killed-{command}"), rng.uniform(0, place.seconds[command])
@@ -202,7 +204,7 @@ def killed(
     lost = _outcome(place, command, folder)
     return _row("SIGKILL at a random moment", command, lost, seconds=round(moment, 3), at_work=hit)
 
-# %% ../../nbs/bench/06_machine.ipynb #50a06fe8
+# %% ../../nbs/bench/06_machine.ipynb #6f52c44d
 class NotPossible(Exception):
     "This machine does not let the fault be brought about"
 
@@ -217,7 +219,7 @@ def _small_disk(folder: Path, size: str) -> Iterator[Path]:
     try: yield folder
     finally: subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
-# %% ../../nbs/bench/06_machine.ipynb #0d0e00eb
+# %% ../../nbs/bench/06_machine.ipynb #034df582
 @contextmanager
 def _read_only(folder: Path, place: Path) -> Iterator[Path]:
     "A folder seen where nothing can be written"
@@ -242,7 +244,7 @@ def full_disk(place: Place, command: str) -> str:
         if code not in (0, 2): return f"on the full disk it ended with {code}: {said}"
         return _outcome(place, command, folder)
 
-# %% ../../nbs/bench/06_machine.ipynb #a0c4c877
+# %% ../../nbs/bench/06_machine.ipynb #993a246c
 def two_writers(place: Place, command: str) -> str:
     "The same command twice at once"
     folder = place.fresh(command, f"two-{command}")
@@ -253,7 +255,11 @@ def two_writers(place: Place, command: str) -> str:
     if 0 not in codes or not set(codes) <= {0, 1, 2}: return f"they ended with {codes}: {second.said}"
     return _outcome(place, command, folder)
 
-def half_copied(place: Place, command: str, *, rng: random.Random) -> str:
+def half_copied(
+    place: Place,
+    *,
+    rng: random.Random,   # of where the copy stops
+) -> str:                 # what was lost; empty where nothing was
     "A finished training copied file by file, as rsync or cp does, and stopped within one of them"
     source, folder = place.root/"train", place.fresh("train", "copied")
     files = sorted(path for path in source.rglob("*") if path.is_file())
@@ -269,8 +275,13 @@ def half_copied(place: Place, command: str, *, rng: random.Random) -> str:
     shutil.copytree(source, folder, dirs_exist_ok=True)   # the copy is finished
     return _outcome(place, "train", folder)
 
-# %% ../../nbs/bench/06_machine.ipynb #f08c4bfe
-def moved(place: Place, command: str, *, rng: random.Random) -> str:
+# %% ../../nbs/bench/06_machine.ipynb #441eb611
+def moved(
+    place: Place,
+    command: str,         # that is killed and goes on elsewhere
+    *,
+    rng: random.Random,   # of the moment
+) -> str:                 # what was lost; empty where nothing was
     "Killed, moved under another name, and started there"
     folder = place.fresh(command, f"moving-{command}")
     start = place.start(command, folder)
@@ -280,7 +291,12 @@ def moved(place: Place, command: str, *, rng: random.Random) -> str:
     if folder.exists(): folder.rename(away)
     return _outcome(place, command, away)
 
-def other_clock(place: Place, command: str, *, year: int) -> str:
+def other_clock(
+    place: Place,
+    command: str,   # that comes afterwards
+    *,
+    year: int,      # of the files
+) -> str:           # what was lost; empty where nothing was
     "Files that are older or newer than the clock of this machine"
     folder = place.fresh(command, f"clock-{command}")
     if not folder.exists(): shutil.copytree(place.root/command, folder)
@@ -296,7 +312,7 @@ def read_only(place: Place, command: str) -> str:
         return f"it ended with {code}: {start.said}" if code else difference(place.undisturbed[command],
                                                                              contents_of(folder))
 
-# %% ../../nbs/bench/06_machine.ipynb #d7608900
+# %% ../../nbs/bench/06_machine.ipynb #f825dfc0
 def without_git(place: Place, command: str) -> str:
     "No git, and nothing else, on the path"
     folder = place.fresh(command, f"git-{command}")
@@ -313,7 +329,13 @@ ABSURD = (("train", "--steps", str(10**12)), ("train", "--threads", str(10**5)),
           ("train", "--interval", "0"), ("evaluate", "--images-per-class", str(10**9)),
           ("batch", "--seeds", f"0:{10**11}"), ("batch", "--steps", str(10**12)), ("batch", "--jobs", str(10**9)))
 
-def absurd(place: Place, command: str, *, option: str, value: str) -> str:
+def absurd(
+    place: Place,
+    command: str,   # "train", "evaluate" or "batch"
+    *,
+    option: str,    # that is given
+    value: str,     # nobody can mean
+) -> str:           # what was wrong with the refusal; empty where nothing was
     "A number that nobody can mean: refused at once, in one line, before a folder is made"
     folder = place.fresh(command, "absurd")
     before = contents_of(folder) if folder.exists() else {}
@@ -326,7 +348,7 @@ def absurd(place: Place, command: str, *, option: str, value: str) -> str:
     return difference(before, contents_of(folder) if folder.exists() else {}) or ("" if before or not folder.exists()
                                                                                   else "a folder was made")
 
-# %% ../../nbs/bench/06_machine.ipynb #49f41c9d
+# %% ../../nbs/bench/06_machine.ipynb #6b54b062
 KILLS = 100
 _SHARES = {"train": 0.45, "evaluate": 0.3, "report": 0.15, "batch": 0.1}
 
@@ -343,7 +365,7 @@ def _cases(kills: int) -> Iterator[tuple[str, str, Callable]]:
     for fault, (act, commands) in plain.items():
         for command in commands: yield fault, command, lambda place, rng, act=act, command=command: act(place, command)
     for k in range(4):
-        yield f"half-copied {k}", "train", lambda place, rng: half_copied(place, "train", rng=rng)
+        yield f"half-copied {k}", "train", lambda place, rng: half_copied(place, rng=rng)
     for command in ("train", "evaluate"):
         yield "moved and renamed", command, lambda place, rng, command=command: moved(place, command, rng=rng)
         for year in (1999, 2099):
@@ -353,7 +375,7 @@ def _cases(kills: int) -> Iterator[tuple[str, str, Callable]]:
         yield f"{option} {value}", command, lambda place, rng, c=command, o=option, v=value: absurd(
             place, c, option=o, value=v)
 
-# %% ../../nbs/bench/06_machine.ipynb #6ff8ea29
+# %% ../../nbs/bench/06_machine.ipynb #90f031cf
 def _tried(place: Place, name: str, command: str, act: Callable) -> dict:
     "One case as a row"
     try: found = act(place, random.Random(f"{name} of {command}"))
@@ -373,7 +395,7 @@ def _counted(rows: list[dict]) -> list[dict]:
         one["lost"] += [row["lost"]] if row["lost"] else []
     return list(found.values())
 
-# %% ../../nbs/bench/06_machine.ipynb #0071ee64
+# %% ../../nbs/bench/06_machine.ipynb #2ef12081
 def bench_machine(
     out: str | Path,            # the result, a .json file; rows are kept beside it until it is complete
     *,

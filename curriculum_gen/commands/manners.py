@@ -111,6 +111,7 @@ def _add_config_options(parser: Parser) -> None:
                         help="auto, cpu or cuda (default: auto: a GPU when there is one)")
     _add_data_option(parser)
 
+# %% ../../nbs/commands/00_manners.ipynb #c35800dc
 def _add_data_option(parser: Parser) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="folder with the data set's files (default: "
                         "CURRICULUM_GEN_DATA, else the first source that answers)")

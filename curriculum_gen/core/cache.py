@@ -40,7 +40,9 @@ def may_keep(folder: Path) -> bool:
 def _say_once(line: str) -> None: print(line, file=sys.stderr, flush=True)
 
 @contextmanager
-def cache_turn(folder: Path) -> Iterator[bool]:   # whether something can be put there
+def cache_turn(
+    folder: Path,        # of the cache; made when missing
+) -> Iterator[bool]:     # whether something can be put there
     "Have a folder of the cache for oneself; where nothing can be put there, there is nothing to wait for"
     if not may_keep(folder):
         yield False

@@ -16,8 +16,8 @@ from .errors import InputError
 @dataclass(frozen=True, kw_only=True)
 class Limit:
     "How small and how large a number may be"
-    least: int
-    most: int
+    least: int   # the smallest that is let pass
+    most: int    # the largest
     why: str     # no more is let pass, as the end of a sentence
 
 LIMITS: Mapping[str, Limit] = MappingProxyType({   # what a number is called in messages -> its limit
@@ -39,7 +39,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType({   # what a number is called in 
 # %% ../../nbs/core/06_limits.ipynb #0dc6866f
 def check_number(
     name: str,    # a key of `LIMITS`
-    value: int,
+    value: int,   # what somebody gave
 ) -> int:         # the same; `InputError` for one that is too small, or that nobody can mean
     "A number that may be used"
     limit = LIMITS[name]
