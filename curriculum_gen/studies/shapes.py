@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES', 'Shape', 'measured_shape', 'shape_table', 'not_to_be_believed', 'plot_shapes']
 
-# %% ../../nbs/studies/11_shapes.ipynb #8047e4e5
+# %% ../../nbs/studies/11_shapes.ipynb #e4a92e67
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from curriculum_gen.statistics.dimension import (
     ESTIMATORS, dimension_interval, point_distances, reported_dimension
 )
 
-# %% ../../nbs/studies/11_shapes.ipynb #bd25ba5e
+# %% ../../nbs/studies/11_shapes.ipynb #06a54179
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "Points whose dimension and holes are known"
@@ -52,7 +52,7 @@ def _noise(draw: Callable, size: float) -> Callable:
 def _gaussian(d: int) -> Shape:
     return Shape(name=f"Gaussian, d = {d}", dimension=d, cycles=0, draw=lambda rng, n: rng.standard_normal((n, d)))
 
-# %% ../../nbs/studies/11_shapes.ipynb #91535d51
+# %% ../../nbs/studies/11_shapes.ipynb #2c79cdfc
 def _circle(rng: np.random.Generator, n: int) -> np.ndarray: return _round(2*np.pi*rng.uniform(size=(n, 1)))
 def _torus(rng: np.random.Generator, n: int) -> np.ndarray: return _round(2*np.pi*rng.uniform(size=(n, 2)))
 def _two(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -68,13 +68,13 @@ SHAPES = tuple((Shape(name="circle", dimension=1, cycles=1, draw=_circle),
     Shape(name="swiss roll, noise 0.05", dimension=2, cycles=0, draw=_noise(_roll, 0.05), noisy=True),
     *(_gaussian(d) for d in (3, 5, 8, 10, 12, 15, 20))))
 
-# %% ../../nbs/studies/11_shapes.ipynb #ae3296cc
+# %% ../../nbs/studies/11_shapes.ipynb #c3de1e25
 def measured_shape(
     shape: Shape,
     *,
     n: int = 1000,         # points
-    times: int = 40,       # samples for dimension
-    diagrams: int = 12,    # of them, how many also for cycles
+    times: int = 16,       # samples for dimension
+    diagrams: int = 6,     # of them, how many also for cycles
     of: int = 400,         # points of them for the cycles
     seed: int = 0,
 ) -> dict:                 # JSON values; a list has a number a sample
@@ -99,7 +99,7 @@ def measured_shape(
             found["significant"].append(int(significant_cycles(bars).sum()))
     return found
 
-# %% ../../nbs/studies/11_shapes.ipynb #f1d863ee
+# %% ../../nbs/studies/11_shapes.ipynb #c999fbf9
 def shape_table(
     measured: list[Mapping],   # from `measured_shape`
 ) -> pd.DataFrame:             # a row a shape
@@ -130,7 +130,7 @@ def not_to_be_believed(
     return off | {"cycles": table[table.right < 0.9]["shape"].tolist(),
                   "holes_reported": table[(table.holes_reported - table.cycles).abs() > 0.5]["shape"].tolist()}
 
-# %% ../../nbs/studies/11_shapes.ipynb #f5ec671c
+# %% ../../nbs/studies/11_shapes.ipynb #2edf219c
 @printed
 def plot_shapes(
     table: pd.DataFrame,   # from `shape_table`
