@@ -298,6 +298,7 @@ def run_control(
             "accuracies": {judge: entry["accuracy"] for judge, entry in card.panel.items()},
             "student": card.student, **_numbers(card)}
 
+# %% ../../nbs/bench/00_controls.ipynb #b7591cf7
 def _numbers(card: Card) -> dict:
     "What else the rules look at, rounded"
     real, memory = card.realism, card.memory
@@ -392,13 +393,13 @@ def _run_all(data: str, lines: Path, *, runs: int, first_seed: int, controls: Se
         write_atomic(lines, "".join(json.dumps(r) + "\n" for r in done))
     return dataset, sorted(done, key=lambda r: (list(CONTROLS).index(r["control"]), r["seed"]))
 
-# %% ../../nbs/bench/00_controls.ipynb #da46b564
+# %% ../../nbs/bench/00_controls.ipynb #b0c772e5
 def _counted(name: str, runs: list[dict]) -> dict:
     got = Counter(said(run) for run in runs)
     return {"control": name, "expected": " or ".join(CONTROLS[name].expected), "runs": len(runs),
             "right": sum(got[word] for word in CONTROLS[name].expected), "got": dict(got)}
 
-# %% ../../nbs/bench/00_controls.ipynb #3ef799d6
+# %% ../../nbs/bench/00_controls.ipynb #6ba720bd
 def _falls(dataset: Dataset, judge_training: str, runs: int, first_seed: int) -> list[dict]:
     judges = certified_panel(dataset, training=judge_training)
     return fall_controls(prepare_instruments(judges, dataset, images_per_class=100, student_images=100), runs=runs,
@@ -415,7 +416,7 @@ def _one(data: str, name: str, seed: int, judge_training: str, images_per_class:
         _PREPARED[key] = prepare_instruments(panel, dataset, images_per_class=images_per_class, student_images=1000)
     return run_control(name, seed, instruments=_PREPARED[key])
 
-# %% ../../nbs/bench/00_controls.ipynb #ba74aeba
+# %% ../../nbs/bench/00_controls.ipynb #535ba6ea
 ON_ANY_DATA = "honest sampler", "10 stored images a class", "optimised noise"
 
 def bench_sets(
@@ -442,7 +443,7 @@ def bench_sets(
     for lines in kept: lines.unlink(missing_ok=True)
     return result
 
-# %% ../../nbs/bench/00_controls.ipynb #0ad2df04
+# %% ../../nbs/bench/00_controls.ipynb #e63f167a
 def _set_row(judge_training: str, dataset: Dataset, done: list[dict]) -> dict:
     withheld, why = withheld_of(dataset, training=judge_training)
     return {"dataset": dataset.task.name, "data_source": dataset.source.source, "data_fingerprint": dataset.fingerprint,
