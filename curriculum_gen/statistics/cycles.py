@@ -7,7 +7,11 @@ __all__ = ['cycle_bars', 'reported_holes', 'total_persistence', 'cycle_p_values'
            'gaussian_cloud_counts', 'gaussian_cloud_means', 'gaussian_clouds', 'matched_holes',
            'matched_true_dimension']
 
+<<<<<<< HEAD
 # %% ../../nbs/statistics/12_cycles.ipynb #2db87228
+=======
+# %% ../../nbs/statistics/11_cycles.ipynb #0e8abe08
+>>>>>>> h_f
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,7 +26,11 @@ from curriculum_gen.statistics.dimension import (
 )
 from .intervals import Interval
 
+<<<<<<< HEAD
 # %% ../../nbs/statistics/12_cycles.ipynb #3edfd7ed
+=======
+# %% ../../nbs/statistics/11_cycles.ipynb #d6bab362
+>>>>>>> h_f
 def cycle_bars(
     distances: np.ndarray,   # [n, n], of distinct points
 ) -> np.ndarray:             # [bars, 2]: birth and death of each, as distances; may be empty
@@ -32,7 +40,11 @@ def cycle_bars(
     bars = topology_library("ripser").ripser(distances, maxdim=1, distance_matrix=True)["dgms"][1]
     return bars[(bars[:, 0] > 0) & np.isfinite(bars[:, 1])].astype(float)
 
+<<<<<<< HEAD
 # %% ../../nbs/statistics/12_cycles.ipynb #204ad49d
+=======
+# %% ../../nbs/statistics/11_cycles.ipynb #d0142bd2
+>>>>>>> h_f
 def reported_holes(
     bars: np.ndarray,   # [bars, 2]
 ) -> int:
@@ -48,7 +60,11 @@ def total_persistence(
     n = len(distances)
     return float((bars[:, 1] - bars[:, 0]).sum()/(distances.sum()/(n*(n - 1))))
 
+<<<<<<< HEAD
 # %% ../../nbs/statistics/12_cycles.ipynb #ea98e132
+=======
+# %% ../../nbs/statistics/11_cycles.ipynb #5a7e9c9f
+>>>>>>> h_f
 def cycle_p_values(
     bars: np.ndarray,   # [bars, 2], births above 0
 ) -> np.ndarray:        # [bars], 0..1
@@ -74,7 +90,11 @@ def significant_ratio(
     level = np.log(np.log(bars[:, 1]/bars[:, 0]))
     return float(np.exp(np.exp(np.log(-np.log(alpha/len(bars))) + level.mean() + np.euler_gamma)))
 
+<<<<<<< HEAD
 # %% ../../nbs/statistics/12_cycles.ipynb #1f43c368
+=======
+# %% ../../nbs/statistics/11_cycles.ipynb #d0ce6807
+>>>>>>> h_f
 _NULL = Path(curriculum_gen.__file__).parent/"gaussian_clouds.json"
 
 def gaussian_cloud_counts(
@@ -101,7 +121,7 @@ def gaussian_cloud_means(
     n: int = 1000,               # points of a cloud
     clouds: int = 3,             # of each dimension
     seed: int = 0,
-) -> dict:                       # JSON values: n, dimensions; means of `mackay_dimension` (read), bars, cycles, persistence
+) -> dict:                       # JSON values: n, dimensions; means of what is read and counted
     "What the sound measures read in clouds without a hole"
     rng, names = np.random.default_rng(seed), ("read", "bars", "cycles", "persistence")
     found = {"n": n, "dimensions": list(dimensions), **{name: [] for name in names}}
@@ -119,7 +139,11 @@ def gaussian_clouds() -> Mapping:
     "The tables of the package: clouds of 100 points of dimension 1 to 60, and under `many` of 1,000 points"
     return read_json(_NULL)
 
+<<<<<<< HEAD
 # %% ../../nbs/statistics/12_cycles.ipynb #76555496
+=======
+# %% ../../nbs/statistics/11_cycles.ipynb #c7a44275
+>>>>>>> h_f
 def _places(read: np.ndarray, table: Mapping) -> np.ndarray:
     "Where dimensions lie between those of the table, as fractional rows; the ends are kept to"
     return np.interp(read, table["read"], np.arange(len(table["read"])))

@@ -8,7 +8,7 @@ __all__ = ['REPORTED_PLACES', 'STATEMENTS', 'PEDAGOGICAL', 'ADVERSARIAL', 'DRAWS
            'no_cycle_found', 'answer', 'headline', 'decide', 'check_libraries', 'kept_dynamics', 'keep_dynamics',
            'reproduction_rows']
 
-# %% ../../nbs/studies/12_dynamics.ipynb #0265674d
+# %% ../../nbs/studies/12_dynamics.ipynb #800fb6b1
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from curriculum_gen.studies.preregistration import (
 )
 from .study import Plan, Study, check_statements, study_of
 
-# %% ../../nbs/studies/12_dynamics.ipynb #e52c7224
+# %% ../../nbs/studies/12_dynamics.ipynb #9d4fa2a1
 _TO_LOOK_AT = "seen", "diagram"
 
 def cloud_rows(
@@ -56,7 +56,7 @@ def cloud_table(
     "What was measured of every checkpoint; KeyError where it was not"
     return pd.DataFrame(table["clouds"]["rows"])
 
-# %% ../../nbs/studies/12_dynamics.ipynb #3d484fe0
+# %% ../../nbs/studies/12_dynamics.ipynb #6ed0e097
 @dataclass(frozen=True, kw_only=True)
 class Change:
     "A mean difference over seeds"
@@ -104,7 +104,7 @@ def change_between(
     found, T = cloud_table(table), table["total_steps"]
     return _change(*(_at(found, regime, T, measure) for regime in regimes))
 
-# %% ../../nbs/studies/12_dynamics.ipynb #1f5e0506
+# %% ../../nbs/studies/12_dynamics.ipynb #db3aa0ee
 def _elsewhere(table: Mapping, dataset: str) -> str:
     return "" if table["dataset"] == dataset else f"is about {dataset}, and these runs are of {table['dataset']}"
 
@@ -142,7 +142,7 @@ def higher_than(
     words = f"{measure.replace('_', ' ')} {change}"
     return (change.rises, words) if change.falls or change.rises else f"{words}: not shown"
 
-# %% ../../nbs/studies/12_dynamics.ipynb #3a590e90
+# %% ../../nbs/studies/12_dynamics.ipynb #445efe4f
 def _networks(table: Mapping, regimes: Sequence[str]) -> pd.DataFrame:
     "Trained checkpoints, each network once, whose classes could be measured"
     found = cloud_table(table)
@@ -178,7 +178,7 @@ def no_cycle_found(
     have, diagrams = int(mine.with_cycles.sum()), int(mine.measured.sum())
     return have <= share*diagrams, f"{have} of {diagrams} diagrams have a cycle that is no accident"
 
-# %% ../../nbs/studies/12_dynamics.ipynb #8d23b6d2
+# %% ../../nbs/studies/12_dynamics.ipynb #db81a50f
 REPORTED_PLACES = "1/20", "7/20", "3/5", "1"   # where the report gives numbers: steps 500, 3,500, 6,000, 10,000
 
 def _line(table: Mapping, regime: str) -> str:
@@ -203,6 +203,7 @@ def answer(
                               f"{real['reported_holes']:.1f}, clouds without any {real['null_holes']:.1f}, cycles that "
                               f"are no accident in {real['with_cycles']} of {real['measured']} diagrams."])
 
+# %% ../../nbs/studies/12_dynamics.ipynb #4e993569
 def headline(
     table: Mapping,   # a seed table with `clouds`
 ) -> str:
@@ -215,7 +216,7 @@ def headline(
     return (f"The report's count of \"holes\" is that of clouds without a hole in {within} of {len(found)} networks, "
             f"and {have} of {diagrams} diagrams have a cycle that is no accident.")
 
-# %% ../../nbs/studies/12_dynamics.ipynb #3adffddc
+# %% ../../nbs/studies/12_dynamics.ipynb #5c352190
 STATEMENTS = Path(curriculum_gen.__file__).parent/"dynamics.json"
 PEDAGOGICAL, ADVERSARIAL, DRAWS = "full_curriculum_reported", "cgan", "perceptual_drifting"
 
@@ -240,7 +241,7 @@ DYNAMICS = Study(
            "report": Plan(changes={"checkpoint_interval": 1000}, seeds={"": (20, 21, 22)})},
     answer=answer, headline=headline, decide=decide, statements=STATEMENTS, report="dynamics")
 
-# %% ../../nbs/studies/12_dynamics.ipynb #494da521
+# %% ../../nbs/studies/12_dynamics.ipynb #5c597f49
 _NOT_KEPT = {*_TO_LOOK_AT, "by_class", "scales", "left_out", "classes"}
 
 def kept_dynamics(
@@ -268,7 +269,7 @@ def keep_dynamics(
     "Write what is small of studies of dynamics"
     write_json(Path(file), [kept_dynamics(out) for out in outs])
 
-# %% ../../nbs/studies/12_dynamics.ipynb #c809303a
+# %% ../../nbs/studies/12_dynamics.ipynb #6d1ade6d
 def _course(table: Mapping, regime: str, measure: str) -> str:
     found, T = cloud_table(table), table["total_steps"]
     steps = [landmark_step(place, T) for place in REPORTED_PLACES]
@@ -291,7 +292,7 @@ def _falling(reported: Change | None, sound: Change | None, *, by: float) -> str
     if reported.falls: return "MATCH" if sound.falls else "EXPLAINED"
     return "CONTRADICTED" if reported.interval.low > -by/2 else "open"
 
-# %% ../../nbs/studies/12_dynamics.ipynb #7a476323
+# %% ../../nbs/studies/12_dynamics.ipynb #d04752dc
 def _dimension_row(table: Mapping) -> dict:
     reported, sound = (change_over_steps(table, regime=PEDAGOGICAL, measure=name)
                        for name in ("reported_dimension", "mackay"))
@@ -302,6 +303,7 @@ def _dimension_row(table: Mapping) -> dict:
                     f"{table['clouds']['real']['reported_dimension']:.2f}",
             "status": _falling(reported, sound, by=16.13 - 8.70)}
 
+# %% ../../nbs/studies/12_dynamics.ipynb #b61103e3
 def _holes_row(table: Mapping) -> dict:
     change = change_over_steps(table, regime=PEDAGOGICAL, measure="reported_holes")
     mine = _networks(table, [PEDAGOGICAL])
@@ -314,6 +316,7 @@ def _holes_row(table: Mapping) -> dict:
                     f"construction, as clouds without a hole have at {within} of {len(mine)} networks; {have} of "
                     f"{diagrams} diagrams have a cycle that is no accident", "status": status}
 
+# %% ../../nbs/studies/12_dynamics.ipynb #d139eece
 def _fashion_row(table: Mapping) -> dict:
     reported, sound = (change_between(table, regimes=(PEDAGOGICAL, ADVERSARIAL), measure=name)
                        for name in ("reported_dimension", "mackay"))
@@ -321,8 +324,8 @@ def _fashion_row(table: Mapping) -> dict:
     status = ("open" if not known else "CONTRADICTED" if reported.falls else "open" if not reported.rises
               else "MATCH" if sound.rises else "EXPLAINED")
     return {"experiment": "dimension and \"holes\", Fashion-MNIST", "reported": "12.10 against 17.15; 6.4 against 8.5",
-            "ours": f"adversarial less pedagogical at the last step: {reported} by the report's formula, {sound} by the "
-                    "sound one, \"holes\" "
+            "ours": f"adversarial less pedagogical at the last step: {reported} by the report's formula, {sound} by "
+                    "the sound one, \"holes\" "
                     f"{change_between(table, regimes=(PEDAGOGICAL, ADVERSARIAL), measure='reported_holes')}",
             "status": status}
 

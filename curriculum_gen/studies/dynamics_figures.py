@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COURSES', 'plot_course', 'plot_diagrams', 'cloud_viewer']
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #1df95ae2
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #dddb0dd4
 import html, json
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +21,11 @@ from ..figures.style import BLUE, VERMILLION, annotate, printed, regime_style, s
 from ..statistics.cycles import significant_cycles, significant_ratio
 from .dynamics import cloud_table
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #53c26f33
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #52af68e5
 COURSES = {"mackay": "dimension", "reported_dimension": "dimension, as reported",
            "reported_holes": "\"holes\", as reported", "cycles": "cycles a class, no accidents"}
 
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #9495ec0c
 @printed
 def plot_course(
     table: Mapping,      # a seed table with `clouds`
@@ -47,19 +48,22 @@ def plot_course(
     for ax in axes.flat[len(names):]: ax.remove()
     for ax in axes[:, 0]: ax.set_ylabel(COURSES[measure])
     axes[0][0].set_ylim(0, None)
-    key = [Line2D([], [], color=BLUE, marker="o", label="mean over seeds"),
-           Line2D([], [], color="0.35", linestyle="--", label=f"real images, {real:.1f}"),
-           Line2D([], [], color=VERMILLION, marker="o", linestyle="none", fillstyle="none",
-                  label="untrained generator")]
-    band = [Patch(color="0.85", label="clouds without a hole, 95 %")] if measure == "reported_holes" else []
     seeds = found.groupby("regime").seed.nunique()
-    annotate(figure, title=f"How does it go over training: {COURSES[measure]}", shows=_ends(found, measure), key=[*key, *band],
+    annotate(figure, title=f"How does it go over training: {COURSES[measure]}", shows=_ends(found, measure),
+             key=_course_key(measure, real),
              caption=f"{' to '.join(sorted({str(seeds.min()), str(seeds.max())}))} seeds a regime; shaded: phases; "
                      f"below: steps. Features of the second judge, {table['clouds']['real']['images_per_class']:,} "
                      "images a class.")
     return figure
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #60d2d04b
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #a3c97495
+def _course_key(measure: str, real: float) -> list:
+    band = [Patch(color="0.85", label="clouds without a hole, 95 %")] if measure == "reported_holes" else []
+    return [Line2D([], [], color=BLUE, marker="o", label="mean over seeds"),
+            Line2D([], [], color="0.35", linestyle="--", label=f"real images, {real:.1f}"),
+            Line2D([], [], color=VERMILLION, marker="o", linestyle="none", fillstyle="none",
+                   label="untrained generator"), *band]
+
 def _course_panel(ax: Axes, mine: pd.DataFrame, *, measure: str, real: float) -> None:
     mean = mine.groupby("step")[[measure, "null_holes_low", "null_holes_high"]].mean() if len(mine) else pd.DataFrame()
     ax.axhline(real, color="0.35", linestyle="--", linewidth=0.9, zorder=2)
@@ -77,7 +81,7 @@ def _ends(found: pd.DataFrame, measure: str) -> str:
     return "; ".join(f"{name}: {mine.iloc[0]:.1f} at step {mine.index[0][1]:,}, {mine.iloc[-1]:.1f} at step "
                      f"{mine.index[-1][1]:,}" for name, mine in ends.groupby(level=0, sort=False))
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #b63023cc
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #173df871
 def _diagrams(table: Mapping) -> dict[str, np.ndarray]:
     "Bars by what drew the images: real, untrained, and the last checkpoint of every regime's first seed"
     kept = [row for row in table["clouds"]["rows"] if row.get("diagram")]
@@ -88,6 +92,18 @@ def _diagrams(table: Mapping) -> dict[str, np.ndarray]:
         if row["step"] > 0: found[regime_style(row["regime"])["label"]] = row["diagram"]
     return {name: np.array(bars).reshape(-1, 2) for name, bars in found.items()}
 
+def _diagram_panel(ax: Axes, name: str, bars: np.ndarray) -> np.ndarray:
+    sure, ratio = significant_cycles(bars), bars[:, 1]/bars[:, 0]
+    if len(bars):
+        edge = significant_ratio(bars)
+        ax.axhspan(1, edge, color="0.93", zorder=0)
+        ax.axhline(edge, color="0.5", linewidth=0.8)
+    ax.scatter(bars[~sure, 0], ratio[~sure], s=2, color="0.4")
+    ax.scatter(bars[sure, 0], ratio[sure], s=22, color=VERMILLION)
+    ax.set_title(f"{name.replace(', ', chr(10))}\n{sure.sum()} of {len(bars):,}", fontsize=7.5)
+    return sure
+
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #3b6a2439
 @printed
 def plot_diagrams(
     table: Mapping,   # a seed table with `clouds`
@@ -99,14 +115,7 @@ def plot_diagrams(
     figure, axes = plt.subplots(lines, columns, figsize=(1.9*columns, 1.1 + 1.8*lines), sharey=True, squeeze=False)
     said = []
     for ax, (name, bars) in zip(axes.flat, found.items()):
-        sure, ratio = significant_cycles(bars), bars[:, 1]/bars[:, 0]
-        if len(bars):
-            edge = significant_ratio(bars)
-            ax.axhspan(1, edge, color="0.93", zorder=0)
-            ax.axhline(edge, color="0.5", linewidth=0.8)
-        ax.scatter(bars[~sure, 0], ratio[~sure], s=2, color="0.4")
-        ax.scatter(bars[sure, 0], ratio[sure], s=22, color=VERMILLION)
-        ax.set_title(f"{name.replace(', ', chr(10))}\n{sure.sum()} of {len(bars):,}", fontsize=7.5)
+        sure = _diagram_panel(ax, name, bars)
         said.append(f"{name}: {sure.sum()} of {len(bars):,} bars are no accident")
     for ax in axes.flat[len(found):]: ax.remove()
     axes[0][0].set_yscale("log")
@@ -119,7 +128,7 @@ def plot_diagrams(
                      "accidents do,\nat 0.05 for the whole diagram (Bobrowski & Skraba 2023).")
     return figure
 
-# %% ../../nbs/studies/13_dynamics_figures.ipynb #9e6b14ac
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #1ff42624
 _COLOURS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #8C6D31 #000000 #7B4173 #637939".split()
 _MOVE = ("const f = this.closest('figure'), words = JSON.parse(f.dataset.captions)[this.value]; "
          "f.querySelectorAll('g[data-k]').forEach(g => g.setAttribute('visibility', g.dataset.k == this.value ? "
@@ -134,6 +143,7 @@ def _dots(points: Sequence, scale: float, opacity: float) -> str:
         paths.append(f'<path d="{moves}" stroke="{_COLOURS[k % len(_COLOURS)]}" opacity="{opacity}"/>')
     return "".join(paths)
 
+# %% ../../nbs/studies/13_dynamics_figures.ipynb #1e5f4a03
 def cloud_viewer(
     table: Mapping,   # a seed table with `clouds`
     regime: str,      # its name; its first seed is shown

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES', 'Shape', 'measured_shape', 'shape_table', 'not_to_be_believed', 'plot_shapes']
 
-# %% ../../nbs/studies/11_shapes.ipynb #e4a92e67
+# %% ../../nbs/studies/11_shapes.ipynb #8523ad22
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from curriculum_gen.statistics.dimension import (
     ESTIMATORS, dimension_interval, point_distances, reported_dimension
 )
 
-# %% ../../nbs/studies/11_shapes.ipynb #06a54179
+# %% ../../nbs/studies/11_shapes.ipynb #c93f084a
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     "Points whose dimension and holes are known"
@@ -52,7 +52,7 @@ def _noise(draw: Callable, size: float) -> Callable:
 def _gaussian(d: int) -> Shape:
     return Shape(name=f"Gaussian, d = {d}", dimension=d, cycles=0, draw=lambda rng, n: rng.standard_normal((n, d)))
 
-# %% ../../nbs/studies/11_shapes.ipynb #2c79cdfc
+# %% ../../nbs/studies/11_shapes.ipynb #816152ca
 def _circle(rng: np.random.Generator, n: int) -> np.ndarray: return _round(2*np.pi*rng.uniform(size=(n, 1)))
 def _torus(rng: np.random.Generator, n: int) -> np.ndarray: return _round(2*np.pi*rng.uniform(size=(n, 2)))
 def _two(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -68,7 +68,7 @@ SHAPES = tuple((Shape(name="circle", dimension=1, cycles=1, draw=_circle),
     Shape(name="swiss roll, noise 0.05", dimension=2, cycles=0, draw=_noise(_roll, 0.05), noisy=True),
     *(_gaussian(d) for d in (3, 5, 8, 10, 12, 15, 20))))
 
-# %% ../../nbs/studies/11_shapes.ipynb #c3de1e25
+# %% ../../nbs/studies/11_shapes.ipynb #6533a6c0
 def measured_shape(
     shape: Shape,
     *,
@@ -99,7 +99,7 @@ def measured_shape(
             found["significant"].append(int(significant_cycles(bars).sum()))
     return found
 
-# %% ../../nbs/studies/11_shapes.ipynb #c999fbf9
+# %% ../../nbs/studies/11_shapes.ipynb #0deb8e4b
 def shape_table(
     measured: list[Mapping],   # from `measured_shape`
 ) -> pd.DataFrame:             # a row a shape
@@ -130,7 +130,7 @@ def not_to_be_believed(
     return off | {"cycles": table[table.right < 0.9]["shape"].tolist(),
                   "holes_reported": table[(table.holes_reported - table.cycles).abs() > 0.5]["shape"].tolist()}
 
-# %% ../../nbs/studies/11_shapes.ipynb #2edf219c
+# %% ../../nbs/studies/11_shapes.ipynb #6cb4e696
 @printed
 def plot_shapes(
     table: pd.DataFrame,   # from `shape_table`
@@ -149,14 +149,19 @@ def plot_shapes(
         ax.set_xlim(-0.3, None)
     left.set(yticks=level, yticklabels=table["shape"], ylim=(len(table) - 0.5, -0.5), xlabel="dimension")
     right.set(xlabel="holes")
-    said = "; ".join(f"{row.shape}: truly {row.true} and {row.cycles} holes, MacKay-Ghahramani {row.mackay:.1f}, TwoNN "
+    annotate(figure, title="What is read where the truth is known?", shows=_said(table),
+             caption=f"Black: the truth. Means over samples of {int(table.n.max()):,} points, for significant cycles "
+                     "of 400.",
+             key=[Line2D([], [], linestyle="none", color=c, marker=m, label=words) for words, c, m in _MARKS])
+    return figure
+
+# %% ../../nbs/studies/11_shapes.ipynb #a1cc200f
+_MARKS = (("reported formulas, 100 points", ORANGE, "o"), ("MacKay-Ghahramani; significant cycles", BLUE, "s"),
+          ("TwoNN", GREEN, "D"))
+
+def _said(table: pd.DataFrame) -> str:
+    "The figure in words"
+    return "; ".join(f"{row.shape}: truly {row.true} and {row.cycles} holes, MacKay-Ghahramani {row.mackay:.1f}, TwoNN "
                      f"{row.two_nn:.1f}, reported {row.reported:.1f} and {row.holes_reported:.1f} holes, significant "
                      f"{row.significant:.1f}" for row in table.rename(columns={"shape": "of"}).assign(
                          shape=table["shape"]).itertuples())
-    marks = (("reported formulas, 100 points", ORANGE, "o"), ("MacKay-Ghahramani; significant cycles", BLUE, "s"),
-             ("TwoNN", GREEN, "D"))
-    annotate(figure, title="What is read where the truth is known?", shows=said,
-             caption=f"Black: the truth. Means over samples of {int(table.n.max()):,} points, for significant cycles "
-                     "of 400.",
-             key=[Line2D([], [], linestyle="none", color=c, marker=m, label=words) for words, c, m in marks])
-    return figure
