@@ -216,7 +216,8 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
             "comparison": "too few seeds (6 are needed)", "regimes": "None of 2 regimes is LEARNED",
             "verdict_table": "are decided with yes",
-            "card": "the first judge assigns", "series": "the first judge assigns", "systems": "no direction can be stated",
+            "card": "the first judge assigns", "series": "the first judge assigns",
+            "systems": "no direction can be stated",
             "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
             and len(answer.split("</p>")) == 2), words_of(answer)

@@ -56,8 +56,14 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     "`cgen-evaluate`: the quality test of a run, of any generator, of a series of checkpoints, or of images"
     def work() -> int:
         given = _evaluate_parser().parse_args(_joined(args))
+<<<<<<< HEAD
         if given.images_per_class is not None: check_number("images per class", given.images_per_class)
         run = len(given.places) == 1 and not given.generator and (given.places[0]/"config.json").exists()
+=======
+        run = len(given.places) == 1 and (given.places[0]/"config.json").exists()
+        if len(given.places) == 1 and not given.places[0].exists():
+            raise InputError(f"{given.places[0]}: not found, so it is not a run folder, nor a file of weights")
+>>>>>>> h_b
         ways = {"a run folder": run, "checkpoint files": bool(given.places) and not run,
                 "--samples": given.samples is not None, "--generator": bool(given.generator) and not given.places}
         if sum(ways.values()) != 1:
@@ -73,7 +79,7 @@ def evaluate(args: Sequence[str] | None = None) -> int:
                 "--generator": _evaluate_any}[way](given)
     return run_command("cgen-evaluate", work)
 
-# %% ../../nbs/commands/02_runs.ipynb #2e601d67
+# %% ../../nbs/commands/02_runs.ipynb #f4b27f92
 def _evaluate_parser() -> Parser:
     parser = Parser("cgen-evaluate", "Score a run, any generator, the checkpoints of anybody's training, or images "
                     "that are there already,\nunder the whole panel, and print the verdicts. Exit code: 0, 1 "
@@ -99,7 +105,7 @@ def _evaluate_parser() -> Parser:
     add_explain_option(parser); _add_device_option(parser); _add_images_option(parser)
     return _add_form_options(parser)
 
-# %% ../../nbs/commands/02_runs.ipynb #cf92fd92
+# %% ../../nbs/commands/02_runs.ipynb #58a4c422
 def _add_form_options(parser: Parser) -> Parser:
     "What is found out by a trial call, and can be named where that fails"
     parser.add_argument("--latent", metavar="SIZES", help="of one latent, as 128 or 128,1,1 (default: found out)")
@@ -128,7 +134,7 @@ def _check_options(given: argparse.Namespace, way: str) -> None:
         raise InputError("--images-per-class does not go with --samples; all images are judged, as many of each class")
     if given.judges not in ("full", "brief"): raise unknown_name("judges", given.judges, among=("full", "brief"))
 
-# %% ../../nbs/commands/02_runs.ipynb #1decbe6c
+# %% ../../nbs/commands/02_runs.ipynb #447fc16f
 def _joined(args: Sequence[str] | None) -> list[str]:
     "The words of a command line; a range that begins with a minus is no option"
     words, joined = [*(sys.argv[1:] if args is None else args)], []
@@ -194,7 +200,7 @@ def _evaluate_samples(given: argparse.Namespace) -> int:
     print(f"  not measured: {', '.join(card.not_measured)}")
     return _write_card(card, given, name=f"images in {given.samples}")
 
-# %% ../../nbs/commands/02_runs.ipynb #38f6db23
+# %% ../../nbs/commands/02_runs.ipynb #6754fda9
 def _write_card(card: object, given: argparse.Namespace, *, name: str) -> int:
     from curriculum_gen.reporting.reports import report_file
     file = write_json((given.out or Path("card"))/"card.json", card.to_dict() | {"generator": name})
@@ -203,7 +209,7 @@ def _write_card(card: object, given: argparse.Namespace, *, name: str) -> int:
     print(f"card: {file}; report: {report_file('card', file)}")
     return 0
 
-# %% ../../nbs/commands/02_runs.ipynb #b7d82c9d
+# %% ../../nbs/commands/02_runs.ipynb #9c438677
 def _evaluate_files(given: argparse.Namespace) -> int:
     options = _form_options(given)
     from curriculum_gen.evaluation.checkpoint_series import evaluate_series
@@ -225,7 +231,7 @@ def _evaluate_files(given: argparse.Namespace) -> int:
     print(f"series: {found.folder.path}; report: {report_file('series', found.folder.evaluation)}")
     return 1 if found.failed else 0
 
-# %% ../../nbs/commands/02_runs.ipynb #666a8352
+# %% ../../nbs/commands/02_runs.ipynb #512cc842
 def _print_cards(cards: Iterable, names: list[str]) -> None:
     import pandas as pd
     columns = {**{name: name for name in names}, "n_per_class": "n_per_class", "accuracy": "accuracy",
