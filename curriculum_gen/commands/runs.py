@@ -56,14 +56,10 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     "`cgen-evaluate`: the quality test of a run, of any generator, of a series of checkpoints, or of images"
     def work() -> int:
         given = _evaluate_parser().parse_args(_joined(args))
-<<<<<<< HEAD
         if given.images_per_class is not None: check_number("images per class", given.images_per_class)
-        run = len(given.places) == 1 and not given.generator and (given.places[0]/"config.json").exists()
-=======
         run = len(given.places) == 1 and (given.places[0]/"config.json").exists()
         if len(given.places) == 1 and not given.places[0].exists():
             raise InputError(f"{given.places[0]}: not found, so it is not a run folder, nor a file of weights")
->>>>>>> h_b
         ways = {"a run folder": run, "checkpoint files": bool(given.places) and not run,
                 "--samples": given.samples is not None, "--generator": bool(given.generator) and not given.places}
         if sum(ways.values()) != 1:

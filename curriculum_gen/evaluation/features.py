@@ -6,11 +6,7 @@
 __all__ = ['SHAPE_IMAGES', 'SHOWN_POINTS', 'FORMAT', 'check_second', 'convolution_features', 'FeatureReference',
            'feature_reference', 'measured_real', 'measured_checkpoint', 'measured_runs']
 
-<<<<<<< HEAD
-# %% ../../nbs/evaluation/16_features.ipynb #fc317e5e
-=======
-# %% ../../nbs/evaluation/09_features.ipynb #77f48659
->>>>>>> h_f
+# %% ../../nbs/evaluation/16_features.ipynb #77f48659
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,11 +32,7 @@ from ..models.weights import torch_threads
 from ..statistics.clouds import REPORTED_POINTS, checkpoint_measures
 from ..statistics.dimension import topology_library
 
-<<<<<<< HEAD
-# %% ../../nbs/evaluation/16_features.ipynb #bee6bb56
-=======
-# %% ../../nbs/evaluation/09_features.ipynb #00cecc5e
->>>>>>> h_f
+# %% ../../nbs/evaluation/16_features.ipynb #00cecc5e
 def check_second(
     judge: CertifiedJudge,   # anything else is refused
 ) -> CertifiedJudge:         # itself
@@ -64,11 +56,7 @@ def convolution_features(
         parts = [network.features(batch.to(device)).flatten(1).cpu() for batch in flat.split(1000)]
     return torch.cat(parts).unflatten(0, images.shape[:2]).numpy()
 
-<<<<<<< HEAD
-# %% ../../nbs/evaluation/16_features.ipynb #bf3a8bbc
-=======
-# %% ../../nbs/evaluation/09_features.ipynb #a2bcfdb6
->>>>>>> h_f
+# %% ../../nbs/evaluation/16_features.ipynb #a2bcfdb6
 SHAPE_IMAGES = 1000    # images a class
 SHOWN_POINTS = 30      # points a class that are kept to be looked at
 FORMAT = 1             # of the files; those of another are measured again
@@ -112,11 +100,7 @@ def feature_reference(
     return FeatureReference(judge=judge, data_fingerprint=dataset.fingerprint, features=features, middle=middle,
                             axes=axes)
 
-<<<<<<< HEAD
-# %% ../../nbs/evaluation/16_features.ipynb #093dc1cf
-=======
-# %% ../../nbs/evaluation/09_features.ipynb #a692a572
->>>>>>> h_f
+# %% ../../nbs/evaluation/16_features.ipynb #a692a572
 def _file(place: Path, reference: FeatureReference, weights: str) -> Path:
     parts = (FORMAT, weights, reference.judge.sha256, reference.data_fingerprint, reference.images_per_class)
     return place/f"{sha256(' '.join(map(str, parts)))[:20]}.json"
@@ -155,11 +139,7 @@ def measured_checkpoint(
         features = convolution_features(reference.judge, generate(generator, latents, task=run.task))
     return _measured(features, reference, path)
 
-<<<<<<< HEAD
-# %% ../../nbs/evaluation/16_features.ipynb #b5472c1b
-=======
-# %% ../../nbs/evaluation/09_features.ipynb #d7b5c9d7
->>>>>>> h_f
+# %% ../../nbs/evaluation/16_features.ipynb #d7b5c9d7
 @lru_cache(maxsize=1)
 def _reference(folder: str, images_per_class: int) -> FeatureReference:
     run = RecordedRun(folder)
@@ -172,7 +152,7 @@ def _one(folder: str, step: int | None, *, like: str, images_per_class: int, pla
         if step is None: measured_real(reference, place=place)
         else: measured_checkpoint(RecordedRun(folder), step, reference=reference, place=place)
 
-# %% ../../nbs/evaluation/09_features.ipynb #9b84d2e3
+# %% ../../nbs/evaluation/16_features.ipynb #9b84d2e3
 def measured_runs(
     folders: Iterable[str | Path],   # run folders of one study, with one data set and one panel
     *,

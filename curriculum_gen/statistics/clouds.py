@@ -5,11 +5,7 @@
 # %% auto #0
 __all__ = ['REPORTED_POINTS', 'MEANS', 'cloud_measures', 'checkpoint_measures']
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/13_clouds.ipynb #003e991a
-=======
-# %% ../../nbs/statistics/12_clouds.ipynb #2c374cfe
->>>>>>> h_f
+# %% ../../nbs/statistics/13_clouds.ipynb #2c374cfe
 import numpy as np
 
 from ..core.errors import InputError
@@ -20,11 +16,7 @@ from curriculum_gen.statistics.dimension import (
     ESTIMATORS, check_points, dimension_interval, point_distances, reported_dimension, two_nn_scales
 )
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/13_clouds.ipynb #2fc4f27d
-=======
-# %% ../../nbs/statistics/12_clouds.ipynb #61bf25cd
->>>>>>> h_f
+# %% ../../nbs/statistics/13_clouds.ipynb #61bf25cd
 REPORTED_POINTS = 100   # images a class of the report's formulas
 
 def cloud_measures(
@@ -45,11 +37,7 @@ def cloud_measures(
         found |= {name: estimate(distances), f"{name}_half": (spread.high - spread.low)/2}
     return found | {"scales": two_nn_scales(distances, rng=rng)}, bars
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/13_clouds.ipynb #f7c8b7a3
-=======
-# %% ../../nbs/statistics/12_clouds.ipynb #56fb6ce3
->>>>>>> h_f
+# %% ../../nbs/statistics/13_clouds.ipynb #56fb6ce3
 MEANS = "reported_dimension", "reported_holes", "mackay", "two_nn", "bars", "cycles", "persistence"
 
 def checkpoint_measures(
@@ -72,7 +60,7 @@ def checkpoint_measures(
     row = {"classes": len(features), "measured": len(measured), "left_out": reasons, **dict.fromkeys(MEANS)}
     return (row | _means(measured) | _nulls(measured, rng) if measured else row), diagrams
 
-# %% ../../nbs/statistics/12_clouds.ipynb #71f5aacd
+# %% ../../nbs/statistics/13_clouds.ipynb #71f5aacd
 def _means(measured: list[dict]) -> dict:
     row = {name: float(np.mean([one[name] for one in measured])) for name in MEANS}
     for name in ESTIMATORS:
@@ -85,11 +73,7 @@ def _means(measured: list[dict]) -> dict:
                   "scales": scales.round(4).tolist(), "by_class": {
                       name: [round(float(one[name]), 4) for one in measured] for name in MEANS}}
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/13_clouds.ipynb #c7a983cd
-=======
-# %% ../../nbs/statistics/12_clouds.ipynb #92727453
->>>>>>> h_f
+# %% ../../nbs/statistics/13_clouds.ipynb #92727453
 def _nulls(measured: list[dict], rng: np.random.Generator) -> dict:
     "What clouds without a hole and of the same dimensions have in place of what was found"
     holes, band = matched_holes([one["reported_dimension"] for one in measured], rng=rng)

@@ -7,11 +7,7 @@ __all__ = ['cycle_bars', 'reported_holes', 'total_persistence', 'cycle_p_values'
            'gaussian_cloud_counts', 'gaussian_cloud_means', 'gaussian_clouds', 'matched_holes',
            'matched_true_dimension']
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/12_cycles.ipynb #2db87228
-=======
-# %% ../../nbs/statistics/11_cycles.ipynb #0e8abe08
->>>>>>> h_f
+# %% ../../nbs/statistics/12_cycles.ipynb #0e8abe08
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,11 +22,7 @@ from curriculum_gen.statistics.dimension import (
 )
 from .intervals import Interval
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/12_cycles.ipynb #3edfd7ed
-=======
-# %% ../../nbs/statistics/11_cycles.ipynb #d6bab362
->>>>>>> h_f
+# %% ../../nbs/statistics/12_cycles.ipynb #d6bab362
 def cycle_bars(
     distances: np.ndarray,   # [n, n], of distinct points
 ) -> np.ndarray:             # [bars, 2]: birth and death of each, as distances; may be empty
@@ -40,11 +32,7 @@ def cycle_bars(
     bars = topology_library("ripser").ripser(distances, maxdim=1, distance_matrix=True)["dgms"][1]
     return bars[(bars[:, 0] > 0) & np.isfinite(bars[:, 1])].astype(float)
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/12_cycles.ipynb #204ad49d
-=======
-# %% ../../nbs/statistics/11_cycles.ipynb #d0142bd2
->>>>>>> h_f
+# %% ../../nbs/statistics/12_cycles.ipynb #d0142bd2
 def reported_holes(
     bars: np.ndarray,   # [bars, 2]
 ) -> int:
@@ -60,11 +48,7 @@ def total_persistence(
     n = len(distances)
     return float((bars[:, 1] - bars[:, 0]).sum()/(distances.sum()/(n*(n - 1))))
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/12_cycles.ipynb #ea98e132
-=======
-# %% ../../nbs/statistics/11_cycles.ipynb #5a7e9c9f
->>>>>>> h_f
+# %% ../../nbs/statistics/12_cycles.ipynb #5a7e9c9f
 def cycle_p_values(
     bars: np.ndarray,   # [bars, 2], births above 0
 ) -> np.ndarray:        # [bars], 0..1
@@ -90,11 +74,7 @@ def significant_ratio(
     level = np.log(np.log(bars[:, 1]/bars[:, 0]))
     return float(np.exp(np.exp(np.log(-np.log(alpha/len(bars))) + level.mean() + np.euler_gamma)))
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/12_cycles.ipynb #1f43c368
-=======
-# %% ../../nbs/statistics/11_cycles.ipynb #d0ce6807
->>>>>>> h_f
+# %% ../../nbs/statistics/12_cycles.ipynb #d0ce6807
 _NULL = Path(curriculum_gen.__file__).parent/"gaussian_clouds.json"
 
 def gaussian_cloud_counts(
@@ -139,11 +119,7 @@ def gaussian_clouds() -> Mapping:
     "The tables of the package: clouds of 100 points of dimension 1 to 60, and under `many` of 1,000 points"
     return read_json(_NULL)
 
-<<<<<<< HEAD
-# %% ../../nbs/statistics/12_cycles.ipynb #76555496
-=======
-# %% ../../nbs/statistics/11_cycles.ipynb #c7a44275
->>>>>>> h_f
+# %% ../../nbs/statistics/12_cycles.ipynb #c7a44275
 def _places(read: np.ndarray, table: Mapping) -> np.ndarray:
     "Where dimensions lie between those of the table, as fractional rows; the ends are kept to"
     return np.interp(read, table["read"], np.arange(len(table["read"])))
