@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..core.errors import InputError
 from ..core.records import read_json, stream_seed, write_atomic, write_json
+from ..curriculum.claims import sealed
 from ..curriculum.config import profile_named
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
@@ -123,13 +124,11 @@ def _measured_with(instruments: Instruments) -> dict:
 
 def _known_cards(run: RecordedRun, instruments: Instruments) -> dict:
     "Cards of an earlier evaluation with the same instruments, by step, weights and whether a student was trained"
-    files = run.folder
-    if not (files.evaluation.exists() and files.judged.exists()): return {}
-    found = read_json(files.evaluation)
-    if found.get("measured_with") != _measured_with(instruments): return {}
-    cards, judged = [Card.from_dict(row) for row in found["rows"]], np.load(files.judged)["judged"]
+    try: known = run.evaluation
+    except InputError: return {}   # there is none, or it contradicts the run: everything is measured
+    if known.found.get("measured_with") != _measured_with(instruments): return {}
     return {(card.step, card.weights_sha256, card.student is not None): (card, seen)
-            for card, seen in zip(cards, judged)}
+            for card, seen in zip(known.cards, known.judged)}
 
 def _last_beside_reference(series: _Series, run: RecordedRun) -> dict[int, str]:
     "The last checkpoint beside the reference of the same run, when both were scored"
@@ -150,7 +149,8 @@ def _write_evaluation(run: RecordedRun, cards: list[Card], *, series: _Series, i
         np.savez_compressed(archive, steps=steps, **arrays)
         write_atomic(path, archive.getvalue())
     certificates = {name: certificate.to_dict() for name, certificate in instruments.certificates.items()}
-    write_json(files.evaluation,
-               {"config": run.config.to_dict(), "task": run.task.to_dict(), "data": read_json(files.data),
-                "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
-                "measured_with": _measured_with(instruments), "rows": [card.row() for card in cards]})
+    write_json(files.evaluation, sealed(
+        {"config": run.config.to_dict(), "task": run.task.to_dict(), "data": read_json(files.data),
+         "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
+         "recognised": dict(instruments.real_by_class), "measured_with": _measured_with(instruments),
+         "rows": [card.row() for card in cards]}))

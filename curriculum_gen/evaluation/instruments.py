@@ -5,19 +5,16 @@
 # %% auto #0
 __all__ = ['REALISM_IMAGES', 'STUDENT_SEEDS', 'SAMPLE_IMAGES', 'STATISTICS_BATCH', 'latent_shape_of', 'evaluation_latents',
            'generate', 'judged_by', 'Instruments', 'prepare_instruments', 'recognised_by_class', 'score_images',
-           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'evidence_of', 'judged_cards',
-           'untrained_null']
+           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'judged_cards', 'untrained_null']
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #417d9e52
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-from platformdirs import user_cache_dir
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,21 +22,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook
 
 from ..core.errors import InputError
-from ..core.records import read_json, sha256, stream_seed, write_json
+from ..core.records import stream_seed
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
 from .realism import NEIGHBOURS, RealReference, real_reference, realism
 from .memory import CopyDetector, copy_detector, memory
 from .student import student_score
-from ..judges.certificates import Certificate, CertifiedJudge
+from ..judges.certificates import Certificate, CertifiedJudge, looked_at
 from ..models.networks import LATENT_SIZE, Generator
 from ..models.weights import torch_threads, weights_sha256
 from ..statistics.card import Card
 from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p
 from ..statistics.confusions import accuracy, relabelling, renamed_correct
 from ..statistics.intervals import design_effect
-from ..statistics.series import series_p_values
-from ..statistics.verdicts import Evidence, checkpoint_verdict, confusion_counts, verdict_stability
+from ..statistics.judging import Meter, judge_series
+from ..statistics.verdicts import confusion_counts
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e7c968c6
 def latent_shape_of(generator: Callable) -> tuple[int, ...]:
@@ -158,6 +155,15 @@ class Instruments:
     def certificates(self) -> dict[str, Certificate]:
         return {name: judge.certificate for name, judge in self.judges.items()}
 
+    @property
+    def meter(self) -> Meter:
+        "What verdicts rest on beside the cards"
+        certificates = self.certificates
+        return Meter(classes=self.task.classes, real_images=certificates["first"].images,
+                     real_correct={name: one.correct for name, one in certificates.items()},
+                     real_by_class=dict(self.real_by_class),
+                     invalid={name: str(one) for name, one in certificates.items() if not one.valid})
+
 # %% ../../nbs/evaluation/03_instruments.ipynb #fb1fd1ca
 def prepare_instruments(
     judges: Mapping[str, CertifiedJudge],   # the panel, by name
@@ -180,13 +186,9 @@ def prepare_instruments(
                        threads=threads)
 
 def recognised_by_class(judge: CertifiedJudge, dataset: Dataset) -> list[float]:   # [classes] 0..1
-    "Share of the real test images of each class that a judge recognises; from the cache, or measured and put there"
-    path = Path(user_cache_dir("curriculum_gen"))/"recognised"/f"{sha256(judge.sha256 + dataset.fingerprint)[:16]}.json"
-    if not path.exists():
-        right = judge.classes(dataset.test.images) == dataset.test.labels
-        write_json(path, [float(right[dataset.test.labels == c].float().mean())
-                          for c in range(len(dataset.task.classes))])
-    return read_json(path)
+    "Share of the real test images of each class that a judge recognises"
+    seen = looked_at(judge.network, dataset).to(torch.float32)
+    return (seen.diagonal()/seen.sum(1)).tolist()
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #1b7d1ce2
 SAMPLE_IMAGES = 3   # images a class that a card keeps to be looked at
@@ -313,37 +315,6 @@ def on_batch_statistics() -> Iterator[list]:   # the BatchNorm layers that have 
     finally: hook.remove()
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e6f82a5b
-def evidence_of(
-    card: Card,
-    instruments: Instruments,
-    *,
-    p_chance: float,                # adjusted over the series, 0..1
-    comparison: str | None = None,  # verdict beside the reference checkpoint, where one was made
-    n_checkpoints: int = 1,         # judged together, at least 1
-) -> Evidence:
-    "What a verdict on a card rests on"
-    certificates, n, task = instruments.certificates, card.n_per_class, instruments.task
-    correct = {name: tuple(np.diag(seen["confusion"]).tolist()) for name, seen in card.panel.items()}
-    measured = _by_class(card.realism) if card.realism else {}
-    student = {"student": card.student_accuracy, "real_student": card.student["real_correct"]/card.student["images"]} \
-        if card.student else {}
-    return Evidence(n_per_class=n, correct=correct, real_images=certificates["first"].images, names=task.classes,
-                    real_correct={name: certificates[name].correct for name in card.panel},
-                    real_by_class=dict(instruments.real_by_class), p_chance=p_chance,
-                    renamed=card.renamed, memory=card.memory, comparison=comparison, n_checkpoints=n_checkpoints,
-                    **measured, **student,
-                    invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
-                                  if not certificates[name].valid))
-
-def _by_class(realism: dict) -> dict:
-    found = {}
-    for prefix, side in (("", "generated"), ("real_", "real")):
-        part = realism[side]
-        found |= {f"{prefix}coverage": tuple(k/part["images_per_class"] for k in part["covered"]),
-                  f"{prefix}density": tuple(part["clipped_density"])}
-    return found
-
-# %% ../../nbs/evaluation/03_instruments.ipynb #039ba7ba
 def judged_cards(
     cards: list[Card],                         # of one series, in order of step; the last is the primary one
     instruments: Instruments,                  # that measured them
@@ -352,22 +323,8 @@ def judged_cards(
     judged: Sequence[np.ndarray] = (),         # [judges, classes, n] of each card; empty: no stability is measured
     comparisons: Mapping[int, str] = {},       # position in the series -> verdict beside the reference checkpoint
 ) -> list[Card]:                               # with verdict, reasons, trust, worst class, stability
-    "The verdicts on a series of cards"
-    adjusted = series_p_values([[np.array(card.confusion)] for card in cards], rng=rng)
-    found = []
-    for i, (card, p) in enumerate(zip(cards, adjusted)):
-        evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i),
-                               n_checkpoints=len(cards))
-        stable = _stability(evidence, card, judged[i], rng) if len(judged) else None
-        found.append(replace(card, p_adjusted=float(p), stability=stable, **checkpoint_verdict(evidence).to_dict()))
-    return found
-
-def _stability(evidence: Evidence, card: Card, judged: np.ndarray, rng: np.random.Generator) -> dict | None:
-    if evidence.invalid: return None
-    taught = card.student or {"by_seed": (), "images": 1}
-    examined = taught["images"]//max(1, len(taught["by_seed"]))
-    return verdict_stability(evidence, judged, rng=rng, p_raw=card.p_chance, examined=examined,
-                             students=[k/examined for k in taught["by_seed"]])
+    "The verdicts on a series of cards, by [judging](../statistics/10_judging.ipynb)"
+    return judge_series(cards, instruments.meter, rng=rng, judged=judged, comparisons=comparisons)
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #3092b133
 def untrained_null(

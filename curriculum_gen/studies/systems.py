@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'READERS', 'Checkpoint', 'System', 'checkpoint_of', 'runs_
            'read_system']
 
 # %% ../../nbs/studies/06_systems.ipynb #e2f94073
-import json, re, zipfile
+import io, re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import InputError, unknown_name
-from ..core.records import read_json
+from ..core.arrays import read_arrays
+from ..core.records import read_file, read_json, record_at
 from ..core.run_folder import RunFolder
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import WRONG, check_card, judged_again, read_evaluation
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
 
@@ -145,8 +146,10 @@ def _names(classes: object, *, where: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
-    try: card = Card.from_dict({name: one for name, one in value.items() if name != "generator"})
-    except InputError as error: raise InputError(f"{path}: {error}") from None
+    card = record_at(path, Card, {name: one for name, one in value.items() if name != "generator"})
+    try: check_card(card, place=str(path))
+    except WRONG as error:
+        raise InputError(f"{path}: damaged, no card ({type(error).__name__}: {str(error)[:60]})") from None
     found = checkpoint_of(card.confusion, where=str(path), seed=card.seed, step=card.step)
     return [_with_card(found, card)], card.classes
 
@@ -155,14 +158,7 @@ def _with_card(checkpoint: Checkpoint, card: Card, **more) -> Checkpoint:
 
 # %% ../../nbs/studies/06_systems.ipynb #2d791bef
 def _from_npz(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
-    if not zipfile.is_zipfile(path): raise InputError(f"{path}: damaged, not an NPZ archive; save it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as saved: arrays = {name: saved[name] for name in saved.files}
-    except (zipfile.BadZipFile, EOFError):
-        raise InputError(f"{path}: damaged; save it again with numpy.savez") from None
-    except ValueError:
-        raise InputError(f"{path}: holds pickled objects, which could run any code and are refused; "
-                         "save plain arrays of numbers") from None
+    arrays = read_arrays(path)
     for name in arrays:
         if name not in ("confusion", "seeds", "classes"):
             raise unknown_name(f"array in {path}", name, among=("confusion", "seeds", "classes"))
@@ -188,8 +184,9 @@ COLUMNS = "seed", "step", "asked", "judged", "count"   # of a CSV file in long f
 
 def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     try:
-        bare = not re.search(r"[a-z]", path.read_text().lower().replace("nan", ""))   # no names of columns
-        table = pd.read_csv(path, header=None if bare else 0)
+        text = read_file(path).decode()
+        bare = not re.search(r"[a-z]", text.lower().replace("nan", ""))   # no names of columns
+        table = pd.read_csv(io.StringIO(text), header=None if bare else 0)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
         raise InputError(f"{path}: not a table with commas; give a matrix of counts, or {','.join(COLUMNS)}") from None
     if bare: return [checkpoint_of(table.to_numpy(), where=str(path))], None
@@ -257,11 +254,10 @@ def _from_folder(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
 def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     found, classes = [], set()
     for folder in map(Path, folders):
-        evaluation = read_json(RunFolder(folder).evaluation)
-        classes.add(RunConfig.from_dict(evaluation["config"]).task.classes)
-        with np.load(RunFolder(folder).judged) as saved:
-            seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
-        for card in map(Card.from_dict, evaluation["rows"]):
+        evaluation = read_evaluation(RunFolder(folder))
+        classes.add(evaluation.config.task.classes)
+        seen = evaluation.seen
+        for card in judged_again(evaluation):
             counts = checkpoint_of(card.confusion, where=str(folder), seed=card.seed, step=card.step)
             found.append(_with_card(counts, card, judged=seen.get(card.step), folder=folder.resolve()))
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
