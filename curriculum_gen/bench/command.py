@@ -19,7 +19,7 @@ def bench(args: Sequence[str] | None = None) -> int:
     def work() -> int:
         given = _bench_parser().parse_args(args)
         benches = {"controls": _bench_controls, "faults": _bench_faults, "gallery": _bench_gallery,
-                   "speed": _bench_speed}
+                   "hostile": _bench_hostile, "speed": _bench_speed}
         if given.what not in benches: raise unknown_name("bench", given.what, among=benches)
         for name, value, least in (("runs", given.runs, 1), ("first seed", given.first_seed, 0),
                                    ("jobs", given.jobs, 1)):
@@ -33,10 +33,10 @@ def bench(args: Sequence[str] | None = None) -> int:
 def _bench_parser() -> Parser:
     parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand;\n"
                     "faults, planted in training programs beside healthy ones; gallery, the newest faults\n"
-                    "with their curves; and speed, beside a plain\n"
+                    "with their curves; hostile, run folders that are not\nwhat they say; and speed, beside a plain\n"
                     "program for the same training and scoring.",
                     example="cgen-bench controls --runs 1 --brief --out controls.json")
-    parser.add_argument("what", metavar="NAME", help="controls, faults, gallery or speed")
+    parser.add_argument("what", metavar="NAME", help="controls, faults, gallery, hostile or speed")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: NAME.json)")
     parser.add_argument("--runs", type=int, metavar="N",
                         help="of each control (default: 20); faults have runs of their own")
@@ -45,7 +45,8 @@ def _bench_parser() -> Parser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N",
                         help="processes (default: the cores)")
     parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; "
-                        "faults: one run of each entry, and no timing; speed: two parts only")
+                        "faults: one run of each entry, and no timing; hostile: one change of each kind; "
+                        "speed: two parts only")
     return parser
 
 # %% ../../nbs/bench/05_command.ipynb #9ab8d3da
@@ -83,6 +84,13 @@ def _bench_gallery(given: argparse.Namespace) -> None:
     rows = make_gallery(given.out or Path("gallery.json"), progress=True)["rows"]
     print(f"{len(rows)} faults, {sum(row['named'] != '' for row in rows)} found, {sum(row['right'] for row in rows)} "
           f"named first, the planted line of {sum(row['line'] for row in rows)}")
+
+def _bench_hostile(given: argparse.Namespace) -> None:
+    from curriculum_gen.bench.hostile import bench_hostile, hostile_table
+    found = bench_hostile(given.out or Path("hostile.json"), seeds=1 if given.brief else 4, progress=True)
+    print(hostile_table(found).to_string())
+    print(f"{found['changes']:,} changes, {found['readings']:,} readings: "
+          f"{', '.join(f'{what} {n:,}' for what, n in found['outcomes'].items())}")
 
 def _bench_speed(given: argparse.Namespace) -> None:
     from curriculum_gen.bench.speed import bench_speed, speed_table

@@ -6,7 +6,7 @@
 __all__ = ['WRONG', 'WORDS', 'recorded_config', 'check_checkpoint', 'recorded_history', 'Evaluation', 'read_evaluation', 'sealed',
            'check_card', 'judged_again']
 
-# %% ../../nbs/curriculum/03_claims.ipynb #022cbfe1
+# %% ../../nbs/curriculum/03_claims.ipynb #732c9db8
 import importlib.util, json, sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from ..statistics.judging import Meter, judge_series, verdict_draws
 from ..statistics.verdicts import compare_cards, confusion_counts
 from ..statistics.words import Verdict
 
-# %% ../../nbs/curriculum/03_claims.ipynb #cc215de5
+# %% ../../nbs/curriculum/03_claims.ipynb #3e0231d1
 def recorded_config(
     run: RunFolder,
 ) -> RunConfig:
@@ -54,7 +54,7 @@ def _check_address(address: object, run: RunFolder, *, field: str) -> None:
     if any(Path(place).resolve().is_relative_to(run.path.resolve()) for place in places if place):
         raise refused("names code inside the run folder itself; it is not run")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #19ea14ed
+# %% ../../nbs/curriculum/03_claims.ipynb #8d034579
 def check_checkpoint(
     record: Mapping,     # what a checkpoint says of itself
     config: RunConfig,   # of its run
@@ -77,7 +77,7 @@ def _key(values: object) -> str:
     "The key of a configuration as it was written, which may have had fewer fields"
     return sha256(json.dumps(values, sort_keys=True))[:12]
 
-# %% ../../nbs/curriculum/03_claims.ipynb #3f49c097
+# %% ../../nbs/curriculum/03_claims.ipynb #51d6b1e3
 def recorded_history(
     run: RunFolder,
     config: RunConfig,
@@ -106,7 +106,7 @@ def _check_line(record: StepRecord, config: RunConfig, *, place: str, step: int)
         raise InputError(f"{place}: step {step} in phase {record.phase[:40]!r} with weights {record.weights}, and the "
                          f"configuration says {phase.name!r} with {phase.weights}; it is another run's history")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #fef16cab
+# %% ../../nbs/curriculum/03_claims.ipynb #ce6af501
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     "What a finished evaluation says, after it was held against its run"
@@ -150,7 +150,7 @@ def read_evaluation(
                          f"run cgen-evaluate {run.path} again") from None
     return Evaluation(run=run, config=config, cards=cards, judged=judged, certificates=found["judges"], found=found)
 
-# %% ../../nbs/curriculum/03_claims.ipynb #e4b23073
+# %% ../../nbs/curriculum/03_claims.ipynb #e020cbf2
 def sealed(
     values: dict,   # JSON values
 ) -> dict:          # with their fingerprint as "seal"
@@ -164,7 +164,7 @@ def _check_seal(found: dict, place: Path) -> None:
     if "seal" in found and found["seal"] != _seal(found):
         raise InputError(f"{place}: was changed after it was written, its seal is another's; evaluate the run again")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #26d0f537
+# %% ../../nbs/curriculum/03_claims.ipynb #0a3d84b0
 def _check_about(found: dict, run: RunFolder, config: RunConfig) -> None:
     "Configuration, task, data and judges of an evaluation beside those of its folder"
     def refused(what: str) -> InputError:
@@ -182,6 +182,10 @@ def _check_about(found: dict, run: RunFolder, config: RunConfig) -> None:
     for name, certificate in found["judges"].items():
         if not isinstance(certificate, dict): raise refused(f"has no certificate of the {name} judge")
         _check_certificate(certificate, refused, name=name)
+        kept = run.judges/f"{name}.json"
+        if kept.exists() and read_json(kept) != certificate:
+            raise InputError(f"the {name} judge in {run.judges} is not the one that scored; put that back, or evaluate the "
+                             f"run again with cgen-evaluate {run.path}")
 
 def _check_certificate(found: dict, refused, *, name: str) -> None:
     whole = all(type(found.get(field)) is int for field in ("correct", "images"))
@@ -192,7 +196,7 @@ def _check_certificate(found: dict, refused, *, name: str) -> None:
     if found["correct"]/found["images"] < found["floor"] or found["largest_share"] > found["share_limit"]:
         raise refused(f"the certificate of the {name} judge is invalid")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #19dfec07
+# %% ../../nbs/curriculum/03_claims.ipynb #aa7940ff
 def _check_rows(cards: Sequence[Card], found: dict, *, run: RunFolder, config: RunConfig) -> None:
     def refused(what: str) -> InputError:
         return InputError(f"{run.evaluation}: {what}; evaluate the run again with cgen-evaluate {run.path}")
@@ -218,7 +222,7 @@ def _check_rows(cards: Sequence[Card], found: dict, *, run: RunFolder, config: R
                 raise refused(f"{at} is of other weights, or another judge, than the checkpoint")
         check_card(card, place=f"{run.evaluation}, step {card.step}", classes=len(config.task.classes))
 
-# %% ../../nbs/curriculum/03_claims.ipynb #1a8c0940
+# %% ../../nbs/curriculum/03_claims.ipynb #ce8b6495
 WORDS = {str(word) for word in Verdict}
 
 def check_card(
@@ -253,7 +257,7 @@ def _near(one: object, other: float) -> bool: return isinstance(one, (int, float
 
 def _share(value: object) -> bool: return value is None or (isinstance(value, (int, float)) and 0 <= value <= 1)
 
-# %% ../../nbs/curriculum/03_claims.ipynb #732badcd
+# %% ../../nbs/curriculum/03_claims.ipynb #e21030f7
 def _check_measured(card: Card, refused) -> None:
     "Counts of the student, of realism and of memory within their denominators"
     classes = len(card.confusion)
@@ -278,7 +282,7 @@ def _check_measured(card: Card, refused) -> None:
         if not all(counts(memory[name], memory["images_per_class"]) for name in ("repeated", "real_repeated")):
             raise refused("its memory has impossible counts")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #595ed6a0
+# %% ../../nbs/curriculum/03_claims.ipynb #af24bf07
 def _judged(cards: Sequence[Card], run: RunFolder) -> np.ndarray:
     "What each judge saw, when it gives the counts of the rows"
     kept, k, n = read_arrays(run.judged), len(cards[0].confusion), cards[0].n_per_class
@@ -299,7 +303,7 @@ def _judged(cards: Sequence[Card], run: RunFolder) -> np.ndarray:
         if abs(wanted - card.design_effect) > 1e-9*wanted: raise refused(f"at step {card.step}: another design effect")
     return judged
 
-# %% ../../nbs/curriculum/03_claims.ipynb #39dceeb1
+# %% ../../nbs/curriculum/03_claims.ipynb #02163389
 def judged_again(
     evaluation: Evaluation,
     *,
@@ -325,7 +329,7 @@ def judged_again(
                          f"run cgen-evaluate {run.path} again") from None
     return tuple(_agreed(*pair, stability=stability) for pair in zip(cards, again))
 
-# %% ../../nbs/curriculum/03_claims.ipynb #9b49cca3
+# %% ../../nbs/curriculum/03_claims.ipynb #37a7a774
 def _comparisons(evaluation: Evaluation) -> dict[int, str]:
     "The last checkpoint beside the reference of its run, when both were scored"
     places = {card.step: i for i, card in enumerate(evaluation.cards)}

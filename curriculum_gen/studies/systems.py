@@ -146,6 +146,7 @@ def _names(classes: object, *, where: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
+    if not isinstance(value, dict): raise InputError(f"{path}: damaged, no card")
     card = record_at(path, Card, {name: one for name, one in value.items() if name != "generator"})
     try: check_card(card, place=str(path))
     except WRONG as error:
@@ -249,7 +250,12 @@ def system_of_runs(
     return _system(*_from_runs(folders, where=name), step=step, name=name)
 
 def _from_folder(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
-    return _from_runs(runs_under(path), where=str(path))
+    cards = [] if (path/"config.json").exists() else sorted({*path.glob("card.json"), *path.glob("*/card.json")})
+    if not cards: return _from_runs(runs_under(path), where=str(path))
+    found = [_from_card(read_json(file), path=file) for file in cards]
+    if len({classes for _, classes in found}) > 1:
+        raise InputError(f"{path}: its cards have different classes; compare cards of one task")
+    return [one for each, _ in found for one in each], found[0][1]
 
 def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     found, classes = [], set()
