@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from curriculum_gen.bench import hostile
+from curriculum_gen.bench import changes, hostile
 from curriculum_gen.core.arrays import read_arrays
 from curriculum_gen.core.errors import InputError
 from curriculum_gen.core.records import parse_json, read_file, record_at
@@ -15,9 +15,9 @@ from curriculum_gen.curriculum.config import RunConfig, run_config
 from curriculum_gen.statistics.card import Card
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-                      lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-                      max_leaves=8)
+NAMES = st.text(max_size=8)
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner:
+                      st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=8)
 BAD = "wrong answer", "accepted a forgery", "traceback", "hang", "crash", "memory", "code run", "refused without need"
 
 
@@ -40,7 +40,7 @@ def test_bytes_are_json_or_one_line(content): in_one_line(parse_json, content, p
 def test_a_record_of_any_values_is_a_record_or_one_line(kind, data):
     names = [*kind.__dataclass_fields__]
     values = data.draw(st.dictionaries(st.sampled_from(names), VALUES, max_size=len(names)) | VALUES)
-    in_one_line(record_at, "a.json", kind, values)
+    in_one_line(record_at, kind, values, place="a.json")
 
 
 @QUICK
@@ -49,7 +49,7 @@ def test_a_configuration_with_one_other_value_keeps_its_types(name, value):
     known = run_config("tiny", regime="full_curriculum", seed=0).to_dict()
     if name in ("regime", "dataset") and isinstance(value, str) and ":" in value: return   # names code: tested below
     if name in ("total_steps", "checkpoint_interval") and isinstance(value, int) and abs(value) > 10**6: return
-    found = in_one_line(record_at, "config.json", RunConfig, known | {name: value})
+    found = in_one_line(record_at, RunConfig, known | {name: value}, place="config.json")
     if found is not None and name not in ("landmarks", "learning_rate"):
         assert type(getattr(found, name)) is type(known[name]) and getattr(found, name) == value
 
@@ -87,7 +87,7 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path, make):
 # ---- a sample of the campaign: whole folders
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory): return hostile.make_runs(tmp_path_factory.mktemp("hostile"))
+def runs(tmp_path_factory): return changes.make_runs(tmp_path_factory.mktemp("hostile"))
 
 
 def outcomes(rows): return {(row["kind"], row["file"], reader): found for row in rows

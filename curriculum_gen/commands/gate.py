@@ -17,7 +17,8 @@ def gate(args: Sequence[str] | None = None) -> int:
     def work() -> int:
         given = _parser().parse_args(args)
         from curriculum_gen.studies.ready_made import gate_any
-        rows = gate_any(given.runs, require=given.require, strict=given.strict, baseline=given.baseline).to_dict("records")
+        rows = gate_any(given.runs, require=given.require, strict=given.strict,
+                        baseline=given.baseline).to_dict("records")
         for row in rows:
             word = "" if row["why"].startswith(row["verdict"]) else f"{row['verdict']}: "
             step = "" if row["step"] is None or row["step"] != row["step"] else f", step {row['step']:.0f}"
@@ -35,8 +36,8 @@ def _parser() -> Parser:
                     "short of what is required.",
                     example="cgen-gate runs --baseline last-week --require LEARNED --strict")
     parser.add_argument("runs", nargs="+", type=Path,
-                        help="run folders, study folders that hold them by regime and seed, card.json, folders of cards, "
-                        "or counts as of cgen-compare")
+                        help="run folders, study folders that hold them by regime and seed, card.json, folders of "
+                        "cards, or counts as of cgen-compare")
     parser.add_argument("--baseline", metavar="PATH", help="hold each regime against this: a run or study folder, "
                         "card.json, or counts as of cgen-compare; @STEP at its end names a step")
     parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_UNPACKED', 'read_arrays']
 
-# %% ../../nbs/core/05_arrays.ipynb #434ffb5c
+# %% ../../nbs/core/05_arrays.ipynb #d466556d
 import io, math, zipfile, zlib
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from .errors import InputError
 from .records import read_file
 
-# %% ../../nbs/core/05_arrays.ipynb #f54f0537
+# %% ../../nbs/core/05_arrays.ipynb #8a357b75
 MOST_UNPACKED = 2**30   # bytes of all arrays of an archive together
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError, RuntimeError, NotImplementedError,
@@ -39,6 +39,7 @@ def read_arrays(
         raise InputError(f"{path}: damaged, not an NPZ archive ({' '.join(str(error).split())[:80]}); "
                          "save it with numpy.savez") from None
 
+# %% ../../nbs/core/05_arrays.ipynb #96bd66b7
 def _array(content: bytes, place: str) -> np.ndarray:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)

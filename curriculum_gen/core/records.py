@@ -48,7 +48,7 @@ def write_json(path: str | Path, value: object) -> Path:
     return write_atomic(path, re.sub(r"\[\n[-\d.e+,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]",
                                      text) + "\n")
 
-# %% ../../nbs/core/01_records.ipynb #4864ffd2
+# %% ../../nbs/core/01_records.ipynb #f3351e7b
 MOST_BYTES = 256*2**20   # of a file that is read whole, unless its reader says otherwise
 
 def read_file(
@@ -71,9 +71,9 @@ def read_file(
     except OSError as error: raise disk_error(error, path) from error
     finally: os.close(handle)
 
-# %% ../../nbs/core/01_records.ipynb #aac071a2
+# %% ../../nbs/core/01_records.ipynb #ad1ead96
 def parse_json(
-    content: bytes,
+    content: bytes,      # UTF-8
     *,
     place: str | Path,   # where it is from, for messages
 ) -> object:
@@ -140,7 +140,7 @@ def _types(record: type) -> dict[str, tuple[object, bool]]:
     "The type of each field, and whether a float may stand in it"
     return {name: (wanted, "float" in str(wanted)) for name, wanted in get_type_hints(record).items()}
 
-# %% ../../nbs/core/01_records.ipynb #b8050f70
+# %% ../../nbs/core/01_records.ipynb #131f16ba
 _NOT_FINITE = {str(number): number for number in (math.nan, math.inf, -math.inf)}
 
 def _as(wanted: object, number: bool, value: object, *, name: str) -> object:
@@ -161,19 +161,19 @@ def _finite_or_text(value: object) -> object:
     if isinstance(value, dict): return {name: _finite_or_text(one) for name, one in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-# %% ../../nbs/core/01_records.ipynb #28f22897
+# %% ../../nbs/core/01_records.ipynb #b6e1ced2
 def read_record(
     path: str | Path,            # a JSON file
     kind: type[Record],
 ) -> Record:
     "A record from its file; `InputError` names the file and the field that cannot be"
-    values = read_json(path)
-    return record_at(path, kind, values)
+    return record_at(kind, read_json(path), place=path)
 
 def record_at(
-    place: str | Path,   # for messages: the file, and where in it
     kind: type[Record],
-    values: object,      # JSON values
+    values: object,      # of JSON
+    *,
+    place: str | Path,   # for messages: the file, and where in it
 ) -> Record:
     "The record that some values claim to be; `InputError` names the place and the field"
     try: return kind.from_dict(values)

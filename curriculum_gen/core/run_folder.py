@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .errors import InputError
 from .records import Record, parse_json, read_file, read_json, record_at, sha256
 
@@ -69,18 +71,20 @@ class RunFolder:
         return sorted(int(p.name[5:]) for p in self.checkpoints.glob("step-*")
                       if re.fullmatch(r"step-\d{6,9}", p.name, re.ASCII) and (p/"record.json").exists())
 
-    def check_places(self) -> None:
-        "`InputError` where a link puts another folder's file in place of one of this run"
-        def entries(folder: Path, depth: int) -> list[Path]:
-            found = [folder, *folder.glob("*")] if folder.is_dir() else [folder]
-            return found if depth == 1 else [folder, *(one for each in found[1:] for one in entries(each, depth - 1))]
-        root = os.path.realpath(self.path)
-        single = self.config, self.data, self.history, self.evaluation, self.judged, self.samples, self.status
-        for place in (*single, *entries(self.judges, 1), *entries(self.checkpoints, 2)):
-            if place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(root):
-                raise InputError(f"{place}: a link that leaves the run folder; put the file itself there")
+# %% ../../nbs/core/04_run_folder.ipynb #a2068772
+@patch
+def check_places(self: RunFolder) -> None:
+    "`InputError` where a link puts another folder's file in place of one of this run"
+    def entries(folder: Path, depth: int) -> list[Path]:
+        found = [folder, *folder.glob("*")] if folder.is_dir() else [folder]
+        return found if depth == 1 else [folder, *(one for each in found[1:] for one in entries(each, depth - 1))]
+    root = os.path.realpath(self.path)
+    single = self.config, self.data, self.history, self.evaluation, self.judged, self.samples, self.status
+    for place in (*single, *entries(self.judges, 1), *entries(self.checkpoints, 2)):
+        if place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(root):
+            raise InputError(f"{place}: a link that leaves the run folder; put the file itself there")
 
-# %% ../../nbs/core/04_run_folder.ipynb #3218af52
+# %% ../../nbs/core/04_run_folder.ipynb #0510a11d
 def checkpoint_claims(
     folder: Path,   # of one checkpoint
 ) -> dict:          # its record
@@ -140,7 +144,7 @@ def _step_record(line: bytes, *, place: str) -> StepRecord:
                   "weights": {"grounding": values["grounding_weight"]},
                   "losses": {name: values[old] for old, name in _FIRST_FORMAT.items()},
                   "images": values["images"], "judge_accuracy": values["judge_accuracy"]}
-    return record_at(place, StepRecord, values)
+    return record_at(StepRecord, values, place=place)
 
 # %% ../../nbs/core/04_run_folder.ipynb #4c5ffb92
 def steps_done(run: RunFolder) -> int:

@@ -6,7 +6,7 @@
 __all__ = ['WRONG', 'WORDS', 'recorded_config', 'check_checkpoint', 'recorded_history', 'Evaluation', 'read_evaluation', 'sealed',
            'check_card', 'judged_again']
 
-# %% ../../nbs/curriculum/03_claims.ipynb #732c9db8
+# %% ../../nbs/curriculum/03_claims.ipynb #4d37b86b
 import importlib.util, json, sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from ..statistics.judging import Meter, judge_series, verdict_draws
 from ..statistics.verdicts import compare_cards, confusion_counts
 from ..statistics.words import Verdict
 
-# %% ../../nbs/curriculum/03_claims.ipynb #3e0231d1
+# %% ../../nbs/curriculum/03_claims.ipynb #1cdacc38
 def recorded_config(
     run: RunFolder,
 ) -> RunConfig:
@@ -37,7 +37,7 @@ def recorded_config(
     values = read_json(run.config)
     if not isinstance(values, dict): raise InputError(f"{run.config}: damaged, no configuration")
     for field in ("regime", "dataset"): _check_address(values.get(field), run, field=field)
-    return record_at(run.config, RunConfig, values)
+    return record_at(RunConfig, values, place=run.config)
 
 def _check_address(address: object, run: RunFolder, *, field: str) -> None:
     "An address in a file is followed only to a module that did not come with it"
@@ -54,7 +54,7 @@ def _check_address(address: object, run: RunFolder, *, field: str) -> None:
     if any(Path(place).resolve().is_relative_to(run.path.resolve()) for place in places if place):
         raise refused("names code inside the run folder itself; it is not run")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #8d034579
+# %% ../../nbs/curriculum/03_claims.ipynb #c028e203
 def check_checkpoint(
     record: Mapping,     # what a checkpoint says of itself
     config: RunConfig,   # of its run
@@ -63,7 +63,8 @@ def check_checkpoint(
 ) -> None:
     "`InputError` where a checkpoint is of another configuration, seed or phase"
     def refused(what: str) -> InputError:
-        return InputError(f"{folder}: {what}, so it is of another run; delete it to go on from the checkpoint before it")
+        return InputError(f"{folder}: {what}, so it is of another run; delete it to go on from the checkpoint before "
+                          "it")
     step, run = record["step"], RunFolder(folder.parent.parent)
     if run.config.exists() and record.get("config_key", config.key) not in (config.key, _key(read_json(run.config))):
         raise refused(f"its configuration is {str(record['config_key'])[:20]!r} and the run's {config.key!r}")
@@ -71,13 +72,14 @@ def check_checkpoint(
         raise refused(f"its random streams are not those of seed {config.seed}")
     if step > config.total_steps: raise refused(f"step {step} lies beyond the {config.total_steps} of the run")
     wanted = phase_at(config.phases, max(0, step - 1)).name
-    if record.get("phase", wanted) != wanted: raise refused(f"its phase is {str(record['phase'])[:40]!r}, not {wanted!r}")
+    told = str(record.get("phase", wanted))
+    if told != wanted: raise refused(f"its phase is {told[:40]!r}, not {wanted!r}")
 
 def _key(values: object) -> str:
     "The key of a configuration as it was written, which may have had fewer fields"
     return sha256(json.dumps(values, sort_keys=True))[:12]
 
-# %% ../../nbs/curriculum/03_claims.ipynb #51d6b1e3
+# %% ../../nbs/curriculum/03_claims.ipynb #859990b1
 def recorded_history(
     run: RunFolder,
     config: RunConfig,
@@ -92,8 +94,8 @@ def recorded_history(
         told = checkpoint_claims(run.checkpoint(step)).get("history_sha256")
         lines = history[:max(0, step - start_step)]
         if told is not None and len(lines) == step - start_step and history_sha256(lines) != told:
-            raise InputError(f"{run.history}: its lines up to step {step} are not those that led to the checkpoint there; "
-                             "delete it together with the checkpoints beside it and train again")
+            raise InputError(f"{run.history}: its lines up to step {step} are not those that led to the checkpoint "
+                             "there; delete it together with the checkpoints beside it and train again")
     return history
 
 def _check_line(record: StepRecord, config: RunConfig, *, place: str, step: int) -> None:
@@ -106,7 +108,7 @@ def _check_line(record: StepRecord, config: RunConfig, *, place: str, step: int)
         raise InputError(f"{place}: step {step} in phase {record.phase[:40]!r} with weights {record.weights}, and the "
                          f"configuration says {phase.name!r} with {phase.weights}; it is another run's history")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #ce6af501
+# %% ../../nbs/curriculum/03_claims.ipynb #79ed6d82
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     "What a finished evaluation says, after it was held against its run"
@@ -140,7 +142,7 @@ def read_evaluation(
         if not isinstance(found.get(name), kind): raise InputError(f"{run.evaluation}: damaged, no {name}")
     _check_seal(found, run.evaluation)
     _check_about(found, run, config)
-    cards = tuple(record_at(f"{run.evaluation}, row {i}", Card, row) for i, row in enumerate(found["rows"]))
+    cards = tuple(record_at(Card, row, place=f"{run.evaluation}, row {i}") for i, row in enumerate(found["rows"]))
     try:
         _check_rows(cards, found, run=run, config=config)
         judged = _judged(cards, run)
@@ -150,7 +152,7 @@ def read_evaluation(
                          f"run cgen-evaluate {run.path} again") from None
     return Evaluation(run=run, config=config, cards=cards, judged=judged, certificates=found["judges"], found=found)
 
-# %% ../../nbs/curriculum/03_claims.ipynb #e020cbf2
+# %% ../../nbs/curriculum/03_claims.ipynb #279d4de6
 def sealed(
     values: dict,   # JSON values
 ) -> dict:          # with their fingerprint as "seal"
@@ -164,12 +166,12 @@ def _check_seal(found: dict, place: Path) -> None:
     if "seal" in found and found["seal"] != _seal(found):
         raise InputError(f"{place}: was changed after it was written, its seal is another's; evaluate the run again")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #0a3d84b0
+# %% ../../nbs/curriculum/03_claims.ipynb #fa811990
 def _check_about(found: dict, run: RunFolder, config: RunConfig) -> None:
     "Configuration, task, data and judges of an evaluation beside those of its folder"
     def refused(what: str) -> InputError:
         return InputError(f"{run.evaluation}: {what}; evaluate the run again with cgen-evaluate {run.path}")
-    if record_at(f"{run.evaluation}, config", RunConfig, found["config"]) != config:
+    if record_at(RunConfig, found["config"], place=f"{run.evaluation}, config") != config:
         raise refused("is of another configuration than the run")
     if found["task"] != json.loads(json.dumps(config.task.to_dict())): raise refused("is of another task than the run")
     if run.data.exists():
@@ -182,11 +184,11 @@ def _check_about(found: dict, run: RunFolder, config: RunConfig) -> None:
     for name, certificate in found["judges"].items():
         if not isinstance(certificate, dict): raise refused(f"has no certificate of the {name} judge")
         _check_certificate(certificate, refused, name=name)
-        kept = run.judges/f"{name}.json"
-        if kept.exists() and read_json(kept) != certificate:
-            raise InputError(f"the {name} judge in {run.judges} is not the one that scored; put that back, or evaluate the "
-                             f"run again with cgen-evaluate {run.path}")
+        if (kept := run.judges/f"{name}.json").exists() and read_json(kept) != certificate:
+            raise InputError(f"the {name} judge in {run.judges} is not the one that scored; put that back, or evaluate "
+                             f"the run again with cgen-evaluate {run.path}")
 
+# %% ../../nbs/curriculum/03_claims.ipynb #b1563c18
 def _check_certificate(found: dict, refused, *, name: str) -> None:
     whole = all(type(found.get(field)) is int for field in ("correct", "images"))
     shares = all(isinstance(found.get(f), (int, float)) and 0 <= found[f] <= 1
@@ -196,7 +198,7 @@ def _check_certificate(found: dict, refused, *, name: str) -> None:
     if found["correct"]/found["images"] < found["floor"] or found["largest_share"] > found["share_limit"]:
         raise refused(f"the certificate of the {name} judge is invalid")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #aa7940ff
+# %% ../../nbs/curriculum/03_claims.ipynb #2b64bf10
 def _check_rows(cards: Sequence[Card], found: dict, *, run: RunFolder, config: RunConfig) -> None:
     def refused(what: str) -> InputError:
         return InputError(f"{run.evaluation}: {what}; evaluate the run again with cgen-evaluate {run.path}")
@@ -204,8 +206,9 @@ def _check_rows(cards: Sequence[Card], found: dict, *, run: RunFolder, config: R
     if not steps or None in steps or steps != sorted({*steps}) or not {*steps} <= {*config.checkpoint_steps}:
         raise refused(f"its rows are of the steps {str(steps)[:60]}, and the run's checkpoints are others")
     measured = found.get("measured_with", {})
+    scored = {c.get("weights_sha256") for c in found["judges"].values()}
     if measured.get("images_per_class", cards[0].n_per_class) != cards[0].n_per_class or \
-            {*map(str, measured.get("judges", {}).values())} - {c.get("weights_sha256") for c in found["judges"].values()}:
+            {*map(str, measured.get("judges", {}).values())} - scored:
         raise refused("was measured with other instruments than it says")
     there = {*run.steps()}
     for card in cards:
@@ -222,7 +225,7 @@ def _check_rows(cards: Sequence[Card], found: dict, *, run: RunFolder, config: R
                 raise refused(f"{at} is of other weights, or another judge, than the checkpoint")
         check_card(card, place=f"{run.evaluation}, step {card.step}", classes=len(config.task.classes))
 
-# %% ../../nbs/curriculum/03_claims.ipynb #ce8b6495
+# %% ../../nbs/curriculum/03_claims.ipynb #53f8b77f
 WORDS = {str(word) for word in Verdict}
 
 def check_card(
@@ -257,13 +260,13 @@ def _near(one: object, other: float) -> bool: return isinstance(one, (int, float
 
 def _share(value: object) -> bool: return value is None or (isinstance(value, (int, float)) and 0 <= value <= 1)
 
-# %% ../../nbs/curriculum/03_claims.ipynb #e21030f7
+# %% ../../nbs/curriculum/03_claims.ipynb #dc629114
 def _check_measured(card: Card, refused) -> None:
     "Counts of the student, of realism and of memory within their denominators"
     classes = len(card.confusion)
     def counts(values: object, most: float, length: int | None = None) -> bool:
         return (isinstance(values, (list, tuple)) and len(values) == (length or classes)
-                and all(isinstance(one, (int, float)) and not isinstance(one, bool) and 0 <= one <= most for one in values))
+                and all(type(one) in (int, float) and 0 <= one <= most for one in values))
     if (taught := card.student) is not None:
         several = [taught[name] for name in ("by_seed", "real_by_seed") if name in taught]
         examined = taught["images"]//max(1, len(taught.get("by_seed", [0])))
@@ -282,7 +285,7 @@ def _check_measured(card: Card, refused) -> None:
         if not all(counts(memory[name], memory["images_per_class"]) for name in ("repeated", "real_repeated")):
             raise refused("its memory has impossible counts")
 
-# %% ../../nbs/curriculum/03_claims.ipynb #af24bf07
+# %% ../../nbs/curriculum/03_claims.ipynb #6f9b1acf
 def _judged(cards: Sequence[Card], run: RunFolder) -> np.ndarray:
     "What each judge saw, when it gives the counts of the rows"
     kept, k, n = read_arrays(run.judged), len(cards[0].confusion), cards[0].n_per_class
@@ -303,13 +306,13 @@ def _judged(cards: Sequence[Card], run: RunFolder) -> np.ndarray:
         if abs(wanted - card.design_effect) > 1e-9*wanted: raise refused(f"at step {card.step}: another design effect")
     return judged
 
-# %% ../../nbs/curriculum/03_claims.ipynb #02163389
+# %% ../../nbs/curriculum/03_claims.ipynb #551df7f5
 def judged_again(
     evaluation: Evaluation,
     *,
-    real_by_class: Mapping[str, list] | None = None,   # judge -> share of each class; None: as the file says, if it does
+    real_by_class: Mapping[str, list] | None = None,   # judge -> share of each class; None: as the file says
     stability: bool = False,                           # come to again too: some tenths of a second a checkpoint
-) -> tuple[Card, ...]:                                 # the recorded ones, INVALID where the counts do not give the word
+) -> tuple[Card, ...]:                                 # INVALID where the counts do not give the recorded word
     "The cards of an evaluation with verdicts that follow from their counts"
     known = real_by_class or evaluation.found.get("recognised")
     if known is None: return evaluation.cards
@@ -329,7 +332,7 @@ def judged_again(
                          f"run cgen-evaluate {run.path} again") from None
     return tuple(_agreed(*pair, stability=stability) for pair in zip(cards, again))
 
-# %% ../../nbs/curriculum/03_claims.ipynb #37a7a774
+# %% ../../nbs/curriculum/03_claims.ipynb #0f324b41
 def _comparisons(evaluation: Evaluation) -> dict[int, str]:
     "The last checkpoint beside the reference of its run, when both were scored"
     places = {card.step: i for i, card in enumerate(evaluation.cards)}

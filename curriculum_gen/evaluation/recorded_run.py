@@ -16,7 +16,8 @@ from ..core.errors import InputError
 from ..core.records import read_json
 from ..core.run_folder import RunFolder, StepRecord, checkpoint_claims
 from ..core.task import Task
-from ..curriculum.claims import Evaluation, check_checkpoint, read_evaluation, recorded_config, recorded_history
+from ..curriculum.claims import (Evaluation, check_checkpoint, read_evaluation, recorded_config,
+                                              recorded_history)
 from ..curriculum.regimes import PROGRAMS
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
@@ -153,6 +154,7 @@ def generator_at(
     generator = load_state(self.program.networks()["generator"], snapshot["generator"], place=folder)
     return _recorded(generator.eval(), generator, record, folder=folder)
 
+# %% ../../nbs/evaluation/06_recorded_run.ipynb #d739fa61
 @patch
 def learner_at(self: RecordedRun, step: int) -> object:
     "The state of training at a checkpoint: networks, optimisers, data and judge"

@@ -181,7 +181,7 @@ class CertifiedJudge:
 
     def _repr_markdown_(self) -> str: return str(self.certificate)
 
-# %% ../../nbs/judges/02_certificates.ipynb #8d74287d
+# %% ../../nbs/judges/02_certificates.ipynb #fb30b363
 def looked_at(
     network: nn.Module,    # a judge in eval mode
     dataset: Dataset,
@@ -210,8 +210,8 @@ def check_certificate(
     few = max(2, images//500)   # another processor may see a few images at a boundary otherwise
     if (certificate.images != images or abs(certificate.correct - correct) > few
             or abs(certificate.largest_share - share) > few/images):
-        raise InputError(f"{place}: its certificate says {certificate.correct:,} of {certificate.images:,} test images, "
-                         f"and it recognises {correct:,} of {images:,}; it is not the judge that was certified")
+        raise InputError(f"{place}: its certificate says {certificate.correct:,} of {certificate.images:,} test "
+                         f"images, and it recognises {correct:,} of {images:,}; it is not the judge that was certified")
     if correct/images < floor or share > share_limit:
         raise InputError(f"{place}: it recognises {correct:,} of {images:,} test images and names one class for "
                          f"{share:.1%}; at least {floor:.1%} and at most {share_limit:.1%} are asked of it")
@@ -228,7 +228,7 @@ def load_judge(
     "Read a judge back; `InputError` when a file is missing, damaged, not the one certified, or certified wrongly"
     place = Path(folder)/f"{name}.json"
     certificate = read_record(place, Certificate)
-    recipe = record_at(place, JudgeRecipe, certificate.recipe)
+    recipe = record_at(JudgeRecipe, certificate.recipe, place=place)
     _check_recipe(recipe, name, task=task, place=place)
     network = load_weights(recipe.untrained(task), Path(folder)/f"{name}.safetensors")
     judge = CertifiedJudge(network.to(device).eval().requires_grad_(False), certificate)

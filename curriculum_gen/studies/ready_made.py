@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['card_again', 'gate_any']
 
-# %% ../../nbs/studies/11_ready_made.ipynb #486da8d0
+# %% ../../nbs/studies/11_ready_made.ipynb #d2107f8d
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from .gate import gate, objection_with_doubts, stops
 from .comparing import compare, gate_against
 from .systems import Checkpoint, path_and_step, read_system
 
-# %% ../../nbs/studies/11_ready_made.ipynb #7699f4bc
+# %% ../../nbs/studies/11_ready_made.ipynb #3ddc4778
 def card_again(
     card: Card,   # as it was read, its counts checked
 ) -> Card:        # INVALID where its counts do not give its word
@@ -40,6 +40,7 @@ def card_again(
         return _invalid(card, "its counts do not show LEARNED, or its judges' certificates are not on it")
     return card
 
+# %% ../../nbs/studies/11_ready_made.ipynb #81788cf8
 def _invalid(card: Card, why: str) -> Card:
     return replace(card, verdict=str(Verdict.INVALID), stability=None,
                    reasons=(f"INVALID: the card says {card.verdict[:40]!r}, and {why}",))
@@ -58,9 +59,9 @@ def _by_certificates(card: Card) -> Card | None:
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
         raise InputError(f"card: no verdict follows from it ({type(error).__name__}: {str(error)[:60]})") from None
 
-# %% ../../nbs/studies/11_ready_made.ipynb #c8e1fc2a
+# %% ../../nbs/studies/11_ready_made.ipynb #d226a0a4
 def gate_any(
-    paths: Iterable[str | Path],           # run folders, studies, card.json, folders of cards, or counts; @STEP or without
+    paths: Iterable[str | Path],           # run folders, studies, card.json, folders of cards, or counts; @STEP at will
     *,
     require: str = Verdict.ABOVE_CHANCE,   # one of `REQUIRABLE`
     strict: bool = False,                  # stop INCONCLUSIVE comparisons and doubtful second words too
@@ -76,21 +77,26 @@ def gate_any(
     if baseline: found += [_against(baseline, path, strict=strict) for path in others]
     return pd.concat(found, ignore_index=True)
 
+# %% ../../nbs/studies/11_ready_made.ipynb #a59d240c
 def _is_runs(path: Path) -> bool:
-    return path.is_dir() and ((path/"config.json").exists() or any(path.glob("*/seed-*/config.json"))) or not path.exists()
+    "Whether a path is for the gate of run folders, which also says what does not exist"
+    return not path.exists() or (path/"config.json").exists() or any(path.glob("*/seed-*/config.json"))
 
 def _row(one: Checkpoint, name: str, *, require: str, strict: bool) -> dict:
     if one.card: found = card_again(one.card)
     else:
         word, why = chance_statement(pooled_chance_test([one.confusion]).p, n_classes=len(one.confusion))
         found = replace(_COUNTS, verdict=str(word), reasons=(why,))
-    against = objection_with_doubts(found.verdict, found.reasons, second=found.borderline, require=require, strict=strict)
+    against = objection_with_doubts(found.verdict, found.reasons, second=found.borderline, require=require,
+                                    strict=strict)
     told = f"borderline with {found.borderline}" if found.borderline else ""
-    return {"regime": name, "seed": "–" if one.seed is None else str(one.seed), "step": one.step, "verdict": found.verdict,
-            "passes": not against, "why": "; ".join(filter(None, [against, told, *found.reasons]))}
+    return {"regime": name, "seed": "–" if one.seed is None else str(one.seed), "step": one.step,
+            "verdict": found.verdict, "passes": not against,
+            "why": "; ".join(filter(None, [against, told, *found.reasons]))}
 
 # stands for bare counts, of which only the word and the reason are told
-_COUNTS = Card(n_per_class=1, accuracy=0.0, accuracy_second_judge=0.0, confusion=[], p_chance=1.0, panel={}, judge_sha256="")
+_COUNTS = Card(n_per_class=1, accuracy=0.0, accuracy_second_judge=0.0, confusion=[], p_chance=1.0, panel={},
+               judge_sha256="")
 
 def _against(baseline: str, path: str | Path, *, strict: bool) -> pd.DataFrame:
     found = compare(baseline, path)

@@ -147,7 +147,7 @@ def _names(classes: object, *, where: str) -> tuple[str, ...] | None:
 
 def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     if not isinstance(value, dict): raise InputError(f"{path}: damaged, no card")
-    card = record_at(path, Card, {name: one for name, one in value.items() if name != "generator"})
+    card = record_at(Card, {name: one for name, one in value.items() if name != "generator"}, place=path)
     try: check_card(card, place=str(path))
     except WRONG as error:
         raise InputError(f"{path}: damaged, no card ({type(error).__name__}: {str(error)[:60]})") from None

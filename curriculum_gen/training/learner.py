@@ -204,6 +204,7 @@ def save(self: NetworkProgram, state: Learner) -> dict:
     return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()}
                                    for file, tensors in files.items()}
 
+# %% ../../nbs/training/01_learner.ipynb #7ce982ea
 @patch
 def load(
     self: NetworkProgram,
@@ -225,9 +226,11 @@ def load(
     state.step = snapshot["step"]
     return state
 
+# %% ../../nbs/training/01_learner.ipynb #9edfa6d0
 def _forms(tensors: dict[str, Tensor]) -> dict[str, tuple]:
     return {name: (tuple(tensors[name].shape), str(tensors[name].dtype)) for name in sorted(tensors)}
 
+# %% ../../nbs/training/01_learner.ipynb #4770ab24
 @patch
 def sample(
     self: NetworkProgram,

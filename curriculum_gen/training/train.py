@@ -157,7 +157,8 @@ def train_between(
 ) -> None:
     "Train from wherever a folder stands between two steps to the later one, with every planned checkpoint on the way"
     _sweep(run)
-    planned, history = _planned(program.config, start_step, stop_step), recorded_history(run, program.config, start_step=start_step)
+    planned = _planned(program.config, start_step, stop_step)
+    history = recorded_history(run, program.config, start_step=start_step)
     missing = min(planned - set(run.steps()), default=stop_step + 1)
     # a power cut can cost the last lines of the history: their steps are run again
     there = [step for step in run.steps() if step < missing and step <= start_step + len(history)]
