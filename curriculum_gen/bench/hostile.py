@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READERS', 'SECONDS', 'BYTES', 'outcome', 'Trial', 'trials', 'tried', 'try_all', 'bench_hostile', 'hostile_table']
 
-# %% ../../nbs/bench/06_hostile.ipynb #6102af4f
+# %% ../../nbs/bench/06_hostile.ipynb #6a24eb41
 import json, os, resource, shutil, signal, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +30,7 @@ from ..studies.study import study_named
 from ..studies.table import seed_table
 from ..training.train import train
 
-# %% ../../nbs/bench/06_hostile.ipynb #28a50177
+# %% ../../nbs/bench/06_hostile.ipynb #f5fb8f18
 def _gate(folder: Path, twin: Path) -> object:
     rows = gate([folder], require="AT-CHANCE", strict=False).to_dict("records")
     if invalid := [row["why"] for row in rows if row["verdict"] == "INVALID"]: raise InputError(invalid[0])
@@ -63,7 +63,7 @@ _COUNTED = ("regime", "seed", "step", "n_per_class", "accuracy", "confusion", "p
 READERS = {"gate": _gate, "compare": _compare, "state": _state, "resume": _resume, "evaluate": _evaluate,
            "table": _table}
 
-# %% ../../nbs/bench/06_hostile.ipynb #6b67d2b7
+# %% ../../nbs/bench/06_hostile.ipynb #65753799
 def outcome(
     reader: str,        # a name in `READERS`
     folder: Path,       # that was changed
@@ -92,7 +92,7 @@ def _answers(out: Path) -> dict[str, str]:
         found[reader] = told
     return found
 
-# %% ../../nbs/bench/06_hostile.ipynb #8fef3678
+# %% ../../nbs/bench/06_hostile.ipynb #7fbbed47
 SECONDS, BYTES = 120, 3*2**30   # for one change, of the wall clock; of memory beyond what the process has
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def tried(
         found[reader] = [what, "" if what == "same answer" else told]
     return {"kind": trial.kind, "file": trial.file, "seed": trial.seed, "found": found}
 
-# %% ../../nbs/bench/06_hostile.ipynb #729f1632
+# %% ../../nbs/bench/06_hostile.ipynb #058c4f3b
 def _forked(some: list[Trial], out: Path, untouched: Mapping[str, str], log: Path) -> int:
     "A process that tries some changes and writes a line for each"
     if pid := os.fork(): return pid
@@ -158,7 +158,7 @@ def _watched(pid: int, log: Path, advance: Callable[[int], None]) -> str:
             return "hang"
         time.sleep(0.1)
 
-# %% ../../nbs/bench/06_hostile.ipynb #816dd33b
+# %% ../../nbs/bench/06_hostile.ipynb #2d2040ee
 def try_all(
     some: Iterable[Trial],
     out: Path,                # with the runs
@@ -188,7 +188,7 @@ def try_all(
             keep(rows)
     return rows
 
-# %% ../../nbs/bench/06_hostile.ipynb #e90c49de
+# %% ../../nbs/bench/06_hostile.ipynb #17f3bda2
 def bench_hostile(
     file: str | Path,            # where the result goes; a started one is gone on with
     *,
