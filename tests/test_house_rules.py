@@ -27,7 +27,7 @@ STRANGERS = {"evaluation": ["training"], "studies.gate": ["training"]}
 # what importing a wing or a module must not load, but for some of its modules, which do
 NOT_LOADED = {
     "torch": (["core", "statistics", "curriculum", "figures", "diagnosis.findings", "studies", "reporting", "sweeps",
-               "commands", "bench.command", "site"], ["studies.gate"]),
+               "commands", "bench.command", "site"], ["studies.gate", "studies.ready_made"]),
     f"{PACKAGE}.training": (["evaluation", "studies.gate"], []),
 }
 # the bench's programs stand for somebody else's code

@@ -20,7 +20,7 @@ def bench(args: Sequence[str] | None = None) -> int:
     def work() -> int:
         given = _bench_parser().parse_args(args)
         benches = {"controls": _bench_controls, "faults": _bench_faults, "gallery": _bench_gallery,
-                   "speed": _bench_speed, "machine": _bench_machine}
+                   "hostile": _bench_hostile, "speed": _bench_speed, "machine": _bench_machine}
         if given.what not in benches: raise unknown_name("bench", given.what, among=benches)
         for name in ("runs", "first seed", "jobs", "kills"):
             if (value := getattr(given, name.replace(" ", "_"))) is not None: check_number(name, value)
@@ -36,10 +36,10 @@ def bench(args: Sequence[str] | None = None) -> int:
 def _bench_parser() -> Parser:
     parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand;\n"
                     "faults, planted in training programs beside healthy ones; gallery, the newest faults\n"
-                    "with their curves; speed, beside a plain program for the same training and scoring;\n"
-                    "and machine, kills, full disks and moved folders.",
+                    "with their curves; hostile, run folders that are not\nwhat they say; speed, beside a plain program for "
+                    "the same training and scoring;\nand machine, kills, full disks and moved folders.",
                     example="cgen-bench controls --runs 1 --brief --out controls.json")
-    parser.add_argument("what", metavar="NAME", help="controls, faults, gallery, speed or machine")
+    parser.add_argument("what", metavar="NAME", help="controls, faults, gallery, hostile, speed or machine")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: NAME.json)")
     parser.add_argument("--runs", type=int, metavar="N",
                         help="of each control (default: 20); faults have runs of their own")
@@ -52,7 +52,8 @@ def _bench_parser() -> Parser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N",
                         help="processes (default: the cores)")
     parser.add_argument("--brief", action="store_true", help="controls: brief judges and 50 images a class; "
-                        "faults: one run of each entry, and no timing; speed: two parts only")
+                        "faults: one run of each entry, and no timing; hostile: one change of each kind; "
+                        "speed: two parts only")
     return parser
 
 # %% ../../nbs/bench/09_command.ipynb #9ab8d3da
@@ -107,6 +108,14 @@ def _bench_machine(given: argparse.Namespace) -> int:
         print(f"{told}  {one['fault']}, cgen-{one['command']}" + "".join(f"; {lost}" for lost in one["lost"]))
     print(f"{result['kills']} processes killed at work; {result['held']} of {result['tried']} held")
     return 0 if result["held"] == sum(one["tried"] for one in result["faults"]) else 1
+
+# %% ../../nbs/bench/09_command.ipynb #1df56604
+def _bench_hostile(given: argparse.Namespace) -> None:
+    from curriculum_gen.bench.hostile import bench_hostile, hostile_table
+    found = bench_hostile(given.out or Path("hostile.json"), seeds=1 if given.brief else 4, progress=True)
+    print(hostile_table(found).to_string())
+    print(f"{found['changes']:,} changes, {found['readings']:,} readings: "
+          f"{', '.join(f'{what} {n:,}' for what, n in found['outcomes'].items())}")
 
 def _bench_speed(given: argparse.Namespace) -> None:
     from curriculum_gen.bench.speed import bench_speed, speed_table

@@ -16,8 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.records import Record, read_json
+from ..core.records import Record
 from ..statistics.comparison import MARGIN, paired_difference
+from ..curriculum.claims import judged_again
 from ..curriculum.config import RunConfig
 from ..curriculum.regimes import Regime
 from ..figures.style import BLUE, VERMILLION, annotate, printed
@@ -98,8 +99,8 @@ def plot_rungs(
 # %% ../../nbs/diagnosis/03_questions.ipynb #6baf1ba4
 def _learned(run: RecordedRun, found: Examination) -> Rung:
     "The second answer, with the word that an evaluation gave to the last checkpoint"
-    rows = read_json(run.folder.evaluation)["rows"] if run.folder.evaluation.exists() else []
-    given = "".join(f"; the evaluation calls it {row['reasons'][0]}" for row in rows if row["step"] == run.steps[-1])
+    cards = judged_again(run.evaluation) if run.folder.evaluation.exists() else ()
+    given = "".join(f"; the evaluation calls it {card.reasons[0]}" for card in cards if card.step == run.steps[-1])
     made = found.of("LPERM")
     if not made:   # of too few classes
         return Rung(question=QUESTIONS[1], answer="not asked", evidence=found.not_possible["LPERM"] + given)

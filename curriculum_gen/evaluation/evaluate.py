@@ -20,7 +20,8 @@ from ..core.errors import InputError
 from ..core.finite import NotFinite, broken_losses, first_broken
 from ..core.records import read_json, stream_seed, write_atomic, write_json
 from ..core.run_folder import RunFolder
-from ..curriculum.config import RunConfig, profile_named
+from ..curriculum.claims import read_evaluation, recorded_config, sealed
+from ..curriculum.config import profile_named
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
 from .explanations import explained_card
@@ -155,12 +156,11 @@ def _measured_with(run: RecordedRun, instruments: Instruments) -> dict:
 
 def _known_cards(files: RunFolder, run: RecordedRun, instruments: Instruments) -> dict:
     "Cards of an earlier evaluation with the same instruments, by step, weights and whether a student was trained"
-    if not (files.evaluation.exists() and files.judged.exists()): return {}
-    found = read_json(files.evaluation)
-    if found.get("measured_with") != _measured_with(run, instruments): return {}
-    with np.load(files.judged) as saved: judged = dict(zip(saved["steps"].tolist(), saved["judged"]))
-    return {(card.step, card.weights_sha256, card.student is not None): (card, judged[card.step])
-            for card in map(Card.from_dict, found["rows"]) if card.scored}
+    try: known = read_evaluation(files, recorded_config(run.folder))
+    except InputError: return {}   # there is none, or it contradicts the run: everything is measured
+    if known.found.get("measured_with") != _measured_with(run, instruments): return {}
+    return {(card.step, card.weights_sha256, card.student is not None): (card, known.answers[card.step])
+            for card in known.cards if card.scored}
 
 def _last_beside_reference(series: _Series, run: RecordedRun) -> dict[int, str]:
     "The last checkpoint beside the reference of the same run, when both were scored"
@@ -183,8 +183,8 @@ def _write_evaluation(run: RecordedRun, cards: list[Card], *, files: RunFolder, 
         np.savez_compressed(archive, steps=steps, **arrays)
         write_atomic(path, archive.getvalue())
     certificates = {name: certificate.to_dict() for name, certificate in instruments.certificates.items()}
-    write_json(files.evaluation,
-               {"config": RunConfig.from_dict(read_json(run.folder.config)).to_dict(), "task": run.task.to_dict(),
-                "data": read_json(run.folder.data),
-                "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
-                "measured_with": _measured_with(run, instruments), "rows": [card.row() for card in cards]})
+    write_json(files.evaluation, sealed(
+        {"config": recorded_config(run.folder).to_dict(), "task": run.task.to_dict(), "data": read_json(run.folder.data),
+         "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
+         "recognised": dict(instruments.real_by_class), "lines": instruments.lines,
+         "measured_with": _measured_with(run, instruments), "rows": [card.row() for card in cards]}))

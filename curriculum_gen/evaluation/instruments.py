@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REALISM_IMAGES', 'STUDENT_SEEDS', 'SAMPLE_IMAGES', 'STATISTICS_BATCH', 'latent_shape_of', 'evaluation_latents',
            'generate', 'judged_by', 'Instruments', 'prepare_instruments', 'recognised_by_class', 'score_images',
-           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'unscored_card', 'evidence_of',
-           'judged_cards', 'untrained_null']
+           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'unscored_card', 'judged_cards',
+           'untrained_null']
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #417d9e52
 import math
@@ -22,28 +22,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook
 
-from ..core.cache import cache_folder, may_keep
 from ..core.errors import InputError
 from ..core.finite import NotFinite
 from ..core.limits import check_number
-from ..core.records import read_json, sha256, stream_seed, write_json
+from ..core.records import stream_seed
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
 from ..data.pilots import is_published, pilot_of, withheld_of
 from .realism import NEIGHBOURS, RealReference, real_reference, realism
 from .memory import CopyDetector, copy_detector, memory
 from .student import student_score
-from ..judges.certificates import Certificate, CertifiedJudge
+from ..judges.certificates import Certificate, CertifiedJudge, looked_at
 from ..models.networks import LATENT_SIZE, Generator
 from ..models.weights import torch_threads, weights_sha256
 from ..statistics.card import Card
 from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p
 from ..statistics.confusions import accuracy, relabelling, renamed_correct
 from ..statistics.intervals import design_effect
-from ..statistics.series import series_p_values
+from ..statistics.judging import Meter, judge_series
 from ..statistics.words import Verdict
-from ..statistics.verdicts import (CUT_OFFS, CutOffs, Evidence, checkpoint_verdict,
-                                                confusion_counts, verdict_stability)
+from ..statistics.verdicts import CUT_OFFS, CutOffs, confusion_counts
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e7c968c6
 def latent_shape_of(generator: Callable) -> tuple[int, ...]:
@@ -166,6 +164,22 @@ class Instruments:
     def certificates(self) -> dict[str, Certificate]:
         return {name: judge.certificate for name, judge in self.judges.items()}
 
+    @property
+    def lines(self) -> dict:
+        "Where the rules draw their lines on these data, as JSON values"
+        return {"cut_offs": self.cut_offs.to_dict(), "withheld": list(self.withheld),
+                "withheld_why": self.withheld_why}
+
+    @property
+    def meter(self) -> Meter:
+        "What verdicts rest on beside the cards"
+        certificates = self.certificates
+        return Meter(classes=self.task.classes, real_images=certificates["first"].images,
+                     real_correct={name: one.correct for name, one in certificates.items()},
+                     real_by_class=dict(self.real_by_class), cut_offs=self.cut_offs, withheld=self.withheld,
+                     withheld_why=self.withheld_why,
+                     invalid={name: str(one) for name, one in certificates.items() if not one.valid})
+
 # %% ../../nbs/evaluation/03_instruments.ipynb #fb1fd1ca
 def prepare_instruments(
     judges: Mapping[str, CertifiedJudge],   # the panel, by name
@@ -191,13 +205,9 @@ def prepare_instruments(
                        withheld=withheld, withheld_why=why)
 
 def recognised_by_class(judge: CertifiedJudge, dataset: Dataset) -> list[float]:   # [classes] 0..1
-    "Share of the real test images of each class that a judge recognises; from the cache, or measured and put there"
-    path = cache_folder("recognised", f"{sha256(judge.sha256 + dataset.fingerprint)[:16]}.json")
-    if path.exists(): return read_json(path)
-    right = judge.classes(dataset.test.images) == dataset.test.labels
-    found = [float(right[dataset.test.labels == c].float().mean()) for c in range(len(dataset.task.classes))]
-    if may_keep(path.parent): write_json(path, found)
-    return found
+    "Share of the real test images of each class that a judge recognises"
+    seen = looked_at(judge.network, dataset).to(torch.float32)
+    return (seen.diagonal()/seen.sum(1)).tolist()
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #1b7d1ce2
 SAMPLE_IMAGES = 3   # images a class that a card keeps to be looked at
@@ -343,37 +353,6 @@ def unscored_card(
                 image_shape=task.image_shape, classes=task.classes)
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e6f82a5b
-def evidence_of(
-    card: Card,
-    instruments: Instruments,
-    *,
-    p_chance: float,                # adjusted over the series, 0..1
-    comparison: str | None = None,  # verdict beside the reference checkpoint, where one was made
-    n_checkpoints: int = 1,         # judged together, at least 1
-) -> Evidence:
-    "What a verdict on a card rests on"
-    certificates, n, task = instruments.certificates, card.n_per_class, instruments.task
-    correct = {name: tuple(np.diag(seen["confusion"]).tolist()) for name, seen in card.panel.items()}
-    measured = _by_class(card.realism) if card.realism else {}
-    student = {"student": card.student_accuracy, "real_student": card.student["real_correct"]/card.student["images"]} \
-        if card.student else {}
-    return Evidence(n_per_class=n, correct=correct, real_images=certificates["first"].images, names=task.classes,
-                    real_correct={name: certificates[name].correct for name in card.panel},
-                    real_by_class=dict(instruments.real_by_class), p_chance=p_chance,
-                    renamed=card.renamed, memory=card.memory, comparison=comparison, n_checkpoints=n_checkpoints,
-                    withheld=instruments.withheld, withheld_why=instruments.withheld_why, **measured, **student,
-                    invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
-                                  if not certificates[name].valid))
-
-def _by_class(realism: dict) -> dict:
-    found = {}
-    for prefix, side in (("", "generated"), ("real_", "real")):
-        part = realism[side]
-        found |= {f"{prefix}coverage": tuple(k/part["images_per_class"] for k in part["covered"]),
-                  f"{prefix}density": tuple(part["clipped_density"])}
-    return found
-
-# %% ../../nbs/evaluation/03_instruments.ipynb #039ba7ba
 def judged_cards(
     cards: list[Card],                         # of one series, in order of step; the last is the primary one
     instruments: Instruments,                  # that measured them
@@ -382,26 +361,8 @@ def judged_cards(
     judged: Sequence[np.ndarray] = (),         # [judges, classes, n] of each card; empty: no stability is measured
     comparisons: Mapping[int, str] = {},       # position in the series -> verdict beside the reference checkpoint
 ) -> list[Card]:                               # with verdict, reasons, trust, worst class, stability
-    "The verdicts on a series of cards"
-    scored = [i for i, card in enumerate(cards) if card.scored]
-    series = [[np.array(cards[i].confusion)] for i in scored]
-    adjusted, found = dict(zip(scored, series_p_values(series, rng=rng) if series else [])), list(cards)
-    for i, p in adjusted.items():
-        card = cards[i]
-        evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i),
-                               n_checkpoints=len(scored))
-        stable = _stability(evidence, card, judged[i], rng, instruments.cut_offs) if len(judged) else None
-        found[i] = replace(card, p_adjusted=float(p), stability=stable,
-                           **checkpoint_verdict(evidence, cut_offs=instruments.cut_offs).to_dict())
-    return found
-
-def _stability(evidence: Evidence, card: Card, judged: np.ndarray, rng: np.random.Generator,
-               cut_offs: CutOffs) -> dict | None:
-    if evidence.invalid: return None
-    taught = card.student or {"by_seed": (), "images": 1}
-    examined = taught["images"]//max(1, len(taught["by_seed"]))
-    return verdict_stability(evidence, judged, rng=rng, cut_offs=cut_offs, p_raw=card.p_chance, examined=examined,
-                             students=[k/examined for k in taught["by_seed"]])
+    "The verdicts on a series of cards, by [judging](../statistics/14_judging.ipynb)"
+    return judge_series(cards, instruments.meter, rng=rng, judged=judged, comparisons=comparisons)
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #3092b133
 def untrained_null(

@@ -14,12 +14,13 @@ import torch
 from ..core.records import stream_seed
 from ..data.dataset import Dataset, Split
 from ..data.pilots import MEANT, Pilot, judge_limits, moved_cut_offs, unsupported
-from .instruments import (REALISM_IMAGES, Instruments, evidence_of, prepare_instruments,
+from .instruments import (REALISM_IMAGES, Instruments, prepare_instruments,
                                                    score_images)
 from .known import drawn_images, known_sources, moved_images, optimised_noise
 from ..judges.certificates import Certificate, CertifiedJudge, judged_classes
 from ..judges.recipes import PANEL, judge_recipe, train_judge
 from ..models.weights import torch_threads, weights_sha256
+from ..statistics.judging import evidence_of
 from ..statistics.verdicts import CutOffs, Evidence, checkpoint_verdict, measured_beside_cut_offs
 
 # %% ../../nbs/evaluation/15_pilot.ipynb #ab9b735a
@@ -70,7 +71,7 @@ def shown_to_pilot(
             else: images = drawn_images(sources.dataset.test, n, rng=rng)
             if what == "moved": images = moved_images(images, rng=rng)
         card, _ = score_images(images, instruments, test_rows=rows)
-        yield what, replace(evidence_of(card, instruments, p_chance=card.p_chance), withheld=(), withheld_why="")
+        yield what, replace(evidence_of(card, instruments.meter, p_chance=card.p_chance), withheld=(), withheld_why="")
 
 # %% ../../nbs/evaluation/15_pilot.ipynb #70c7f5f8
 def measure_pilot(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ..core.records import read_json, sha256, write_atomic
 from ..core.run_folder import RunFolder
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import judged_again, read_evaluation, recorded_config
 from ..studies.study import study_of
 from ..studies.table import run_folders, write_seed_table
 from .pages import PAGE
@@ -29,7 +29,7 @@ def write_index(
     for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
         run = RunFolder(folder)
         status = read_json(run.status) if run.status.exists() else {"status": "no report", "error": ""}
-        config = RunConfig.from_dict(read_json(run.config))
+        config = recorded_config(run)
         rows.append(f"<tr><td>{html.escape(config.recipe.name)}</td><td>{config.seed}</td>{_last_cells(run)}"
                     f"<td>{html.escape(status['status'])}</td>"
                     f"<td>{_links(run, out)}{html.escape(status['error'])}</td></tr>")
@@ -54,9 +54,9 @@ def write_index(
 def _last_cells(run: RunFolder) -> str:
     "The last checkpoint's cells; dashes where nothing was scored"
     if not run.evaluation.exists(): return "<td>–</td>"*5
-    last = read_json(run.evaluation)["rows"][-1]
-    if not last["n_per_class"]: return f"<td>{last['step']:,}</td>" + "<td>–</td>"*3 + f"<td>{last['verdict']}</td>"
-    student = f"{last['student']['correct']/last['student']['images']:.1%}" if last["student"] else ""
+    last = judged_again(read_evaluation(run))[-1]
+    if not last.scored: return f"<td>{last.step:,}</td>" + "<td>–</td>"*3 + f"<td>{last.verdict}</td>"
+    student = f"{last.student_accuracy:.1%}" if last.student else ""
     return (f"<td>{last['step']:,}</td><td>{last['accuracy']:.1%} "
             f"of {len(last['confusion'])*last['n_per_class']:,}</td><td>{last['accuracy_second_judge']:.1%}</td>"
             f"<td>{student}</td><td>{html.escape(last['verdict'])}</td>")

@@ -22,6 +22,7 @@ from ..core.cache import cache_folder, needed_folder
 from ..core.errors import InputError
 from ..core.records import read_json, sha256
 from ..core.run_folder import RunFolder, steps_done
+from ..curriculum.claims import read_evaluation
 from ..curriculum.config import ARITHMETIC, RunConfig, profile_named, run_config
 from ..studies.study import STUDIES
 from ..studies.table import run_folders, run_path, write_seed_table
@@ -51,10 +52,11 @@ def is_evaluated(
     images_per_class: int,   # that it shall have been scored with
 ) -> bool:
     "Whether every checkpoint of a run was scored; its checkpoints themselves are not needed for that"
-    if not run.evaluation.exists(): return False
-    found = read_json(run.evaluation)
-    return (run.judged.exists() and RunConfig.from_dict(found["config"]) == config
-            and found["rows"][-1]["step"] == config.total_steps and found["rows"][0]["n_per_class"] == images_per_class)
+    if not (run.evaluation.exists() and run.config.exists()): return False
+    try: found = read_evaluation(run)
+    except InputError: return False   # of another run, or damaged: it is scored again
+    return (found.config == config and found.last.step == config.total_steps
+            and found.last.n_per_class == images_per_class)
 
 # %% ../../nbs/reporting/02_reports.ipynb #14ec6a84
 def example_study() -> Path:

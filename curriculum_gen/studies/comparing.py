@@ -28,7 +28,7 @@ from ..statistics.comparison import MARGIN, RUN_ALPHA, paired_difference, paired
 from ..statistics.intervals import design_effect, wilson_interval
 from ..statistics.regime_comparison import SystemComparison, compare_systems
 from ..statistics.words import Verdict
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import recorded_config
 from ..figures.style import BLUE, VERMILLION, annotate, printed
 from .systems import System, path_and_step, read_system, runs_under, system_of_runs
 from .table import counted_verdicts
@@ -321,7 +321,7 @@ def gate_against(
     from curriculum_gen.studies.gate import gated_folders, stops
     groups = {}
     for folder in gated_folders(paths):
-        groups.setdefault(RunConfig.from_dict(read_json(RunFolder(folder).config)).recipe.name, []).append(folder)
+        groups.setdefault(recorded_config(RunFolder(folder)).recipe.name, []).append(folder)
     rows = []
     for regime, folders in groups.items():
         candidate = system_of_runs(folders, name=regime)

@@ -7,6 +7,7 @@ __all__ = ['checkpoint_record', 'check_files', 'save_checkpoint', 'load_checkpoi
 
 # %% ../../nbs/training/10_checkpoints.ipynb #d56ee4b6
 import os, shutil, tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from .. import __version__
 from ..core.errors import InputError, disk_error
 from ..core.records import read_json, sha256, stream_seed, write_json
+from ..core.run_folder import StepRecord, history_sha256
+from ..curriculum.claims import check_checkpoint
 from ..curriculum.config import ARITHMETIC
 from ..curriculum.phases import phase_at
 from ..data.dataset import Split
@@ -28,6 +31,7 @@ def checkpoint_record(
     *,
     images: int,         # in the split that is trained on
     judge_sha256: str,   # of the judge that training listens to
+    history: Sequence[StepRecord] = (),   # the steps that led to it, from where its folder begins
 ) -> dict:               # JSON values
     "What a checkpoint says of itself"
     config, step = program.config, state.step
@@ -37,7 +41,8 @@ def checkpoint_record(
             "weights_sha256": weights_sha256(state.generator), "judge_sha256": judge_sha256, "config_key": config.key,
             "data_position": {"epoch": epoch, "batch": batch},
             "random_streams": {name: stream_seed(config.seed, f"{name}, {when}") for name, when in streams},
-            "formulation": ARITHMETIC, "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
+            "history_sha256": history_sha256(history), "formulation": ARITHMETIC,
+            "versions": {"curriculum_gen": __version__, "torch": torch.__version__}}
 
 # %% ../../nbs/training/10_checkpoints.ipynb #5d2ef02b
 def check_files(folder: Path) -> None:
@@ -87,7 +92,10 @@ def load_checkpoint(
         raise InputError(f"{folder}: its run was trained by another version of the same mathematics "
                          f"({record.get('formulation')}), which gives other bits: begin a new folder, "
                          "or use that version")
-    seed = program.config.seed
-    if record["random_streams"]["dropout"] != stream_seed(seed, f"dropout, step {record['step']}"):
-        raise InputError(f"{folder}: its random streams are not those of seed {seed}")
-    return program.load(snapshot, images=split.images, labels=split.labels, judge=judge)
+    check_checkpoint(record, program.config, folder=folder)
+    try: state = program.load(snapshot, images=split.images, labels=split.labels, judge=judge)
+    except InputError as error: raise InputError(f"{folder}: {error}") from None
+    if weights_sha256(state.generator) != record["weights_sha256"]:
+        raise InputError(f"{folder}: its generator is not the one of its record; delete the folder {folder.name} to go "
+                         "on from the checkpoint before it")
+    return state

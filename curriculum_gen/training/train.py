@@ -18,6 +18,7 @@ from ..core.errors import InputError, disk_error
 from ..core.finite import broken_losses, first_broken
 from ..core.records import read_json, write_atomic, write_json
 from ..core.run_folder import RunFolder, StepRecord, read_history
+from ..curriculum.claims import recorded_config, recorded_history
 from ..curriculum.config import RunConfig, differences
 from ..data.dataset import Dataset, Split
 from ..data.sources import load_dataset
@@ -33,7 +34,7 @@ def claim_folder(
 ) -> None:
     "Make the folder this configuration's; `InputError` for another configuration's folder, or too little space"
     if run.config.exists():
-        theirs = RunConfig.from_dict(read_json(run.config))
+        theirs = recorded_config(run)
         if theirs != config:
             raise InputError(f"{run.path}: belongs to another configuration "
                              f"({'; '.join(differences(config, theirs))}); choose another folder")
@@ -91,7 +92,7 @@ def run_judge(
                 bar.update()
             recipe = judge_recipe("first", dataset=dataset.task.name, **config.judging)
             certified_judge(recipe, dataset, device=config.device, progress=show).save(run.judges)
-    return load_judge(run.judges, "first", task=config.task, device=config.device)
+    return load_judge(run.judges, "first", task=config.task, device=config.device, dataset=dataset)
 
 # %% ../../nbs/training/11_train.ipynb #e297ec40
 def train(
@@ -123,7 +124,7 @@ def train(
 # %% ../../nbs/training/11_train.ipynb #6e0ad7d3
 def finished(run: RunFolder, config: RunConfig) -> bool:
     "Whether every planned checkpoint and every line of the history is there"
-    return set(config.checkpoint_steps) <= set(run.steps()) and len(read_history(run.history)) == config.total_steps
+    return set(config.checkpoint_steps) <= set(run.steps()) and len(recorded_history(run, config)) == config.total_steps
 
 def _sweep(run: RunFolder) -> None:
     "Remove what a killed process left half-written"
@@ -146,8 +147,9 @@ def check_data(run: RunFolder, config: RunConfig, *, dataset: Dataset) -> None:
                          f"and these data are {dataset.task.name} of another shape or classes")
     ours = {"fingerprint": dataset.fingerprint, **dataset.source.to_dict()}
     if not run.data.exists(): write_json(run.data, ours)
-    elif (theirs := read_json(run.data))["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"{run.path}: was begun on {theirs['source']}, and the data at hand are {ours['source']}: "
+    elif not isinstance(theirs := read_json(run.data), dict) or theirs.get("fingerprint") != dataset.fingerprint:
+        begun = theirs.get("source") if isinstance(theirs, dict) else "other data"
+        raise InputError(f"{run.path}: was begun on {begun}, and the data at hand are {ours['source']}: "
                          "provide the former or choose another folder")
 
 # %% ../../nbs/training/11_train.ipynb #40965ef9
@@ -166,7 +168,8 @@ def train_between(
 ) -> None:
     "Train from wherever a folder stands between two steps to the later one, with every planned checkpoint on the way"
     _sweep(run)
-    planned, history = _planned(program.config, start_step, stop_step), read_history(run.history)
+    planned = _planned(program.config, start_step, stop_step)
+    history = recorded_history(run, program.config, start_step=start_step)
     missing = min(planned - set(run.steps()), default=stop_step + 1)
     # a power cut can cost the last lines of the history: their steps are run again
     there = [step for step in run.steps() if step < missing and step <= start_step + len(history)]
@@ -175,7 +178,8 @@ def train_between(
     write_atomic(run.history, "".join(json.dumps(r.to_dict()) + "\n" for r in history[:state.step - start_step]))
 
     def checkpoint() -> None:
-        record = checkpoint_record(state, program, images=len(split), judge_sha256=judge.sha256)
+        record = checkpoint_record(state, program, images=len(split), judge_sha256=judge.sha256,
+                                   history=read_history(run.history))
         save_checkpoint(run.checkpoint(state.step), program.save(state), record=record)
         for step in run.steps():   # where an interrupt had stopped an earlier start
             if step < state.step and step not in planned: shutil.rmtree(run.checkpoint(step))
