@@ -4750,6 +4750,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'curriculum_gen/studies/composition.py'),
                                                     'curriculum_gen.studies.composition._placed': ( 'studies/composition.html#_placed',
                                                                                                     'curriculum_gen/studies/composition.py'),
+                                                    'curriculum_gen.studies.composition._point': ( 'studies/composition.html#_point',
+                                                                                                   'curriculum_gen/studies/composition.py'),
                                                     'curriculum_gen.studies.composition._scores': ( 'studies/composition.html#_scores',
                                                                                                     'curriculum_gen/studies/composition.py'),
                                                     'curriculum_gen.studies.composition._taught': ( 'studies/composition.html#_taught',

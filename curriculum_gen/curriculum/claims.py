@@ -137,6 +137,7 @@ class Evaluation:
         "Step -> what the first judge saw: [classes, n]"
         return {step: judged[0] for step, judged in self.answers.items()}
 
+# %% ../../nbs/curriculum/03_claims.ipynb #1f9427b0
 _PARTS = {"config": dict, "task": dict, "data": dict, "judges": dict, "phases": list, "rows": list}
 # what numbers raise that are no measurement
 WRONG = KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, OverflowError

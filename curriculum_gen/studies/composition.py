@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -264,6 +265,7 @@ def told_scores(
                          "student, of real": student, "verdicts": panel.verdicts}
     return pd.DataFrame(found).T.rename_axis("regime")
 
+# %% ../../nbs/studies/14_composition.ipynb #872db3b2
 def answer(
     table: Mapping,   # a seed table
 ) -> str:             # a line a regime
@@ -304,12 +306,8 @@ def plot_scores(
         ax.axvspan(100*rate["low"], 100*rate["high"], color="0.9", linewidth=0)
         ax.axvline(100*rate["mean"], color="0.6", linewidth=0.8)
         for judge, color, shift in (("first", ORANGE, -0.14), ("panel", BLUE, 0.14)):
-            for row in mine[mine.judge == judge].itertuples():
-                place, value = names.index(row.regime) + shift, 100*getattr(row, score)
-                low, high = getattr(row, f"{score}_low"), getattr(row, f"{score}_high")
-                if not pd.isna(low):
-                    ax.plot([max(0, 100*low), min(100, 100*high)], [place]*2, color=color, linewidth=1.2)
-                ax.plot(value, place, "o", color=color, markersize=4, clip_on=False)
+            for row in mine[mine.judge == judge].to_dict("records"):
+                _point(ax, row, score, place=names.index(row["regime"]) + shift, color=color)
         ax.set(xlim=(0, 101), title={"exact": "both right (%)", "relation": "relation right (%)"}[score])
     axes[0].set(yticks=range(len(names)), yticklabels=[name.replace("_", " ") for name in names],
                 ylim=(len(names) - 0.5, -0.5))
@@ -323,6 +321,12 @@ def plot_scores(
                   Line2D([], [], color=BLUE, marker="o", label="median of the others"),
                   Patch(color="0.9", label="chance")])
     return figure
+
+# %% ../../nbs/studies/14_composition.ipynb #0a5e049c
+def _point(ax: Axes, row: Mapping, score: str, *, place: float, color: str) -> None:
+    low, high = row[f"{score}_low"], row[f"{score}_high"]
+    if not pd.isna(low): ax.plot([max(0, 100*low), min(100, 100*high)], [place]*2, color=color, linewidth=1.2)
+    ax.plot(100*row[score], place, "o", color=color, markersize=4, clip_on=False)
 
 # %% ../../nbs/studies/14_composition.ipynb #ac881a4b
 def kept_displays(
@@ -340,6 +344,7 @@ def kept_displays(
         with np.load(run.samples) as saved: found[name] = [task.classes[c] for c in kept], saved["images"][-1, kept]
     return found
 
+# %% ../../nbs/studies/14_composition.ipynb #54bdbc93
 @printed
 def plot_displays(
     displays: Mapping[str, tuple],   # from `kept_displays`

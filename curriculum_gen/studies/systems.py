@@ -270,6 +270,7 @@ def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Check
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
     return found, classes.pop()
 
+# %% ../../nbs/studies/06_systems.ipynb #0b96869b
 def _scored(run: RunFolder) -> tuple[list[Card], tuple[str, ...], dict]:
     "The cards that were scored, the classes, and what the first judge saw at each step"
     if run.config.exists():
