@@ -204,13 +204,15 @@ def test_the_action_for_others_gates_and_tells(root, tmp_path, last, code):
     steps = yaml.safe_load((root/"action.yml").read_text())["runs"]["steps"]
     step = next(step for step in steps if step.get("name") == "gate and compare")
     for name in ("cgen-gate", "cgen-compare"):
-        (tmp_path/name).write_text(f"#!/bin/sh\necho {name} \"$@\"\necho {last}\nexit {code if 'gate' in name else 1}\n")
+        ends = code if "gate" in name else 1
+        (tmp_path/name).write_text(f"#!/bin/sh\necho {name} \"$@\"\necho {last}\nexit {ends}\n")
         (tmp_path/name).chmod(0o755)
     given = {"RUNS": "runs/a runs/b", "BASELINE": "last week", "REQUIRE": "LEARNED", "STRICT": "true",
              "RUNNER_TEMP": str(tmp_path), "GITHUB_STEP_SUMMARY": str(tmp_path/"summary.md"),
              "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert set(step["env"]) == {"RUNS", "BASELINE", "REQUIRE", "STRICT"}
-    done = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", step["run"]], env=given, capture_output=True, text=True)
+    shell = ["bash", "-e", "-o", "pipefail", "-c", step["run"]]
+    done = subprocess.run(shell, env=given, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     told = (tmp_path/"summary.md").read_text()
     assert told == (tmp_path/"curriculum_gen.md").read_text() and told.count(last) == 3

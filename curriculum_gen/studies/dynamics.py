@@ -62,7 +62,7 @@ class Change:
     "A mean difference over seeds"
     mean: float         # the second less the first
     interval: Interval  # 95 %, over seeds
-    seeds: int
+    seeds: int          # at least 2
 
     @property
     def falls(self) -> bool: return self.interval.high < 0
