@@ -9,7 +9,7 @@ __all__ = ['LAYOUTS', 'SIGNS', 'mnist_pairs', 'mnist_relations', 'fashion_mnist_
 
 # %% ../../nbs/core/05_displays.ipynb #d26fbcde
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -26,8 +26,8 @@ SIGNS = "<", "=", ">"
 @dataclass(frozen=True)
 class Display(Task):
     "Ordered pairs of a task's classes, side by side"
-    part: Task = MNIST       # what is put side by side
-    layout: str = "pairs"    # in `LAYOUTS`
+    part: Task = field(default=MNIST, kw_only=True)       # what is put side by side
+    layout: str = field(default="pairs", kw_only=True)    # in `LAYOUTS`
 
     @property
     def pairs(self) -> np.ndarray:   # [classes, 2]: left and right, as classes of the part

@@ -44,7 +44,14 @@ class Taught:
         network, task = super().part(name), self.config.task
         return with_pair_labels(network, task) if isinstance(task, Display) else network
 
-    def start(self, seed: int, *, images: Tensor, labels: Tensor, judge: nn.Module) -> Learner:
+    def start(
+        self,
+        seed: int,           # the configuration's
+        *,
+        images: Tensor,      # [N, channels, height, width] uint8
+        labels: Tensor,      # [N] int64
+        judge: nn.Module,    # frozen, in eval mode
+    ) -> Learner:
         "A run before its first step, with the images of the classes that are taught"
         rows = torch.isin(labels, self.taught)
         return super().start(seed, images=images[rows], labels=labels[rows], judge=judge)
@@ -110,7 +117,14 @@ class Control(NetworkProgram):
     name, parts, terms = "control", {"generator": Drawer}, {"nothing": ("generator",)}
     options, choices = {"control": "real"}, {"control": CONTROLS}
 
-    def start(self, seed: int, *, images: Tensor, labels: Tensor, judge: nn.Module) -> Learner:
+    def start(
+        self,
+        seed: int,           # the configuration's
+        *,
+        images: Tensor,      # [N, channels, height, width] uint8
+        labels: Tensor,      # [N] int64
+        judge: nn.Module,    # frozen, in eval mode
+    ) -> Learner:
         "The drawer filled, and its labels as the control has them"
         state, task = super().start(seed, images=images, labels=labels, judge=judge), self.config.task
         state.generator.images.copy_(_stored(load_dataset(self.config.dataset, report=lambda line: None).part.test))
