@@ -33,7 +33,8 @@ NOT_LOADED = {
 # the bench's programs stand for somebody else's code
 NOT_OURS = ["bench.programs"]
 # what has three parts that everybody names in this order: (name, image_shape, classes), (state, latents, labels)
-THREE = ["core.task.Task", "training.program.Program.sample", "training.learner.NetworkProgram.sample"]
+THREE = ["core.task.Task", "core.displays.Display", "training.program.Program.sample",
+         "training.learner.NetworkProgram.sample"]
 # explained once in index.ipynb, or by themselves
 VOCABULARY = {"images", "labels", "latents", "step", "seed"} | {"name", "path", "device"}
 RULES = []   # of many notebooks or modules at once
