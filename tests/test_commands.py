@@ -75,8 +75,8 @@ def helps(tmp_path_factory) -> dict[str, str]:
 
 
 def example(help) -> list[str]:
-    "The words of the example in a help text"
-    return shlex.split(help.split("example:\n")[1].strip())
+    "The words of the first example in a help text"
+    return shlex.split(help.split("example:\n")[1].strip().splitlines()[0])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

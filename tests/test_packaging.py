@@ -52,7 +52,8 @@ def test_the_wheel_holds_the_package_its_data_its_reports_and_nothing_else(root,
     assert {name.split("/")[1] for name in theirs} == {*ONLY_IN_A_CLONE} and len(reports) > 3 and len(data) == 3
     assert {"curriculum_gen/__init__.py", "curriculum_gen/diagnosis/checks/labels.py"} <= modules - theirs
     assert content == modules - theirs | reports | data | {
-        "curriculum_gen/preregistration.json", "curriculum_gen/rivals.json"}
+        "curriculum_gen/preregistration.json", "curriculum_gen/rivals.json", "curriculum_gen/composition.json",
+        "curriculum_gen/dynamics.json", "curriculum_gen/gaussian_clouds.json", "curriculum_gen/pilots/digits.json"}
 
 
 def test_the_wheel_says_what_settings_ini_says(wheel, settings):
