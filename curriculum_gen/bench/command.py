@@ -36,8 +36,8 @@ def bench(args: Sequence[str] | None = None) -> int:
 def _bench_parser() -> Parser:
     parser = Parser("cgen-bench", "Test the instruments: controls, generators whose verdict is known beforehand;\n"
                     "faults, planted in training programs beside healthy ones; gallery, the newest faults\n"
-                    "with their curves; hostile, run folders that are not\nwhat they say; speed, beside a plain program "
-                    "for the same training and scoring;\nand machine, kills, full disks and moved folders.",
+                    "with their curves; hostile, run folders that are not\nwhat they say; speed, beside a plain "
+                    "program for the same training and scoring;\nand machine, kills, full disks and moved folders.",
                     example="cgen-bench controls --runs 1 --brief --out controls.json")
     parser.add_argument("what", metavar="NAME", help="controls, faults, gallery, hostile, speed or machine")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: NAME.json)")

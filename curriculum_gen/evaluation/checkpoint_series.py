@@ -25,13 +25,12 @@ from .evaluate import FORMAT, _rng
 from .explanations import SCALE_LATENTS, other_scale
 from .generators import OpenedGenerator, open_generator
 from curriculum_gen.evaluation.instruments import (
-    SAMPLE_IMAGES, Instruments, as_pixels, evaluation_latents, generate, judged_by, judged_cards, prepare_instruments,
+    SAMPLE_IMAGES, Instruments, as_pixels, evaluation_latents, generate, judged_cards, prepare_instruments,
     score_generator
 )
 from .loading import archive_kind, load_generator, told_in_a_line
 from .originals import Original, certificate_of, opened_original, recognised
 from .trial import trial_call
-from ..judges.certificates import Certificate
 from ..judges.panel import certified_panel
 from ..judges.recipes import PANEL
 from ..models.contents import checkpoints_in, contents, read_values

@@ -185,6 +185,7 @@ def _write_evaluation(run: RecordedRun, cards: list[Card], *, files: RunFolder, 
     certificates = {name: certificate.to_dict() for name, certificate in instruments.certificates.items()}
     write_json(files.evaluation, sealed(
         {"config": recorded_config(run.folder).to_dict(), "task": run.task.to_dict(),
-         "data": read_json(run.folder.data), "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
+         "data": read_json(run.folder.data), "judges": certificates,
+         "phases": [phase.row() for phase in run.config.phases],
          "recognised": dict(instruments.real_by_class), "lines": instruments.lines,
          "measured_with": _measured_with(run, instruments), "rows": [card.row() for card in cards]}))

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from ..core.errors import InputError
 from ..core.records import read_json, sha256, stream_seed, write_json
-from ..core.run_folder import RunFolder
 from ..curriculum.config import profile_named
 from ..data.dataset import Dataset
 from .instruments import evaluation_latents, generate, latent_shape_of

@@ -373,7 +373,7 @@ def _ranged(search: _Search, form: Form, *, given: tuple[float, float] | None) -
                             for z, y in zip(latents.split(size), labels.split(size))])
     if given is None: low, high, known = range_of(images)
     else:
-        (low, high), beyond = given, ""
+        low, high = given
         cut = float(((images < low) | (images > high)).float().mean())
         known = f"range {low:g},{high:g} as given{f'; {cut:.1%} of the values lie beyond and are cut' if cut else ''}"
     return replace(form, low=low, high=high), known

@@ -22,7 +22,6 @@ from ..core.records import sha256
 from ..core.registry import object_named
 from ..models.contents import Contents, checkpoints_in, clean_name, contents, listed
 from ..models.matching import match_network
-from ..models.weights import load_state
 
 # %% ../../nbs/evaluation/09_loading.ipynb #ee819d04
 def own_line(

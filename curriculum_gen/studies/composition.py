@@ -32,8 +32,7 @@ from ..core.run_folder import RunFolder
 from ..core.task import TASKS
 from ..curriculum.regimes import REGIMES, Regime, Stage
 from ..figures.plots import on_paper
-from ..figures.style import BLUE, ORANGE, VERMILLION, annotate, printed
-from ..statistics.words import Verdict
+from ..figures.style import BLUE, ORANGE, annotate, printed
 from .preregistration import Decision, decisions, mean_interval, registered, verdict_table
 from .rivals import CURRICULUM
 from .study import Plan, Study, check_statements, study_of

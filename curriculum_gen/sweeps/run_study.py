@@ -6,7 +6,7 @@
 __all__ = ['execute_all', 'planned_runs', 'run_study']
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #d929477f
-import os, shutil, sys
+import os, shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..core.displays import TEACHING, Display, taught_and_kept
-from ..core.errors import InputError
 from ..core.records import stream_seed
 from ..curriculum.config import RunConfig
 from ..curriculum.phases import Phase

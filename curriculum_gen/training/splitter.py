@@ -6,7 +6,6 @@
 __all__ = ['UNTRAINED', 'part_config', 'part_run', 'part_weights', 'Splitter', 'in_the_batch', 'part_fingerprints']
 
 # %% ../../nbs/training/14_splitter.ipynb #d3fcca7d
-from functools import partial
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -18,14 +17,14 @@ from torch import Tensor, nn
 
 from ..core.displays import TEACHING, Display, taught_and_kept
 from ..core.errors import InputError
-from ..core.records import read_json, stream_seed
+from ..core.records import read_json
 from ..core.run_folder import RunFolder
 from ..curriculum.config import RunConfig, run_config
 from ..curriculum.phases import Phase
 from ..data.sources import load_dataset
 from ..models.networks import Generator
 from ..models.positions import PlacedGenerator, relation_probability
-from ..models.weights import load_state, read_checkpoint, seeded, weights_sha256
+from ..models.weights import load_state, read_checkpoint, weights_sha256
 from .learner import Learner, NetworkProgram, trained_parameters, weighted_loss
 from .program import Batch, program_of
 from .train import train
