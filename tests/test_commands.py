@@ -17,8 +17,9 @@ from curriculum_gen.core.task import TASKS
 from curriculum_gen.curriculum.regimes import REGIMES
 from curriculum_gen.studies.study import STUDIES
 from curriculum_gen.curriculum.config import PROFILES, run_config
-from curriculum_gen.core.records import read_json, write_json
+from curriculum_gen.core.records import read_json
 from curriculum_gen.core.run_folder import RunFolder
+from curriculum_gen.evaluation.evaluate import evaluate_run
 from curriculum_gen.training.train import train
 
 COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-compare", "cgen-diagnose",
@@ -178,12 +179,11 @@ def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_is_diagnosed(mine, capsys):
-    write_json(mine.evaluation,
-               {"rows": [{"step": mine.steps()[-1], "reasons": ["GAMED: by whatever it is", "ABOVE-CHANCE: too"]}]})
+    card = evaluate_run(mine.path, images_per_class=10)[-1]
     assert call("cgen-diagnose", [mine.path, "--undo-steps", "0"]) == 0
     told = capsys.readouterr().out
     assert ("1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told
-            and "the evaluation calls it GAMED: by whatever it is\n" in told)
+            and f"the evaluation calls it {card.reasons[0]}\n" in told)
     assert mine.findings.exists() and mine.findings.with_name("report.html").exists()
 
 

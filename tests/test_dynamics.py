@@ -53,7 +53,7 @@ def test_the_estimate_of_the_report_is_the_mean_and_the_other_the_harmonic_mean(
 @pytest.mark.parametrize("name", ["circle, noise 0.05", "two circles, noise 0.05", "sphere", "Gaussian, d = 5",
                                   "Gaussian, d = 12"])
 def test_holes_are_found_where_they_are_and_nowhere_else(name):
-    bars = cycles.cycle_bars(distances(name, 200, seed=1))
+    bars = cycles.cycle_bars(distances(name, 400, seed=1))
     assert cycles.significant_cycles(bars).sum() == BY_NAME[name].cycles
 
 

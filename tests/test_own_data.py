@@ -45,8 +45,8 @@ def written(folder, images, labels, names=None):
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     "A cache of its own for what is decoded"
-    monkeypatch.setattr("curriculum_gen.data.places.user_cache_dir", lambda name: str(tmp_path/"cache"))
-    monkeypatch.setattr("curriculum_gen.data.pilots.user_cache_dir", lambda name: str(tmp_path/"cache"))
+    for module in ("places", "pilots"):
+        monkeypatch.setattr(f"curriculum_gen.data.{module}.cache_folder", (tmp_path/"cache").joinpath)
 
 
 def quiet(name): return load_dataset(str(name), report=lambda line: None)

@@ -73,13 +73,15 @@ def read_file(
 
 # %% ../../nbs/core/01_records.ipynb #ad1ead96
 def parse_json(
-    content: bytes,      # UTF-8
+    content: bytes,        # UTF-8
     *,
-    place: str | Path,   # where it is from, for messages
+    place: str | Path,     # where it is from, for messages
+    strict: bool = True,   # False: of another program, which may write NaN and Infinity
 ) -> object:
     "JSON as values; `InputError` where it is damaged, holds NaN, or a key twice"
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_each_once, parse_constant=_no_number)
+        constants = {"parse_constant": _no_number} if strict else {}
+        value = json.loads(content.decode(), object_pairs_hook=_each_once, **constants)
         if re.search(rb"\\u[dD][89a-fA-F]", content): json.dumps(value, ensure_ascii=False).encode()   # half a pair
         return value
     except (ValueError, RecursionError) as error:

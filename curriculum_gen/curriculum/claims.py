@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRONG', 'WORDS', 'recorded_config', 'check_checkpoint', 'recorded_history', 'Evaluation', 'read_evaluation', 'sealed',
-           'check_card', 'judged_again']
+           'check_card', 'series_cards', 'judged_again']
 
 # %% ../../nbs/curriculum/03_claims.ipynb #4d37b86b
 import importlib.util, json, sys
@@ -18,14 +18,15 @@ from ..core.arrays import read_arrays
 from ..core.errors import InputError
 from ..core.records import read_json, record_at, sha256, stream_seed
 from ..core.run_folder import RunFolder, StepRecord, checkpoint_claims, history_sha256, read_history
+from ..core.task import Task
 from .config import RunConfig
 from .phases import phase_at
 from ..statistics.card import JUDGE_NAMES, Card
 from ..statistics.chance import chance_test
 from ..statistics.confusions import check_confusion
 from ..statistics.intervals import design_effect
-from ..statistics.judging import Meter, judge_series, verdict_draws
-from ..statistics.verdicts import CUT_OFFS, CutOffs, compare_cards, confusion_counts
+from ..statistics.judging import Meter, drawn, judge_series, verdict_draws
+from ..statistics.verdicts import compare_cards, confusion_counts
 from ..statistics.words import Verdict
 
 # %% ../../nbs/curriculum/03_claims.ipynb #1cdacc38
@@ -319,6 +320,30 @@ def _judged(cards: Sequence[Card], run: RunFolder) -> np.ndarray:
         if abs(wanted - card.design_effect) > 1e-9*wanted: raise refused(f"at step {card.step}: another design effect")
     return judged
 
+# %% ../../nbs/curriculum/03_claims.ipynb #77cdaaf1
+def series_cards(
+    run: RunFolder,                             # with evaluation.json and judged.npz, and without config.json
+) -> tuple[list[Card], dict[int, np.ndarray]]:  # ascending in step; step -> what the first judge saw, [classes, n]
+    "The cards of somebody's checkpoints; `InputError` where they are damaged, or contradict each other"
+    found, place = read_json(run.evaluation), run.evaluation
+    if not isinstance(found, dict): raise InputError(f"{place}: damaged, no evaluation")
+    for name in ("task", "judges", "rows"):
+        if not isinstance(found.get(name), _PARTS[name]) or not found[name]:
+            raise InputError(f"{place}: damaged, no {name}")
+    _check_seal(found, place)
+    try:
+        classes = Task.from_dict(found["task"]).classes
+        about = {"judges": found["judges"], "lines": found.get("lines"), "classes": classes}
+        cards = [replace(record_at(Card, row, place=f"{place}, row {i}"), **about)
+                 for i, row in enumerate(found["rows"])]
+        for card in cards: check_card(card, place=f"{place}, step {card.step}", classes=len(classes))
+        scored = [card for card in cards if card.scored]
+        return cards, {card.step: seen[0] for card, seen in zip(scored, _judged(scored, run))}
+    except InputError: raise
+    except WRONG as error:
+        raise InputError(f"{place}: damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]})") from None
+
+
 # %% ../../nbs/curriculum/03_claims.ipynb #551df7f5
 def judged_again(
     evaluation: Evaluation,
@@ -346,11 +371,10 @@ def judged_again(
 
 def _meter(evaluation: Evaluation, known: Mapping[str, list]) -> Meter:
     "The judges as their certificates say, with the lines that a pilot drew where the data have no published ones"
-    certificates, lines = evaluation.certificates, evaluation.found.get("lines") or {}
+    certificates = evaluation.certificates
     return Meter(classes=evaluation.config.task.classes, real_images=certificates["first"]["images"],
                  real_correct={name: one["correct"] for name, one in certificates.items()}, real_by_class=known,
-                 invalid={}, cut_offs=CutOffs.from_dict(lines["cut_offs"]) if "cut_offs" in lines else CUT_OFFS,
-                 withheld=tuple(lines.get("withheld", ())), withheld_why=lines.get("withheld_why", ""))
+                 invalid={}, **drawn(evaluation.found.get("lines")))
 
 # %% ../../nbs/curriculum/03_claims.ipynb #0f324b41
 def _comparisons(evaluation: Evaluation) -> dict[int, str]:

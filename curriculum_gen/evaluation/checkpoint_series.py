@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..core.errors import InputError
 from ..core.records import read_json, sha256, write_atomic, write_json
 from ..core.run_folder import RunFolder
+from ..curriculum.claims import sealed
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
 from .evaluate import FORMAT, _rng
@@ -26,7 +27,7 @@ from .explanations import SCALE_LATENTS, other_scale
 from .generators import OpenedGenerator, open_generator
 from curriculum_gen.evaluation.instruments import (
     SAMPLE_IMAGES, Instruments, as_pixels, evaluation_latents, generate, judged_cards, prepare_instruments,
-    score_generator
+    score_generator, unscored_card
 )
 from .loading import archive_kind, load_generator, told_in_a_line
 from .originals import Original, certificate_of, opened_original, recognised
@@ -125,9 +126,9 @@ def _broken(network: nn.Module | None) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
     card: Card
-    judged: np.ndarray           # [judges, classes, n] uint8
-    samples: np.ndarray          # [classes, k, height, width] uint8
-    file_judge: dict | None      # what the judge in the file says, and its certificate
+    judged: np.ndarray | None = None    # [judges, classes, n] uint8; None with the next: nobody was asked
+    samples: np.ndarray | None = None   # [classes, k, height, width] uint8
+    file_judge: dict | None = None      # what the judge in the file says, and its certificate
 
 def _measured_with(instruments: Instruments) -> dict:
     return {"format": FORMAT, "judges": instruments.fingerprints, "images_per_class": instruments.images_per_class,
@@ -185,17 +186,6 @@ def _said_by(opened: _Opened, instruments: Instruments) -> dict | None:
     right = seen == torch.arange(len(images))[:, None]
     return {"certificate": certificate.to_dict(), "correct": int(right.sum()), "images": right.numel()}
 
-# %% ../../nbs/evaluation/13_checkpoint_series.ipynb #bc9e41d0
-def _not_finite(opened: _Opened, instruments: Instruments, *, why: str) -> _Scored:
-    "A checkpoint whose images are no numbers, these counted as background; its verdict is INVALID"
-    class Blank(OpenedGenerator):
-        def __call__(self, latents: Tensor, labels: Tensor) -> Tensor:
-            return super().__call__(latents, labels).nan_to_num(-1.0, 1.0, -1.0).clamp(-1, 1)
-    one = opened.generator
-    blank = _Opened(generator=Blank(one.call, one.form, task=one.task))
-    found = _score(blank, instruments, student=False, keep=None)
-    return replace(found, card=replace(found.card, reasons=(why,)))
-
 # %% ../../nbs/evaluation/13_checkpoint_series.ipynb #66dfcbdb
 @dataclass(frozen=True, kw_only=True)
 class ScoredSeries:
@@ -208,7 +198,8 @@ class ScoredSeries:
     file_judges: Mapping[int, dict] = field(default_factory=dict)   # step -> what the judge in the file says
 
     def _repr_markdown_(self) -> str:
-        rows = [f"| {card.step:,} | {card.accuracy:.1%} | {card.verdict} |" for card in self.cards]
+        rows = [f"| {card.step:,} | {f'{card.accuracy:.1%}' if card.scored else '–'} | {card.verdict} |"
+                for card in self.cards]
         compared = [f"- {self.comparison['words']}"] if self.comparison else []
         return "\n".join(["| step | first judge | verdict |", "|---|---|---|", *rows, "", *compared,
                           *(f"- {one}" for one in (*self.about, *self.failed.values()))])
@@ -279,7 +270,8 @@ def _scored_files(files: list[SeriesFile], failed: dict, opening: dict, *, last:
             opened = _open(file, like=like, **opening)
             if why := _broken(opened.generator.network):
                 since = file.step if since is None else since
-                scored[file.step] = _not_finite(opened, instruments, why=f"not finite from step {since}: {why}")
+                scored[file.step] = _Scored(card=unscored_card(
+                    instruments, reason=f"not finite from step {since}: {why}", generator=opened.generator.network))
                 continue
             student = file in (last, end)
             scored[file.step] = _score(opened, instruments, student=student,
@@ -293,17 +285,15 @@ def _judged(scored: dict[int, _Scored], instruments: Instruments, *, failed: dic
             out: RunFolder, files: list[SeriesFile], generator: object) -> ScoredSeries:
     "Verdicts, the comparison, and the files"
     steps, name = sorted(scored), out.path.resolve().name
-    cards = [replace(scored[step].card, regime=name, seed=0, step=step) for step in steps]
-    broken = {step: scored[step].card.reasons[0] for step in steps if scored[step].card.reasons}
-    seen = [scored[step].judged for step in steps]
-    compared = _compared(steps, cards, seen, broken)
+    cards = {step: replace(scored[step].card, regime=name, seed=0, step=step) for step in steps}
+    asked = [step for step in steps if cards[step].scored]
+    compared = _compared(steps, cards, scored)
     trial = trial_call(like, task=instruments.task)
-    cards = judged_cards([replace(card, reasons=()) for card in cards], instruments, judged=seen, rng=_rng(),
-                         comparisons={len(steps) - 1: compared["verdict"]} if compared else {})
+    again = judged_cards([cards[step] for step in asked], instruments, judged=[scored[s].judged for s in asked],
+                         rng=_rng(), comparisons={len(asked) - 1: compared["verdict"]} if compared else {})
     latents = evaluation_latents(min(SCALE_LATENTS, instruments.images_per_class), shape=like.latent_shape)
-    images = generate(like, latents, task=instruments.task)
-    scale = other_scale(images, instruments)
-    cards = [_told(card, broken.get(card.step), scale) for card in cards]
+    scale = other_scale(generate(like, latents, task=instruments.task), instruments)
+    cards = [*(cards | {card.step: _told(card, scale) for card in again}).values()]
     about = (*about, *trial.reasons)
     judges = {step: scored[step].file_judge for step in steps if scored[step].file_judge}
     _write(out, cards, scored, instruments=instruments, series={
@@ -317,33 +307,33 @@ def _address(generator: object) -> str | None:
     return generator if isinstance(generator, str) or generator is None else getattr(generator, "__name__", None)
 
 # %% ../../nbs/evaluation/13_checkpoint_series.ipynb #cfc3bcd8
-def _compared(steps: list[int], cards: list[Card], judged: list[np.ndarray], broken: dict) -> dict | None:
+def _compared(steps: list[int], cards: dict[int, Card], scored: dict[int, _Scored]) -> dict | None:
     "The last checkpoint beside the reference; None where there is none to compare"
-    before = reference_of(steps)
-    if before is None or {before, steps[-1]} & broken.keys(): return None
-    place = steps.index(before)
-    found = compare_cards([cards[place]], [cards[-1]], judged_before=[judged[place][0]], judged_after=[judged[-1][0]])
-    return {"before": before, "after": steps[-1], "verdict": str(found.verdict),
-            "words": in_steps(found.words, before=before, after=steps[-1])}
+    before, after = reference_of(steps), steps[-1]
+    if before is None or not (cards[before].scored and cards[after].scored): return None
+    found = compare_cards([cards[before]], [cards[after]], judged_before=[scored[before].judged[0]],
+                          judged_after=[scored[after].judged[0]])
+    return {"before": before, "after": after, "verdict": str(found.verdict),
+            "words": in_steps(found.words, before=before, after=after)}
 
-def _told(card: Card, broken: str | None, scale: str | None) -> Card:
-    "A card, INVALID where its images are no numbers or on another scale"
-    why = broken or scale
-    if not why: return card
+def _told(card: Card, scale: str | None) -> Card:
+    "A card, INVALID where its images are on another scale"
+    if not scale: return card
     return replace(card, verdict=str(Verdict.INVALID), trusted=None, worst=None, stability=None,
-                   reasons=(f"{Verdict.INVALID}: {why}",))
+                   reasons=(f"{Verdict.INVALID}: {scale}",))
 
 def _write(out: RunFolder, cards: list[Card], scored: dict[int, _Scored], *, instruments: Instruments,
            series: dict) -> None:
-    steps, source = [card.step for card in cards], instruments.dataset.source
+    source, steps = instruments.dataset.source, [card.step for card in cards if card.scored]
     _write_arrays(out.samples, steps=steps, images=np.stack([scored[step].samples for step in steps]))
     _write_arrays(out.judged, steps=steps, judged=np.stack([scored[step].judged for step in steps]), judges=list(PANEL))
-    write_json(out.evaluation, {
+    write_json(out.evaluation, sealed({
         "series": series, "task": instruments.task.to_dict(),
         "data": {"fingerprint": instruments.dataset.fingerprint, **source.to_dict()},
         "judges": {name: one.to_dict() for name, one in instruments.certificates.items()},
-        "phases": [_whole_training(steps)], "measured_with": _measured_with(instruments),
-        "rows": [card.row() for card in cards]})
+        "phases": [_whole_training([card.step for card in cards])], "measured_with": _measured_with(instruments),
+        "recognised": dict(instruments.real_by_class), "lines": instruments.lines,
+        "rows": [card.row() for card in cards]}))
 
 def _whole_training(steps: list[int]) -> dict:
     "One phase for figures, since nobody has told of others"

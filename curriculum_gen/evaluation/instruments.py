@@ -239,7 +239,7 @@ def score_images(
                 dataset=task.name, image_shape=task.image_shape, classes=task.classes,
                 data_source=instruments.dataset.source.source,
                 judges={name: c.to_dict() for name, c in instruments.certificates.items()},
-                images=as_pixels(images[:, :SAMPLE_IMAGES]))
+                lines=instruments.lines, images=as_pixels(images[:, :SAMPLE_IMAGES]))
     return card, np.stack(list(judged.values()))
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #c6f1f16a

@@ -155,14 +155,21 @@ def record_outcome(
 # %% ../../nbs/reporting/01_jobs.ipynb #8101578e
 # papermill in a process that ends, with everything it has started, when whoever started it is gone
 _WATCHED = """
-import os, threading, time
+import os, sys, threading, time
 import psutil
+from nbclient import NotebookClient
 from papermill.cli import papermill
 def watch(parent):
     while os.getppid() == parent: time.sleep(0.5)
     for child in psutil.Process().children(recursive=True): child.kill()
     os._exit(1)
 threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+begin = NotebookClient.__init__
+def with_its_folder(client, *given, **named):   # what lies beside a notebook can be imported, after all that is installed
+    begin(client, *given, **named)
+    line = f"import sys; sys.path.append({os.path.dirname(os.path.abspath(sys.argv[1]))!r})"
+    client.extra_arguments = [*client.extra_arguments, f"--IPKernelApp.exec_lines={line}"]
+NotebookClient.__init__ = with_its_folder
 papermill()
 """
 

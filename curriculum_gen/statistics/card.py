@@ -25,7 +25,7 @@ SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered"}
 # share of resamples that have to agree, or the verdict is borderline
 STABLE = 0.95
 # what a card has beyond a row of a table
-_ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "images"
+_ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "lines", "images"
 # what a card holds from the time it is judged
 _JUDGED = {"verdict", "reasons", "trusted", "not_measured", "p_adjusted", "worst", "stability"}
 
@@ -72,6 +72,7 @@ class Card(Record, _Fields):
     classes: tuple[str, ...] | None = None          # names
     data_source: str | None = None                  # who delivered the real images
     judges: dict | None = None                      # certificates of the judges, by name
+    lines: dict | None = None                       # where the rules draw theirs on these data; None: as published
     # [classes, k, ...] uint8, a few samples; not written to disk
     images: np.ndarray | None = field(default=None, repr=False)
 

@@ -6,7 +6,7 @@
 __all__ = ['card_again', 'gate_any']
 
 # %% ../../nbs/studies/15_ready_made.ipynb #d2107f8d
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import InputError
+from ..core.run_folder import RunFolder
+from ..curriculum.claims import series_cards
 from ..statistics.card import Card
 from ..statistics.chance import chance_statement, pooled_chance_test
-from ..statistics.judging import Meter, judge_series, verdict_draws
+from ..statistics.judging import Meter, drawn, judge_series, verdict_draws
 from ..statistics.words import Verdict
 from .gate import gate, objection_with_doubts, stops
 from .comparing import compare, gate_against
@@ -27,6 +29,7 @@ def card_again(
     card: Card,   # as it was read, its counts checked
 ) -> Card:        # INVALID where its counts do not give its word
     "A ready-made card with a verdict that its counts allow"
+    if not card.scored: return card   # INVALID, with its reason
     p = pooled_chance_test([np.array(card.confusion)]).p
     if abs(p - card.p_chance) > 1e-6: return _invalid(card, f"p_chance is {card.p_chance}, and its counts give {p:.2g}")
     word, why = chance_statement(p, n_classes=len(card.confusion))
@@ -51,7 +54,7 @@ def _by_certificates(card: Card) -> Card | None:
     if not {*card.panel} <= {*known}: return None
     try:
         meter = Meter(classes=card.classes or tuple(map(str, range(len(card.confusion)))),
-                      real_images=known["first"]["images"], real_by_class=None,
+                      real_images=known["first"]["images"], real_by_class=None, **drawn(card.lines),
                       real_correct={name: known[name]["correct"] for name in card.panel},
                       invalid={name: "its certificate is another judge's" for name, seen in card.panel.items()
                                if known[name]["weights_sha256"] != seen["judge_sha256"]})
@@ -71,8 +74,8 @@ def gate_any(
     runs, others = [], []
     for path in paths: (runs if _is_runs(path_and_step(path)[0]) else others).append(path)
     found = [gate(runs, require=require, strict=strict)] if runs else []
-    found += [pd.DataFrame([_row(one, str(path), require=require, strict=strict)
-                            for one in read_system(path).checkpoints]) for path in others]
+    found += [pd.DataFrame([_row(one, str(path), require=require, strict=strict) for one in _last(path)])
+              for path in others]
     if baseline and runs: found.append(gate_against(baseline, paths=runs, strict=strict))
     if baseline: found += [_against(baseline, path, strict=strict) for path in others]
     return pd.concat(found, ignore_index=True)
@@ -81,6 +84,15 @@ def gate_any(
 def _is_runs(path: Path) -> bool:
     "Whether a path is for the gate of run folders, which also says what does not exist"
     return not path.exists() or (path/"config.json").exists() or any(path.glob("*/seed-*/config.json"))
+
+def _last(path: str | Path) -> Sequence[Checkpoint]:
+    "What is gated: of a series the last checkpoint, also where it could not be scored"
+    place, step = path_and_step(path)
+    run = RunFolder(place)
+    if step is None and place.is_dir() and run.evaluation.exists():
+        last = series_cards(run)[0][-1]
+        if not last.scored: return [Checkpoint(seed=last.seed, step=last.step, confusion=last.confusion, card=last)]
+    return read_system(path).checkpoints
 
 def _row(one: Checkpoint, name: str, *, require: str, strict: bool) -> dict:
     if one.card: found = card_again(one.card)

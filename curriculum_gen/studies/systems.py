@@ -20,8 +20,7 @@ from ..core.errors import InputError, unknown_name
 from ..core.arrays import read_arrays
 from ..core.records import read_file, read_json, record_at
 from ..core.run_folder import RunFolder
-from ..core.task import Task
-from ..curriculum.claims import WRONG, check_card, judged_again, read_evaluation
+from ..curriculum.claims import WRONG, check_card, judged_again, read_evaluation, series_cards
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
 
@@ -276,14 +275,8 @@ def _scored(run: RunFolder) -> tuple[list[Card], tuple[str, ...], dict]:
     if run.config.exists():
         found = read_evaluation(run)
         return [card for card in judged_again(found) if card.scored], found.config.task.classes, found.seen
-    found = read_json(run.evaluation)   # a series of somebody's checkpoints has a task and no configuration
-    try:
-        cards = [record_at(Card, row, place=run.evaluation) for row in found["rows"]]
-        for card in cards: check_card(card, place=f"{run.evaluation}, step {card.step}")
-        kept = read_arrays(run.judged)
-        seen = dict(zip(kept["steps"].tolist(), kept["judged"][:, 0]))
-        return [card for card in cards if card.scored], Task.from_dict(found["task"]).classes, seen
-    except WRONG as error: raise InputError(f"{run.evaluation}: damaged ({type(error).__name__}: {error})") from None
+    cards, seen = series_cards(run)   # of somebody's checkpoints, which have a task and no configuration
+    return [card for card in cards if card.scored], cards[0].classes, seen
 
 # %% ../../nbs/studies/06_systems.ipynb #6bb1fe68
 def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[Checkpoint, ...]:
