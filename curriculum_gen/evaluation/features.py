@@ -109,7 +109,7 @@ def _measured(features: np.ndarray, reference: FeatureReference, path: Path) -> 
     seen = [[[round(float(value), 3) for value in point] for point in points] for points in reference.seen(features)]
     bars = next((bars for bars in diagrams if bars is not None), np.zeros((0, 2)))
     found = {"judge_sha256": reference.judge.sha256, "images_per_class": features.shape[1], **row,
-             "seen": seen, "diagram": [[float(f"{end:.4g}") for end in bar] for bar in bars]}
+             "seen": seen, "diagram": [[float(f"{end:.9g}") for end in bar] for bar in bars]}
     write_json(path, found)
     return found
 

@@ -23,7 +23,7 @@ from .dynamics import cloud_table
 
 # %% ../../nbs/studies/13_dynamics_figures.ipynb #52af68e5
 COURSES = {"mackay": "dimension", "reported_dimension": "dimension, as reported",
-           "reported_holes": "\"holes\", as reported", "cycles": "cycles a class, no accidents"}
+           "reported_holes": "“holes”, as reported", "cycles": "cycles a class, no accidents"}
 
 # %% ../../nbs/studies/13_dynamics_figures.ipynb #9495ec0c
 @printed

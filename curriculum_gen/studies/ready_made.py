@@ -94,6 +94,7 @@ def _last(path: str | Path) -> Sequence[Checkpoint]:
         if not last.scored: return [Checkpoint(seed=last.seed, step=last.step, confusion=last.confusion, card=last)]
     return read_system(path).checkpoints
 
+# %% ../../nbs/studies/15_ready_made.ipynb #61e3efcd
 def _row(one: Checkpoint, name: str, *, require: str, strict: bool) -> dict:
     if one.card: found = card_again(one.card)
     else:

@@ -6,15 +6,13 @@
 __all__ = ['UNTRAINED', 'part_config', 'part_run', 'part_weights', 'Splitter', 'in_the_batch', 'part_fingerprints']
 
 # %% ../../nbs/training/14_splitter.ipynb #d3fcca7d
-from pathlib import Path
-
 from fastcore.basics import patch
 from filelock import FileLock
-from platformdirs import user_cache_dir
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.cache import cache_folder
 from ..core.displays import TEACHING, Display, taught_and_kept
 from ..core.errors import InputError
 from ..core.records import read_json
@@ -55,7 +53,7 @@ def part_run(
                              f"{config.task.part.name}")
         return theirs, run
     theirs = part_config(config, regime)
-    run = RunFolder(Path(user_cache_dir("curriculum_gen"))/"parts"/theirs.key)
+    run = RunFolder(cache_folder("parts", theirs.key))
     run.path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(run.path.with_suffix(".lock")):
         train(theirs, run.path, dataset=load_dataset(theirs.dataset, report=lambda line: None))
