@@ -5,15 +5,16 @@
 PROFILE ?= quick
 OUT ?= runs
 JOBS ?=
+TORCH ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
 help:         ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-environment:  ## install what is needed into .venv, once (6 GB shared by all clones, 2-3 minutes)
+environment:  ## install what is needed into .venv, once for all clones (2-3 minutes, 6 GB; TORCH=cpu: 1.6 GB, for no GPU)
 	@test -n "$(PYTHON)" || { echo "environment: Python 3.11 or newer is needed and was not found: install it, or name it with make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@"$(PYTHON)" tools/environment.py
+	@TORCH="$(TORCH)" "$(PYTHON)" tools/environment.py
 
 reproduce: environment  ## train, test and report the regimes; PROFILE=tiny, quick or report, OUT=folder, JOBS=processes
 	@.venv/bin/cgen-batch --profile "$(PROFILE)" --out "$(OUT)" $(if $(JOBS),--jobs "$(JOBS)")
@@ -29,7 +30,9 @@ test: environment  ## every test: exported code in sync, the notebooks, then pyt
 readme: environment  ## write README.md from nbs/index.ipynb, and nbs/_quarto.yml from _quarto.yml
 	@.venv/bin/python tools/readme.py
 
-clean:        ## delete .venv and what builds and tests leave; runs and the shared 6 GB stay
+clean:        ## delete .venv and what builds and tests leave; runs and the shared packages stay
+	@[ ! -e .venv ] || [ -e .venv/complete ] || ls .venv/lib/*/site-packages/shared_environment.pth >/dev/null 2>&1 \
+	    || { echo "clean: .venv was not made by this project: rename or delete it" >&2; exit 2; }
 	@rm -rf .venv build dist *.egg-info .pytest_cache _docs _proc nbs/nbdev.yml nbs/sidebar.yml
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 	@echo "clean: the shared environments stay in $${CURRICULUM_GEN_ENVIRONMENTS:-$${XDG_CACHE_HOME:-$$HOME/.cache}/curriculum_gen/environments}"

@@ -17,8 +17,9 @@ from curriculum_gen.core.task import TASKS
 from curriculum_gen.curriculum.regimes import REGIMES
 from curriculum_gen.studies.study import STUDIES
 from curriculum_gen.curriculum.config import PROFILES, run_config
-from curriculum_gen.core.records import read_json, write_json
+from curriculum_gen.core.records import read_json
 from curriculum_gen.core.run_folder import RunFolder
+from curriculum_gen.evaluation.evaluate import evaluate_run
 from curriculum_gen.training.train import train
 
 COMMANDS = ["cgen-data", "cgen-train", "cgen-evaluate", "cgen-batch", "cgen-gate", "cgen-compare", "cgen-diagnose",
@@ -75,8 +76,8 @@ def helps(tmp_path_factory) -> dict[str, str]:
 
 
 def example(help) -> list[str]:
-    "The words of the example in a help text"
-    return shlex.split(help.split("example:\n")[1].strip())
+    "The words of the first example in a help text"
+    return shlex.split(help.split("example:\n")[1].strip().splitlines()[0])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -178,12 +179,11 @@ def test_a_loop_of_ones_own_is_diagnosed(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_is_diagnosed(mine, capsys):
-    write_json(mine.evaluation,
-               {"rows": [{"step": mine.steps()[-1], "reasons": ["GAMED: by whatever it is", "ABOVE-CHANCE: too"]}]})
+    card = evaluate_run(mine.path, images_per_class=10)[-1]
     assert call("cgen-diagnose", [mine.path, "--undo-steps", "0"]) == 0
     told = capsys.readouterr().out
     assert ("1. Is the meter right? YES" in told and "none was found" in told and "CAUSE" not in told
-            and "the evaluation calls it GAMED: by whatever it is\n" in told)
+            and f"the evaluation calls it {card.reasons[0]}\n" in told)
     assert mine.findings.exists() and mine.findings.with_name("report.html").exists()
 
 
@@ -231,14 +231,14 @@ MISTAKES = {   # command line -> what the line must say
     f"cgen-train /proc/curriculum {TRAIN}": "/proc/curriculum",
     f"cgen-train /dev/null/run {TRAIN}": "/dev/null/run",
     f"cgen-evaluate {FRESH}": "not a run folder",
-    f"cgen-evaluate {MINE}/judges": "not a run folder",
-    f"cgen-evaluate {MINE}/config.json": "not a run folder",
+    f"cgen-evaluate {MINE}/judges": "judges",
+    f"cgen-evaluate {MINE}/config.json": "config.json",
     f"cgen-evaluate {MINE} --images-per-class 0": "at least 1",
     f"cgen-evaluate {MINE} --images-per-class many": "--images-per-class",
     f"cgen-evaluate {MINE} --image-per-class 3": "did you mean '--images-per-class'",
-    "cgen-evaluate": "run folder or --generator",
-    f"cgen-evaluate {MINE} --generator mine:generator": "either a run folder or --generator",
-    f"cgen-evaluate {MINE} --dataset mnist": "--generator",
+    "cgen-evaluate": "give a run folder, checkpoint files, --generator",
+    f"cgen-evaluate {MINE} --generator mine:generator": "--generator does not go with a run folder",
+    f"cgen-evaluate {MINE} --dataset mnist": "--dataset does not go with a run folder",
     "cgen-evaluate --generator mine": "module:function",
     "cgen-evaluate --generator no_such_module:generator": "no_such_module",
     "cgen-evaluate --generator os.path:joyn": "did you mean 'join'",

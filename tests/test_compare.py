@@ -4,6 +4,7 @@ line for every mistake, and nothing that passes because it could not be measured
 The run is sixty steps long and trained once; what a verdict does to the gate is tried on copies whose results say so.
 """
 import html, json, os, re, shutil
+from dataclasses import replace
 
 import numpy as np, pandas as pd, pytest
 
@@ -11,11 +12,13 @@ import commands
 import curriculum_gen
 from curriculum_gen.core.records import read_json, write_json
 from curriculum_gen.core.run_folder import RunFolder
+from curriculum_gen.curriculum.claims import sealed
 from curriculum_gen.curriculum.config import run_config
 from curriculum_gen.evaluation.evaluate import evaluate_run
 from curriculum_gen.reporting.pages import outside_references
 from curriculum_gen.statistics.card import Card
 from curriculum_gen.statistics.words import Verdict
+from curriculum_gen.studies import gate as gates
 from curriculum_gen.studies.comparing import exit_code
 from curriculum_gen.training.train import train
 from test_commands import everything
@@ -160,7 +163,7 @@ FILES = {
     "key.json": '{"tables": [{"seed": 0, "stepp": 1, "confusion": [[9, 1], [1, 9]]}]}', "list.json": '{"tables": [1]}',
     "images.json": '{"tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}, '
                    '{"seed": 1, "confusion": [[8, 0], [0, 8]]}]}',
-    "card.json": '{"panel": {}, "confusion": [[9, 1], [1, 9]]}', "true.json": "[[true, false], [false, true]]",
+    "bare.json": '{"panel": {}, "confusion": [[9, 1], [1, 9]]}', "true.json": "[[true, false], [false, true]]",
     "pets.json": '{"classes": ["cat", "dog"], "tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}]}',
     "birds.json": '{"classes": ["owl", "dog"], "tables": [{"seed": 0, "confusion": [[9, 1], [1, 9]]}]}',
     "three.json": "[[9, 0, 0], [0, 9, 0], [0, 0, 9]]", "counts.txt": "9,1\n1,9\n", "zip.npz": "no archive",
@@ -188,11 +191,11 @@ MISTAKES = {
     "column.csv": "no column judged", "rows.csv": "no rows", "twice.csv": "line 3 repeats", "gap.csv": "hole in line 2",
     "seeds.csv": "'x' is no whole number", "numbers.csv": "number them 0, 1, 2",
     "strange.csv": "'b' is never asked for",
-    "ends.csv": "end at different steps", "broken.json": "not valid JSON", "nan.json": "not a number",
+    "ends.csv": "end at different steps", "broken.json": "not valid JSON", "nan.json": "no number",
     "other.json": "neither a card nor counts", "none.json": "no tables", "names.json": "1 names for 2 classes",
     "same.json": "different names", "seedless.json": "without seed", "typo.json": "neither a card nor counts",
     "key.json": "did you mean 'step'", "list.json": "no object", "images.json": "8 and 10 images a class",
-    "card.json": "Card: n_per_class", "true.json": "True in the confusion", "counts.txt": "no .json, .npz, .csv file",
+    "bare.json": "Card: n_per_class", "true.json": "True in the confusion", "counts.txt": "no .json, .npz, .csv file",
     "zip.npz": "not an NPZ archive", "binary.csv": "whole numbers"}.items()}
 
 
@@ -262,20 +265,29 @@ def test_a_study_of_several_regimes_is_not_one_system(trained, mine, tmp_path, c
     assert compare("study/one", "mine", "--json") == 0
 
 
-def rewrite(run: RunFolder, last: dict, **everywhere) -> None:
-    "Have the results of a run say something else: of its last checkpoint, and of all"
-    found = read_json(run.evaluation)
-    found["rows"] = [row | everywhere for row in found["rows"]]
-    found["rows"][-1] |= last
-    write_json(run.evaluation, found)
+OTHER = "00"*32   # the fingerprint of another judge
 
 
-def other_judge(run: RunFolder) -> None: rewrite(run, {}, judge_sha256="00"*32)
+def with_other_judge(row: dict) -> dict:
+    "A card as another first judge would have given it"
+    return row | {"judge_sha256": OTHER, "panel": row["panel"] | {
+        "first": row["panel"]["first"] | {"judge_sha256": OTHER}}}
+
+
+def as_another_seed(run: RunFolder) -> None:
+    "Have a copy of a run be of seed 1 and of another first judge, and agree with itself"
+    shutil.rmtree(run.checkpoints)
+    config = write_json(run.config, read_json(run.config) | {"seed": 1})
+    found = read_json(run.evaluation) | {"config": read_json(config)}
+    found["rows"] = [with_other_judge(row) | {"seed": 1} for row in found["rows"]]
+    found["judges"]["first"]["weights_sha256"] = found["measured_with"]["judges"]["first"] = OTHER
+    write_json(run.judges/"first.json", found["judges"]["first"])
+    write_json(run.evaluation, sealed(found))
 
 
 def test_runs_that_other_judges_scored_cannot_be_compared_and_the_cause_is_named(mine, tmp_path, capfd):
-    other = RunFolder(shutil.copytree(mine.path, tmp_path/"other"))
-    other_judge(other)
+    row = with_other_judge(read_json(mine.evaluation)["rows"][-1])
+    write_json(tmp_path/"other"/"card.json", row)
     assert compare("mine", "other", "--json") == 3
     said = json.loads(capfd.readouterr().out)
     assert said["verdict"] == "INVALID" and "different judges (first judge" in said["words"]
@@ -297,6 +309,13 @@ def stable(verdict, share=1.0, second=""):
     "What the last row says of a verdict, with its stability"
     return {"verdict": verdict, "reasons": [f"{verdict}: made up"],
             "stability": {"share": share, "second": second, "resamples": 200}}
+
+
+def giving(monkeypatch, last: dict) -> None:
+    """Have the counts of the last checkpoint give these words: a run whose file says other words than its counts
+    give is INVALID"""
+    said = {"stability": None} | {name: tuple(v) if name == "reasons" else v for name, v in last.items()}
+    monkeypatch.setattr(gates, "judged_again", lambda found, **_: (*found.cards[:-1], replace(found.last, **said)))
 
 
 LEARNED = {"verdict": "LEARNED", "reasons": ["LEARNED: made up"]}
@@ -321,28 +340,24 @@ CASES = {   # of the last row -> exit code, and with --strict; what the line say
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_stops_and_what_a_doubtful_word_does(name, mine, capfd):
+def test_what_stops_and_what_a_doubtful_word_does(name, mine, capfd, monkeypatch):
     last, code, strict, said = CASES[name]
-    rewrite(mine, last)
+    giving(monkeypatch, last)
     assert [gate("mine"), gate("mine", "--strict")] == [code, strict]
     out = capfd.readouterr().out
     assert said in out and ("borderline" in out) == ("borderline" in said)
 
 
 def test_a_comparison_of_seeds_with_other_judges_never_passes(mine, tmp_path, capfd):
-    second = RunFolder(shutil.copytree(mine.path, tmp_path/"second"))
-    write_json(second.config, read_json(second.config) | {"seed": 1})
-    write_json(second.evaluation, read_json(second.evaluation) | {"config": read_json(second.config)})
-    rewrite(second, LEARNED, seed=1, judge_sha256="00"*32)
-    rewrite(mine, LEARNED)
+    as_another_seed(RunFolder(shutil.copytree(mine.path, tmp_path/"second")))
     for options in ((), ("--strict",), ("--require", "AT-CHANCE")):
         assert gate("mine", "second", *options) == 1
         [row] = [line for line in capfd.readouterr().out.splitlines() if "seed all 2" in line]
         assert row.startswith("STOPPED") and "INVALID: different first judges scored them (seed 0 by" in row
 
 
-def test_a_baseline_stops_what_is_worse_and_lets_a_doubt_pass_unless_strict(mine, capfd):
-    rewrite(mine, LEARNED)
+def test_a_baseline_stops_what_is_worse_and_lets_a_doubt_pass_unless_strict(mine, capfd, monkeypatch):
+    giving(monkeypatch, LEARNED)
     counts = {"better": np.diag([20]*10).tolist(), "as good": read_json(mine.evaluation)["rows"][-1]["confusion"]}
     for name, table in counts.items(): write_json(mine.path.parent/f"{name}.json", table)
     assert [gate("mine", "--baseline", "better.json", *options) for options in ((), ("--strict",))] == [1, 1]

@@ -27,13 +27,14 @@ STRANGERS = {"evaluation": ["training"], "studies.gate": ["training"]}
 # what importing a wing or a module must not load, but for some of its modules, which do
 NOT_LOADED = {
     "torch": (["core", "statistics", "curriculum", "figures", "diagnosis.findings", "studies", "reporting", "sweeps",
-               "commands", "bench.command", "site"], ["studies.gate"]),
+               "commands", "bench.command", "site"], ["studies.gate", "studies.ready_made"]),
     f"{PACKAGE}.training": (["evaluation", "studies.gate"], []),
 }
 # the bench's programs stand for somebody else's code
 NOT_OURS = ["bench.programs"]
 # what has three parts that everybody names in this order: (name, image_shape, classes), (state, latents, labels)
-THREE = ["core.task.Task", "training.program.Program.sample", "training.learner.NetworkProgram.sample"]
+THREE = ["core.task.Task", "core.displays.Display", "training.program.Program.sample",
+         "training.learner.NetworkProgram.sample"]
 # explained once in index.ipynb, or by themselves
 VOCABULARY = {"images", "labels", "latents", "step", "seed"} | {"name", "path", "device"}
 RULES = []   # of many notebooks or modules at once
@@ -455,7 +456,8 @@ def test_every_package_that_is_imported_is_required():
                 if not {canonicalize_name(home) for home in homes.get(name, [])} & required]
     clone = [name for wing in ONLY_IN_A_CLONE for name in within(wing, NAMES)]
     trainers = {*within("integrations", NAMES)}
-    none([*found(set(NAMES) - {*clone} - trainers, ["cluster_requirements"]), *found({*clone}, ["docs_requirements"]),
+    none([*found(set(NAMES) - {*clone} - trainers, ["cluster_requirements", "torchvision_requirements"]),
+          *found({*clone}, ["docs_requirements"]),
           *found(trainers, ["lightning_requirements", "transformers_requirements", "accelerate_requirements"])],
          among=NAMES, remedy="add it to settings.ini and constraints.txt")
 

@@ -31,7 +31,7 @@ def dataset(): return load_dataset("mnist", sources=["embedded"], report=lambda 
 @pytest.fixture
 def cached(dataset, tmp_path, monkeypatch):
     "A judge in a cache of its own, which nothing may train again"
-    monkeypatch.setattr(judge, "user_cache_dir", lambda name: str(tmp_path))
+    monkeypatch.setenv("CURRICULUM_GEN_CACHE", str(tmp_path))
     first = judge.certified_judge(RECIPE, dataset)
     def forbidden(*args, **kwargs): raise AssertionError("trained again")
     monkeypatch.setattr(judge, "train_judge", forbidden)

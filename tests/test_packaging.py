@@ -52,7 +52,8 @@ def test_the_wheel_holds_the_package_its_data_its_reports_and_nothing_else(root,
     assert {name.split("/")[1] for name in theirs} == {*ONLY_IN_A_CLONE} and len(reports) > 3 and len(data) == 3
     assert {"curriculum_gen/__init__.py", "curriculum_gen/diagnosis/checks/labels.py"} <= modules - theirs
     assert content == modules - theirs | reports | data | {
-        "curriculum_gen/preregistration.json", "curriculum_gen/rivals.json"}
+        "curriculum_gen/preregistration.json", "curriculum_gen/rivals.json", "curriculum_gen/composition.json",
+        "curriculum_gen/dynamics.json", "curriculum_gen/gaussian_clouds.json", "curriculum_gen/pilots/digits.json"}
 
 
 def test_the_wheel_says_what_settings_ini_says(wheel, settings):
@@ -236,6 +237,54 @@ def test_only_pins_and_the_python_release_decide_which_base(no_pins):
     assert environment.base_key(no_pins) == key
     no_pins.write_text("seaborn==0.13.2\n")
     assert environment.base_key(no_pins) != key
+
+
+@pytest.mark.parametrize("asked, gpu, there, had, build", [
+    ("cpu", True, [], True, "cpu"), ("cuda", False, ["cpu"], True, "cuda"), ("", True, ["cpu"], True, "cuda"),
+    ("", False, [], True, "cpu"), ("", False, [], False, "cuda"), ("cpu", False, ["cuda"], False, "cuda"),
+    ("", False, ["cuda"], True, "cuda"), ("", False, ["cpu", "cuda"], True, "cpu"),
+    ("cpu", False, ["cuda"], True, "cpu")])
+def test_the_build_of_torch_is_what_is_asked_for_or_there_or_fits_the_machine(tmp_path, monkeypatch, asked, gpu, there,
+                                                                              had, build):
+    "And a registry is asked only where nothing else decides"
+    pins = tmp_path/"constraints.txt"
+    pins.write_text("numpy==2.0.0\ntorch==2.14.1\ntorchvision==0.29.1\n")
+    for name in there:
+        (folder := tmp_path/environment.base_key(pins, name)).mkdir()
+        (folder/"bin").mkdir()
+        (folder/"bin"/"python").touch()
+        environment.stamp(folder, folder.name)
+    asking = []
+    monkeypatch.setenv("TORCH", asked)
+    monkeypatch.setattr(environment, "sees_a_gpu", lambda: gpu)
+    monkeypatch.setattr(environment, "has_cpu_build", lambda constraints: asking.append(1) or had)
+    assert environment.chosen_build(tmp_path, pins) == build
+    assert not asking or (not there or asked == "cpu") and asked != "cuda"
+
+
+def test_the_pins_of_a_build_for_processors_name_it_and_make_another_base(tmp_path):
+    pins = tmp_path/"constraints.txt"
+    pins.write_text("# tested\ntorch==2.14.1\ntorch-fidelity==0.4.0\ntorchvision==0.29.1\n")
+    assert environment.pins_of(pins, "cuda") == ["torch==2.14.1", "torch-fidelity==0.4.0", "torchvision==0.29.1"]
+    assert environment.pins_of(pins, "cpu") == ["torch==2.14.1+cpu", "torch-fidelity==0.4.0", "torchvision==0.29.1+cpu"]
+    assert environment.base_key(pins, "cpu") != environment.base_key(pins)
+
+
+def test_a_build_of_another_name_is_told_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH", "gpu")
+    with pytest.raises(environment.Problem, match="give cpu, cuda, or nothing"):
+        environment.chosen_build(tmp_path, environment.CONSTRAINTS)
+
+
+def test_a_wish_for_processors_that_cannot_be_had_is_told_and_the_other_build_taken(tmp_path, monkeypatch, capsys):
+    pins = tmp_path/"constraints.txt"
+    pins.write_text("torch==0.0.1\n")
+    for name, value in {"CONFIG_FILE": "/dev/null", "INDEX_URL": "http://127.0.0.1:9/simple", "FIND_LINKS": ""}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setattr(environment, "ASK", ("--retries", "0", "--timeout", "1"))
+    monkeypatch.setenv("TORCH", "cpu")
+    assert environment.chosen_build(tmp_path, pins) == "cuda"
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_registry_that_does_not_answer_is_told_in_one_line(base, no_pins, monkeypatch):

@@ -145,8 +145,9 @@ def test_a_study_copied_without_its_checkpoints_is_done_wherever_it_lies(study, 
 # ---- what a page is like
 
 # reports of one file
-FILES = {"card": "card.json", "diagnosis": "findings.json", "systems": "comparison.json",
+FILES = {"card": "card.json", "diagnosis": "findings.json", "systems": "comparison.json", "series": "evaluation.json",
          "verdict_table": "seed_table.json"}
+DRAWN = "placed_untrained", "control_real", "control_constant"   # regimes of displays
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +166,24 @@ def all_reports(study, tmp_path_factory) -> dict[str, Path]:
     [outcome] = index.report_study(table)
     assert outcome["status"] == "ok", outcome["error"]
     found["regimes"] = table/"regimes.html"
+    moved = shutil.copytree(study.out, folder/"dynamics", ignore=shutil.ignore_patterns("*.lock", "*.html", "run.json"))
+    remember_study(moved, "dynamics")
+    [outcome] = index.report_study(moved)
+    assert outcome["status"] == "ok", outcome["error"]
+    composed = folder/"composition"
+    assert commands.batch(["--study", "composition", "--profile", "tiny", "--seeds", "0", "--jobs", "1", "--regimes",
+                           *(f"curriculum_gen.studies.composition:{name}" for name in DRAWN), "--out",
+                           str(composed)]) == 0
+    found |= {"dynamics": moved/"dynamics.html", "composition": composed/"composition.html"}
     evaluation = read_json(study.runs[1].evaluation)
     contents = {"card": evaluation["rows"][-1] | {"judges": evaluation["judges"],
                                                   "data_source": evaluation["data"]["source"]},
                 "diagnosis": diagnose_run(study.runs[1].path, undo_steps=0).to_dict(),
                 "systems": compare(study.runs[0].path, study.runs[1].path).to_dict(),
-                "verdict_table": read_json(study.out/"seed_table.json")}
+                "verdict_table": read_json(study.out/"seed_table.json"), "series": evaluation}
     for name, content in contents.items():
         (folder/name).mkdir()
+        if name == "series": shutil.copy(study.runs[1].samples, folder/name)
         file = write_json(folder/name/FILES[name], content)
         parameter = "table" if name == "verdict_table" else name
         job = execution.Job(name=name, notebook=reports.report_notebook(name), report=folder/name/"report.ipynb",
@@ -214,8 +225,10 @@ def test_a_page_begins_with_the_answer_and_its_figure(all_reports, name):
     answer, rest = re.search(r"<blockquote>(.*?)</blockquote>(.*)", after_title, re.S).groups()
     said = {"regime": "the first judge assigns", "seed_table": "As reported, it is not the regime",
             "comparison": "too few seeds (6 are needed)", "regimes": "None of 2 regimes is LEARNED",
-            "verdict_table": "are decided with yes",
-            "card": "the first judge assigns", "systems": "no direction can be stated",
+            "verdict_table": "are decided with yes", "dynamics": "that of clouds without a hole in",
+            "composition": "pairs that were kept back",
+            "card": "the first judge assigns", "series": "the first judge assigns",
+            "systems": "no direction can be stated",
             "diagnosis": "First to act on: loss term without gradient"}
     assert (words_of(after_title).startswith(words_of(answer)) and said[name] in words_of(answer)
             and len(answer.split("</p>")) == 2), words_of(answer)
@@ -434,6 +447,7 @@ def test_a_changed_parameter_or_notebook_is_executed_again_and_nothing_else(eval
 
 def test_a_run_that_another_process_trains_is_left_to_it(evaluated, batch, capfd):
     run = RunFolder(evaluated/REGIMES[0]/"seed-0")
+    shutil.rmtree(run.checkpoint(run.steps()[-1]))   # or there is nothing left to train
     before = times(run.path)
     with FileLock(run.lock): assert batch(evaluated, *ONE, "--images-per-class", str(TRAINS)) == 1
     line = capfd.readouterr().err.splitlines()[-1]

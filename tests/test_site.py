@@ -3,18 +3,31 @@ import functools, http.server, os, re, shutil, subprocess, threading
 from importlib.util import find_spec
 from urllib.parse import unquote, urldefrag
 
-import nbformat, pytest, yaml
+from bs4 import BeautifulSoup
+import nbformat, numpy as np, pytest, yaml
 
 from browser import browser   # noqa: F401, a fixture
 import commands
 from curriculum_gen.site import build as documentation
 from curriculum_gen.core.errors import InputError
 from curriculum_gen.core.records import write_json
+from curriculum_gen.figures.plots import checkpoint_viewer
 from tools import keep
 
 NARROW, WIDE = 375, 1200
-SLIDER = """<div><input type="range" min="0" max="2" value="0" oninput="this.nextElementSibling.style.marginLeft = 60*this.value + 'px'">
-<p style="width: 40px; background: #b00">here</p></div>"""
+ROWS = [{"step": step, "accuracy": 0.5, "n_per_class": 10, "verdict": "AT-CHANCE"} for step in (0, 1)]
+SLIDER = checkpoint_viewer(np.stack([np.full((2, 1, 8, 8), ink, np.uint8) for ink in (0, 255)]), ROWS, phases=[])
+HOSTILE = """<script>window.ran = 1</script> <img src=x onerror="window.ran = 1"> ![x](../../../../secret)
+[y](javascript:window.ran=1) <http://example.org/z> $\\href{javascript:go()}{q}$ {download}`../../../../secret`
+
+```{include} ../../../../secret
+```
+
+:::{literalinclude} ../../../../secret
+:::
+
+[r]: http://example.org/r
+"""
 
 
 # ---- what stops a build
@@ -51,7 +64,55 @@ def test_a_page_that_is_not_there_is_named(checkout, capsys):
 def test_a_folder_that_holds_something_else_is_left_alone(checkout, capsys):
     project = checkout("index.ipynb")
     assert commands.site(["--out", str(project)]) == 2
-    assert "holds something that is no site" in capsys.readouterr().err and (project/"_quarto.yml").exists()
+    told = capsys.readouterr().err
+    assert "which cgen-site did not make" in told and len(told.splitlines()) == 1 and (project/"_quarto.yml").exists()
+
+
+def test_the_checkout_of_a_branch_keeps_what_is_not_of_the_site(tmp_path):
+    "And a file of somebody's own that is in the way stops the build before anything is written"
+    out = tmp_path/"pages"
+    subprocess.run(["git", "init", "-q", out], check=True)
+    (out/"CNAME").write_text("example.org")
+    def site(*names):
+        made = tmp_path/f"made-{len(names)}-{names[-1].replace('/', '-')}"
+        for name in (".nojekyll", *names):
+            (made/name).parent.mkdir(parents=True, exist_ok=True)
+            (made/name).write_text(f"{made.name} {name}")
+        return made
+    documentation.publish(site("index.html", "old/one.html", "old/two.html"), out)
+    (out/"old"/"notes.txt").write_text("mine")
+    documentation.publish(site("index.html", "new/one.html"), out)
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and ".git/" not in str(path)}
+    assert there == {documentation.MARK, ".nojekyll", "CNAME", "index.html", "new/one.html", "old/notes.txt"}
+    assert subprocess.run(["git", "-C", out, "status"], capture_output=True).returncode == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="did not make it"): documentation.publish(site("old/notes.txt"), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_list_of_files_that_leads_out_of_the_folder_deletes_nothing_there(tmp_path):
+    (tmp_path/"mine").write_text("mine")
+    (out := tmp_path/"out").mkdir()
+    (out/documentation.MARK).write_text(f"../mine\n{tmp_path/'mine'}\ngone/away.html\n")
+    (tmp_path/"made").mkdir()
+    (tmp_path/"made"/"index.html").write_text("new")
+    documentation.publish(tmp_path/"made", out)
+    assert (tmp_path/"mine").read_text() == "mine" and (out/"index.html").read_text() == "new"
+
+
+def test_a_build_that_is_broken_off_can_be_started_again(tmp_path, monkeypatch):
+    for name in ("a.html", "b.html"): (tmp_path/name).write_text("new")
+    (made := tmp_path/"made").mkdir()
+    for name in ("a.html", "b.html"): shutil.copy(tmp_path/name, made)
+    written = documentation.write_atomic
+    def dies(path, content):
+        if path.name == "b.html": raise KeyboardInterrupt
+        return written(path, content)
+    monkeypatch.setattr(documentation, "write_atomic", dies)
+    with pytest.raises(KeyboardInterrupt): documentation.publish(made, tmp_path/"out")
+    monkeypatch.undo()
+    documentation.publish(made, tmp_path/"out")
+    assert (tmp_path/"out"/"b.html").read_text() == "new"
 
 
 def test_an_installed_package_says_that_it_has_no_notebooks(checkout, capsys):
@@ -79,6 +140,7 @@ def test_nbdev_renders_the_pages_where_quarto_is(checkout, monkeypatch):
 def test_without_npm_there_is_no_mathjax(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert documentation.mathjax(tmp_path) is None
+    with pytest.raises(InputError, match="npm did not give MathJax"): documentation.mathjax(tmp_path, fetch=True)
 
 
 def test_the_settings_are_what_quarto_knows(root):
@@ -211,6 +273,48 @@ def executed_report(folder, name, status="ok", notebook="report.ipynb", paramete
                                    "notebook": "regime.ipynb" if notebook == "report.ipynb" else notebook,
                                    "error": "" if status == "ok" else "ValueError: no", "commit": None,
                                    "versions": {"curriculum_gen": "0.1.0"}})
+
+
+def hostile_report(folder):
+    "One whose text, outputs and record try what they can"
+    executed_report(folder, f"<script>{HOSTILE}", status="failed")
+    notebook = nbformat.read(folder/"report.ipynb", as_version=4)
+    shown = [nbformat.v4.new_output("display_data", data) for data in (
+        {"text/markdown": HOSTILE}, {"text/html": HOSTILE}, {"application/javascript": "window.ran = 1"},
+        {"image/svg+xml": "<svg onload='window.ran = 1'/>"}, {"text/html": "<style>body { display: none }</style>"})]
+    notebook.cells += [nbformat.v4.new_markdown_cell(HOSTILE), nbformat.v4.new_code_cell("show_doc(x)", outputs=shown)]
+    nbformat.write(notebook, folder/"report.ipynb")
+
+
+def made_parent(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_a_report_of_somebody_else_runs_includes_and_links_nothing(tmp_path, root):
+    "Whatever its text, its outputs and its record hold; the site is one of two pages"
+    if not all(map(find_spec, ("sphinx", "myst_nb", "furo"))): pytest.skip("pip install 'curriculum_gen[docs]'")
+    project, out = tmp_path/"project", tmp_path/"out"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Start\n\n> here")]),
+                   made_parent(project/"_proc"/"index.ipynb"))
+    shutil.copytree(root/"tools"/"site", project/"tools"/"site")
+    (tmp_path/"secret").write_text("a secret of this machine")
+    hostile_report(tmp_path/"runs"/"<b>`x`](y)"/"seed-3")
+    sections = documentation.navigation(settings("index.ipynb"))
+    documentation.stage(project, tmp_path/"source", sections=sections,
+                        reports=documentation.executed_reports(tmp_path/"runs"))
+    (tmp_path/"source"/"_static"/"mathjax.js").write_bytes(b"")
+    documentation.sphinx(tmp_path/"source", out, title="t")
+    [page] = out.rglob("report.html")
+    article = BeautifulSoup(page.read_text(), "html.parser").find("article")
+    assert not article.find_all("script") and not article.find_all("svg", onload=True)
+    assert not [style for style in article.find_all("style") if "body" in style.text]
+    assert all(image.get("src", "data:").startswith("data:") or "_images" in image["src"]
+               for image in article.find_all("img"))
+    assert not [link["href"] for link in article.find_all("a", href=True) if not link["href"].startswith("#")]
+    assert not [tag for tag in article.find_all(True) for name in tag.attrs
+                if name.startswith("on") and tag.name != "input"]
+    assert "a secret of this machine" not in page.read_text()
 
 
 @pytest.fixture(scope="module")

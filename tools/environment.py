@@ -1,8 +1,9 @@
 """Make the environment that everything runs in: `make environment`, or `python3.11 tools/environment.py`.
 
-It has two parts. The base holds the pinned packages of constraints.txt (about 6 GB with the CUDA build of torch) and is
-shared by all clones:
-it is made once for each content of constraints.txt and Python release. A clone's `.venv` is thin:
+It has two parts. The base holds the pinned packages of constraints.txt and is shared by all clones: it is made once for
+each content of constraints.txt, Python release and build of torch. That is the registry's build (CUDA on Linux, about
+6 GB), or with TORCH=cpu PyTorch's build for processors (about 1.6 GB), which is also taken where no GPU is seen and the
+pinned release can be had as such a build. A clone's `.venv` is thin:
 it sees the base's packages and holds the clone's own package and commands,
 so two clones never run each other's code. Both are stamped when they are complete;
 without the stamp they are made anew.
@@ -22,7 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT/"constraints.txt"
 SITE_PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-GIGABYTES_NEEDED = 8
+GIGABYTES = {"cuda": (8, 6), "cpu": (3, 1.6)}   # needed while it is made, taken in the end
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+ASK = "--retries", "0", "--timeout", "5", "--extra-index-url", CPU_INDEX
 NO_NETWORK = ("NewConnectionError|Connection refused|name resolution|Name or service not known|timed out|Network is "
               "unreachable|ProxyError|SSLError")
 COMMAND = """#!/bin/sh
@@ -43,19 +46,51 @@ def say(text): print(f"environment: {text}", flush=True)
 
 
 def shared_folder():
-    "Where the bases lie: CURRICULUM_GEN_ENVIRONMENTS, or the user's cache folder"
+    "Where the bases lie: CURRICULUM_GEN_ENVIRONMENTS, in CURRICULUM_GEN_CACHE, or in the user's cache folder"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache"
-    return Path(os.environ.get("CURRICULUM_GEN_ENVIRONMENTS")
+    own = os.environ.get("CURRICULUM_GEN_CACHE")
+    return Path(os.environ.get("CURRICULUM_GEN_ENVIRONMENTS") or (own and Path(own)/"environments")
                 or Path(cache)/"curriculum_gen"/"environments").expanduser().absolute()
 
 
 def digest(*parts): return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def base_key(constraints):
-    "Changes when the pins or the Python release change; comments do not count"
+def pins_of(constraints, build):
+    "The pins, one a line, those of torch and torchvision for a build; comments do not count"
     pins = [line for line in constraints.read_text().splitlines() if line and not line.startswith("#")]
-    return digest(pins, platform.python_version(), sys.platform, platform.machine())
+    return pins if build == "cuda" else [re.sub(r"^((?:torch|torchvision)==[\d.]+)$", r"\1+cpu", pin) for pin in pins]
+
+
+def base_key(constraints, build="cuda"):
+    "Changes when the pins, the build or the Python release change"
+    return digest(pins_of(constraints, build), platform.python_version(), sys.platform, platform.machine())
+
+
+def sees_a_gpu():
+    "Whether this machine has one that torch could use; macOS has one build, which serves both"
+    return sys.platform != "linux" or os.path.exists("/dev/nvidiactl") or shutil.which("nvidia-smi") is not None
+
+
+def has_cpu_build(constraints):
+    "Whether pip finds the pinned torch and torchvision as builds for processors, in PyTorch's index or at hand"
+    wanted = [pin for pin in pins_of(constraints, "cpu") if pin.endswith("+cpu")]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet",
+               "--disable-pip-version-check", *ASK, *wanted]
+    return bool(wanted) and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def chosen_build(shared, constraints):
+    "cpu or cuda: what TORCH says, else what is there, else cpu where no GPU is seen and such a build can be had"
+    asked = os.environ.get("TORCH", "")
+    if asked not in ("", "cpu", "cuda"): raise Problem(f"TORCH is {asked!r}: give cpu, cuda, or nothing")
+    if asked == "cuda" or not asked and sees_a_gpu(): return "cuda"
+    there = [build for build in ("cpu", "cuda") if is_complete(shared/base_key(constraints, build),
+                                                               base_key(constraints, build))]
+    if there and (not asked or "cpu" in there): return there[0]
+    if has_cpu_build(constraints): return "cpu"
+    say("the pinned torch cannot be had as a build for processors: taking the registry's, which computes the same")
+    return "cuda"
 
 
 def is_complete(folder, key):
@@ -102,8 +137,8 @@ def reason(log):
     "Why a step failed, from what it wrote"
     text = log.read_text(errors="replace")
     if "No space left" in text:
-        return (f"the disk is full: {GIGABYTES_NEEDED} GB are needed in {log.parent}; "
-                "or name another folder with CURRICULUM_GEN_ENVIRONMENTS")
+        return (f"the disk is full: {GIGABYTES['cuda'][0]} GB are needed in {log.parent}, or "
+                f"{GIGABYTES['cpu'][0]} with TORCH=cpu; or name another folder with CURRICULUM_GEN_ENVIRONMENTS")
     if re.search(NO_NETWORK, text):
         return ("the package registry does not answer: check the network (or the proxy, "
                 "or pip's index-url) and start the same command again")
@@ -112,34 +147,35 @@ def reason(log):
     return f"{errors[-1].strip() if errors else 'a step failed without a word'} (all of it: {log})"
 
 
-def check_ground(folder):
+def check_ground(folder, gigabytes):
     "Refuse early what would fail after minutes"
     if subprocess.run([sys.executable, "-c", "import ensurepip, venv"], capture_output=True).returncode:
         raise Problem(f"{sys.executable} cannot make virtual environments: install its venv module (Debian, Ubuntu: "
                       "apt-get install python3-venv)")
     free = shutil.disk_usage(folder).free/1e9
-    if free < GIGABYTES_NEEDED:
-        raise Problem(f"{folder} has {free:.1f} GB free and {GIGABYTES_NEEDED} are needed: free some space, "
+    if free < gigabytes:
+        raise Problem(f"{folder} has {free:.1f} GB free and {gigabytes} are needed: free some space, "
                       "or name another folder with CURRICULUM_GEN_ENVIRONMENTS")
 
 
-def make_base(folder, constraints):
+def make_base(folder, constraints, build="cuda"):
     "The pinned packages, installed into `folder`; nothing to do when they are"
     key = folder.name
     if is_complete(folder, key): return
     if folder.exists():
         say("an earlier attempt was broken off: starting over")
         shutil.rmtree(folder)
-    check_ground(folder.parent)
-    pins = sum(1 for line in constraints.read_text().splitlines() if "==" in line)
-    say(f"installing {pins} pinned packages and the libraries they bring into {folder} (once, for all clones: "
-        "about 6 GB, 2-3 minutes)")
+    pins, (needed, taken) = pins_of(constraints, build), GIGABYTES[build]
+    check_ground(folder.parent, needed)
+    say(f"installing {len(pins)} pinned packages and the libraries they bring into {folder} (once, for all clones: "
+        f"about {taken} GB, 2-3 minutes)")
     started = time.monotonic()
     log = folder.parent/f"{key}.log"
     run([sys.executable, "-m", "venv", folder], log)
     (folder/"downloads").mkdir()
-    run([folder/"bin"/"python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-r",
-         constraints], log, TMPDIR=str(folder/"downloads"))
+    (folder/"pins.txt").write_text("\n".join(pins))
+    run([folder/"bin"/"python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off",
+         *(ASK[4:] if build == "cpu" else ()), "-r", folder/"pins.txt"], log, TMPDIR=str(folder/"downloads"))
     shutil.rmtree(folder/"downloads")
     stamp(folder, key)
     say(f"installed in {time.monotonic() - started:.0f} s")
@@ -189,9 +225,9 @@ def copy_commands(folder, base):
 def main():
     shared = shared_folder()
     try:
-        base = shared/base_key(CONSTRAINTS)
+        base = shared/base_key(CONSTRAINTS, build := chosen_build(shared, CONSTRAINTS))
         with locked(shared/f"{base.name}.lock"):
-            make_base(base, CONSTRAINTS)
+            make_base(base, CONSTRAINTS, build)
             make_clone(ROOT/".venv", base)
     except Problem as problem: return f"environment: {problem}"
     except OSError as error:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..core.limits import check_number
 from ..core.records import read_json
 from ..curriculum.regimes import REGIMES
 from ..studies.study import STUDIES, study_named, study_of
@@ -42,7 +43,7 @@ def batch(args: Sequence[str] | None = None) -> int:
 def _check(given: argparse.Namespace) -> None:
     "`InputError` for what cannot be meant, before anything heavy is imported"
     for name, value in (("jobs", given.jobs), ("images per class", given.images_per_class)):
-        if value is not None and value < 1: raise InputError(f"{name} is {value}: it must be at least 1")
+        if value is not None: check_number(name, value)
     if not given.timeout > 0: raise InputError(f"timeout is {given.timeout:g} minutes: it must be above 0")
     if given.scheduler and given.jobs:
         raise InputError("--jobs goes without --scheduler: a cluster executes as many runs as its "

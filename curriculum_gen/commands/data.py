@@ -8,6 +8,7 @@ __all__ = ['data']
 # %% ../../nbs/commands/01_data.ipynb #6e4deb9c
 from collections.abc import Sequence
 
+from ..core.registry import object_named
 from ..core.task import TASKS
 from .manners import Parser, _add_data_option, check_named, run_command
 
@@ -17,14 +18,20 @@ def data(args: Sequence[str] | None = None) -> int:
     def work() -> int:
         parser = Parser("cgen-data", "Fetch and check the data sets, from the first source that answers.",
                         example="cgen-data --dataset fashion_mnist")
-        parser.add_argument("--dataset", metavar="NAME|MODULE:OBJECT",
-                            help=f"{', '.join(TASKS)}, or a task of one's own (default: all that have names)")
+        parser.add_argument("--dataset", metavar="DATA",
+                            help=f"{', '.join(TASKS)}, torchvision:NAME, which is downloaded, or data of one's own "
+                            "(default: all that have names)")
         _add_data_option(parser)
+        parser.add_argument("--mathjax", action="store_true", help="also MathJax (2 MB), for the formulas of cgen-site")
         given = parser.parse_args(args)
+        if (given.dataset or "").startswith("torchvision:"):
+            from curriculum_gen.data.places import dataset_at
+            dataset_at(given.dataset, download=True)
         check_named([], given.dataset)
         from curriculum_gen.data.files import FOLDERS
         from curriculum_gen.data.sources import load_dataset
         for name in [given.dataset] if given.dataset else TASKS:
             load_dataset(name, folder=given.data if given.dataset or name in FOLDERS else None, report=print)
+        if given.mathjax: print(f"MathJax: {object_named('curriculum_gen.site.build:mathjax')(fetch=True)}")
         return 0
     return run_command("cgen-data", work)

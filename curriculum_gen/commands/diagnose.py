@@ -6,25 +6,29 @@
 __all__ = ['diagnose']
 
 # %% ../../nbs/commands/05_diagnose.ipynb #ff82e701
-import argparse, importlib.util, json, sys
+import argparse, json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import InputError, unknown_name
+from ..core.errors import InputError
+from ..core.cache import may_write
+from ..core.limits import check_number
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
-from .manners import Parser, function_named, run_command
+from .manners import Parser, _add_device_option, device_named, function_named, run_command
 
 # %% ../../nbs/commands/05_diagnose.ipynb #5bc5fede
 def diagnose(args: Sequence[str] | None = None) -> int:
     "`cgen-diagnose`: which fault explains it; gives 0 for none, 1 for a fault, 3 where it could not be looked at"
     def work() -> int:
         given = _parser().parse_args(args)
-        if given.undo_steps < 0: raise InputError(f"undo steps is {given.undo_steps}: it must be at least 0")
+        check_number("undo steps", given.undo_steps)
         is_loop = len(given.what) == 1 and ":" in given.what[0] and not Path(given.what[0]).exists()
         if not is_loop and _are_files(given): return _files_diagnosed(given)
         if given.network: raise InputError("--network goes with checkpoint files")
         given.what, = given.what
+        if not is_loop and not given.out and not may_write(Path(given.what)):
+            raise InputError(f"{given.what}: it may not be written; name a folder for the findings with --out")
         found = _diagnosed_loop(given.what) if is_loop else _diagnosed_run(given)
         file = (given.out/"findings.json" if given.out else Path("diagnosis/findings.json") if is_loop
                 else RunFolder(given.what).findings)
@@ -47,6 +51,7 @@ def _parser() -> Parser:
                         "should fit, such as mine.py:make")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where findings.json and its report go "
                         "(default: diagnosis, of a run inside its folder; of files nowhere)")
+    _add_device_option(parser)
     parser.add_argument("--undo-steps", type=int, default=40, metavar="N", help="steps trained with a cause "
                         "undone, and as many with it; 0 leaves that out (default: 40)")
     return parser
@@ -61,7 +66,9 @@ def _diagnosed_run(given: argparse.Namespace):
     if not RunFolder(given.what).config.exists():
         raise InputError(f"{given.what}: not a run folder (no config.json); give one, module:function, or files")
     from curriculum_gen.diagnosis.questions import diagnose_run
-    return diagnose_run(given.what, undo_steps=given.undo_steps)
+    from curriculum_gen.evaluation.recorded_run import RecordedRun
+    run = RecordedRun(given.what, device=None if given.device == "auto" else device_named(given.device))
+    return diagnose_run(run, undo_steps=given.undo_steps)
 
 def _print_diagnosis(found) -> None:
     for number, rung in enumerate(found.rungs, 1):
@@ -92,21 +99,9 @@ def _files_diagnosed(given: argparse.Namespace) -> int:
 # %% ../../nbs/commands/05_diagnose.ipynb #6e9ab606
 def _network_named(address: str):
     "The network that a function of a module, or of a file, makes"
-    file, _, name = address.rpartition(":")
-    make = _of_a_file(Path(file), name) if file.endswith(".py") else function_named(address, what="network")
+    make = function_named(address, what="network")
     from torch import nn
-    if not callable(make): raise InputError(f"network {address!r}: it is no function but {type(make).__name__}")
     network = make if isinstance(make, nn.Module) else make()
     if not isinstance(network, nn.Module):
         raise InputError(f"network {address!r}: it gives no torch.nn.Module but {type(network).__name__}")
     return network
-
-def _of_a_file(file: Path, name: str):
-    if not file.exists(): raise InputError(f"network {file}:{name}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    sys.modules[file.stem] = module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.resolve().parent))   # what it imports lies beside it
-    try: spec.loader.exec_module(module)
-    finally: sys.path.remove(str(file.resolve().parent))
-    if not hasattr(module, name): raise unknown_name(f"name in {file}", name, among=vars(module))
-    return getattr(module, name)

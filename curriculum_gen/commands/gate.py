@@ -9,22 +9,21 @@ __all__ = ['gate']
 from collections.abc import Sequence
 from pathlib import Path
 
-from .manners import Parser, run_command
+from .manners import Parser, printable, run_command
 
 # %% ../../nbs/commands/04_gate.ipynb #f4cd3f26
 def gate(args: Sequence[str] | None = None) -> int:
     "`cgen-gate`: pass or stop evaluated runs"
     def work() -> int:
         given = _parser().parse_args(args)
-        from curriculum_gen.studies.gate import gate as gate_runs
-        rows = gate_runs(given.runs, require=given.require, strict=given.strict).to_dict("records")
-        if given.baseline:
-            from curriculum_gen.studies.comparing import gate_against
-            rows += gate_against(given.baseline, paths=given.runs, strict=given.strict).to_dict("records")
+        from curriculum_gen.studies.ready_made import gate_any
+        rows = gate_any(given.runs, require=given.require, strict=given.strict,
+                        baseline=given.baseline).to_dict("records")
         for row in rows:
             word = "" if row["why"].startswith(row["verdict"]) else f"{row['verdict']}: "
-            print(f"{'passes' if row['passes'] else 'STOPPED'}  {row['regime']} seed {row['seed']}, "
-                  f"step {row['step']}: {word}{row['why']}")
+            step = "" if row["step"] is None or row["step"] != row["step"] else f", step {row['step']:.0f}"
+            print(printable(f"{'passes' if row['passes'] else 'STOPPED'}  {row['regime']} seed {row['seed']}{step}: "
+                            f"{word}{row['why']}"))
         passed = sum(row["passes"] for row in rows)
         print(f"{passed} of {len(rows)} pass")
         return 0 if passed == len(rows) else 1
@@ -37,7 +36,8 @@ def _parser() -> Parser:
                     "short of what is required.",
                     example="cgen-gate runs --baseline last-week --require LEARNED --strict")
     parser.add_argument("runs", nargs="+", type=Path,
-                        help="run folders, or study folders that hold them by regime and seed")
+                        help="run folders, study folders that hold them by regime and seed, card.json, folders of "
+                        "cards, or counts as of cgen-compare")
     parser.add_argument("--baseline", metavar="PATH", help="hold each regime against this: a run or study folder, "
                         "card.json, or counts as of cgen-compare; @STEP at its end names a step")
     parser.add_argument("--require", default="ABOVE-CHANCE", metavar="VERDICT",

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from fastcore.basics import patch
 
 from ..core.errors import InputError, unknown_name
+from ..core.limits import check_number
 from ..core.records import Record, sha256
-from ..core.task import TASKS, Task
+from ..core.task import TASKS, Task, placed
 from .phases import Phase
 from .regimes import REGIMES, Regime
 
@@ -75,10 +76,11 @@ def checkpoint_steps(
     if interval < 1 or total_steps % interval:
         raise InputError(f"a checkpoint interval of {interval} does not divide {total_steps} steps: "
                          f"choose one of {', '.join(str(n) for n in _divisors(total_steps))}")
+    check_number("number of checkpoints", total_steps//interval)
     return tuple(sorted({*range(0, total_steps + 1, interval),
                          *(landmark_step(fraction, total_steps) for fraction in landmarks)}))
 
-def _divisors(number: int) -> list[int]: return [n for n in range(max(1, number // 20), number + 1) if number % n == 0]
+def _divisors(number: int) -> list[int]: return [number//n for n in range(20, 0, -1) if number % n == 0]
 
 # %% ../../nbs/curriculum/02_config.ipynb #a41c7e20
 # of a training step: weights are equal bit by bit only within one
@@ -91,7 +93,7 @@ class RunConfig(Record):
     regime: str                    # a name in `REGIMES`, or "module:object"
     seed: int                      # at least 0; all random streams of the run derive from it
     profile: str = "quick"         # the profile it started from
-    dataset: str = "mnist"         # a name in `TASKS`, or "module:object"
+    dataset: str = "mnist"         # a name in `TASKS`, "module:object", or the place of images, kept as a whole path
     widths: str = "small"          # "small" or "paper": channel counts of all networks
     total_steps: int = 240         # T, optimiser steps
     checkpoint_interval: int = 80  # optimiser steps; divides T
@@ -103,6 +105,7 @@ class RunConfig(Record):
     landmarks: tuple[str, ...] = LANDMARKS   # fractions of the run at which a checkpoint is kept too
 
     def __post_init__(self):
+        object.__setattr__(self, "dataset", placed(self.dataset))
         if self.learning_rate is None: object.__setattr__(self, "learning_rate", self.recipe.learning_rate)
         _check(self)
 
@@ -146,7 +149,7 @@ def key(self: RunConfig) -> str:
 
 # %% ../../nbs/curriculum/02_config.ipynb #6d3e13d3
 _CHOICES = {"widths": ("small", "paper"), "judge_training": ("full", "brief"), "device": ("cpu", "cuda")}
-_LEAST = {"seed": 0, "total_steps": 3, "batch_size": 2, "threads": 1}
+_NUMBERS = "seed", "total_steps", "batch_size", "threads"
 
 def _check(config: RunConfig) -> None:
     "`InputError` for a name that does not exist, or a number out of range"
@@ -154,9 +157,7 @@ def _check(config: RunConfig) -> None:
     for field, choices in _CHOICES.items():
         if getattr(config, field) not in choices:
             raise unknown_name(field.replace("_", " "), getattr(config, field), among=choices)
-    for field, least in _LEAST.items():
-        if getattr(config, field) < least:
-            raise InputError(f"{field.replace('_', ' ')} is {getattr(config, field)}: it must be at least {least}")
+    for field in _NUMBERS: check_number(field.replace("_", " "), getattr(config, field))
     config.checkpoint_steps   # refuses an interval and phases that cannot be
     if not config.learning_rate > 0: raise InputError(f"learning rate is {config.learning_rate}: it must be above 0")
 

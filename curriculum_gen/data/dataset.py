@@ -48,6 +48,7 @@ class Dataset:
     test: Split          # for the certificates of the judges
     source: DataSource   # goes into every result
     task: Task | None = None   # what its images show; None: the task that the source names
+    place: str | None = None   # the folder or file of one's own that it lies in, and its pilot beside it
 
     def __post_init__(self):
         if self.task is None: object.__setattr__(self, "task", TASKS.named(self.source.dataset))

@@ -11,11 +11,11 @@ import os, queue, shutil, signal, subprocess, sys, tempfile, threading, time, ur
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from platformdirs import user_cache_dir
 
+from ..core.cache import cache_folder
 from ..core.errors import InputError, unknown_name
 from ..core.records import write_atomic
-from ..core.task import FASHION_MNIST, MNIST, TASKS
+from ..core.task import FASHION_MNIST, MNIST, TASKS, is_place
 from .dataset import DataSource, Dataset, Split
 from curriculum_gen.data.files import (
     COUNTS, FILES, FOLDERS, SOURCES, SourceProblem, _plain, check_file, read_archive, read_embedded, read_folder,
@@ -58,7 +58,9 @@ def fetch_mirrors(
 ) -> tuple[dict[str, bytes], str]:    # file name: uncompressed content; the mirror
     "The four IDX files from the first of torchvision's mirrors that answers"
     until = time.monotonic() + ANSWER_SECONDS
-    import torchvision.datasets   # here, because it takes more than a second and is seldom needed
+    try: import torchvision.datasets   # here, because it takes more than a second and is seldom needed
+    except (ImportError, RuntimeError, AttributeError) as error:   # not there, or built for another torch
+        raise SourceProblem(f"torchvision, which knows them, cannot be imported: {error}") from None
     seconds = max(1, until - time.monotonic())
     def fetch(mirror, file):
         content = _plain(_get(f"{mirror}{file}.gz"), f"{mirror}{file}.gz")
@@ -170,7 +172,7 @@ def _origin(folder: Path) -> str:
 def _keep(contents: dict[str, bytes], folder: Path, *, words: str, report: Callable[[str], None]) -> None:
     try:
         for file, content in (contents | {"SOURCE.txt": words}).items(): write_atomic(folder/file, content)
-    except InputError as problem: report(f"not cached: {problem}")
+    except InputError as problem: report(f"not cached: {problem}; name another folder with CURRICULUM_GEN_CACHE")
 
 def _splits(contents: dict[str, bytes]) -> tuple[Split, Split]:
     train, labels, test, test_labels = (read_idx(contents[file]) for file in FILES)
@@ -192,7 +194,7 @@ def idx_dataset(
     for source in sources:
         if source not in SOURCES: raise unknown_name("data source", source, among=SOURCES)
     folder, cache = (folder or os.environ.get("CURRICULUM_GEN_DATA"),
-                     Path(cache or Path(user_cache_dir("curriculum_gen"))/"data"))
+                     Path(cache or cache_folder("data")))
     for source in sources:
         if source == "folder" and not folder: continue
         try: contents, record = _ask(source, name, folder, cache)
@@ -222,7 +224,8 @@ def fashion_mnist(**options) -> Dataset:
 
 # %% ../../nbs/data/02_sources.ipynb #5a460926
 def load_dataset(
-    name: str = "mnist",                    # a name in `TASKS`, or "module:object" of a task of one's own
+    # a name in `TASKS`, "module:object" of a task of one's own, a folder of images by class, an .npz file, or
+    name: str = "mnist",                    # "torchvision:NAME"
     *,
     report: Callable[[str], None] = say,    # given a line on where the data come from
     **options,                              # of `idx_dataset`, for MNIST and Fashion-MNIST: folder, cache, sources
@@ -230,7 +233,8 @@ def load_dataset(
     "The data set of a task; `InputError` when it cannot be had"
     task, given = TASKS.named(name), {option: value for option, value in options.items() if value is not None}
     if task.name in FOLDERS: return task.load(report=report, **given)
-    if given: raise InputError(f"{name}: it comes from its own function, so {', '.join(given)} cannot be chosen")
+    if given: raise InputError(f"{name}: it comes from its own {'place' if is_place(name) else 'function'}, "
+                               f"so {', '.join(given)} cannot be chosen")
     dataset = task.load()
     if dataset.task != task:
         raise InputError(f"{name}: its data are of the task {dataset.task.name!r}, of another shape or other classes")

@@ -16,8 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.records import Record, read_json
+from ..core.records import Record
 from ..statistics.comparison import MARGIN, paired_difference
+from ..curriculum.claims import judged_again
 from ..curriculum.config import RunConfig
 from ..curriculum.regimes import Regime
 from ..figures.style import BLUE, VERMILLION, annotate, printed
@@ -29,7 +30,7 @@ from .findings import CHECKS, Finding, alarms, findings_table, ranked
 from .watching.watch import Watch
 from .checks.labels import label_order
 from .examination import Examination, examine, watch_program
-from .replay import bisect, judge_metric, judged_classes
+from .replay import bisect, judge_metric, judged_classes, where_numbers_end
 
 # %% ../../nbs/diagnosis/03_questions.ipynb #4a4fecec
 QUESTIONS = ("Is the meter right?", "Has anything label-conditional been learned?",
@@ -98,8 +99,8 @@ def plot_rungs(
 # %% ../../nbs/diagnosis/03_questions.ipynb #6baf1ba4
 def _learned(run: RecordedRun, found: Examination) -> Rung:
     "The second answer, with the word that an evaluation gave to the last checkpoint"
-    rows = read_json(run.folder.evaluation)["rows"] if run.folder.evaluation.exists() else []
-    given = "".join(f"; the evaluation calls it {row['reasons'][0]}" for row in rows if row["step"] == run.steps[-1])
+    cards = judged_again(run.evaluation) if run.folder.evaluation.exists() else ()
+    given = "".join(f"; the evaluation calls it {card.reasons[0]}" for card in cards if card.step == run.steps[-1])
     made = found.of("LPERM")
     if not made:   # of too few classes
         return Rung(question=QUESTIONS[1], answer="not asked", evidence=found.not_possible["LPERM"] + given)
@@ -209,6 +210,16 @@ def _confirmed(run: RecordedRun, findings: Sequence[Finding], *, steps: int) -> 
 def _agreed(judged: np.ndarray) -> float: return float((judged == np.arange(len(judged))[:, None]).mean())
 
 # %% ../../nbs/diagnosis/03_questions.ipynb #6212338b
+def _without_numbers(run: RecordedRun, findings: Sequence[Finding]) -> Diagnosis:
+    "Of a run whose numbers end: the step and the loss come first, and nothing can be scored"
+    why = f"the numbers of this run end at step {findings[0].step:,}, and what is no number cannot be scored"
+    rungs = [Rung(question=question, answer="not asked", evidence=why) for question in QUESTIONS[:3]]
+    rungs.append(Rung(question=QUESTIONS[3], answer=findings[0].cause, evidence=_told(findings[0])))
+    made = {findings[0].check, *(finding.check for finding in findings)}
+    return Diagnosis(subject=str(run.path), rungs=tuple(rungs), findings=(findings[0], *ranked(findings[1:])),
+                     not_possible={check: why for check in CHECKS if check not in made})
+
+# %% ../../nbs/diagnosis/03_questions.ipynb #e25cd51a
 _ASK_SCORES = "LPERM", "JUDGE2"   # checks that say nothing when the scoring is wrong
 
 def diagnose_run(
@@ -218,6 +229,7 @@ def diagnose_run(
 ) -> Diagnosis:
     "Ask the four questions of a recorded run"
     run = RecordedRun(folder)
+    if ended := where_numbers_end(run): return _without_numbers(run, ended)
     found = examine(run)
     meter, why = found.of("ORACLE", "AA"), found.not_possible
     wrong = any(outcome.findings for outcome in meter)

@@ -15,14 +15,19 @@ import numpy as np
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..core.cache import may_write
 from ..core.errors import InputError
+from ..core.finite import NotFinite, broken_losses, first_broken
 from ..core.records import read_json, stream_seed, write_atomic, write_json
+from ..core.run_folder import RunFolder
+from ..curriculum.claims import read_evaluation, recorded_config, sealed
 from ..curriculum.config import profile_named
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
 from .explanations import explained_card
 from .instruments import (SAMPLE_IMAGES, Instruments, as_pixels, evaluation_latents, generate,
-                                                   judged_cards, latent_shape_of, prepare_instruments, score_generator)
+                                                   judged_cards, latent_shape_of, prepare_instruments, score_generator,
+                                                   unscored_card)
 from .recorded_run import RecordedRun
 from .trial import trial_call
 from ..judges.panel import certified_panel
@@ -68,30 +73,42 @@ def evaluate_run(
     images_per_class: int = 100,       # at least 1
     dataset: Dataset | None = None,    # None loads the run's data set
     progress: bool = False,            # show a bar with time left
+    out: str | Path | None = None,     # where its files go; None: into the run folder
 ) -> list[Card]:                       # one a checkpoint, ascending in step
     "Score every planned checkpoint of a run; `InputError` when there is none or a judge is not the certified one"
     run = RecordedRun(folder, dataset=dataset)
     config = run.config
-    steps = [step for step in config.checkpoint_steps if step in set(run.steps)]
+    broken = first_broken(run.history)   # training may have stopped there, between two planned steps
+    planned, there = {*config.checkpoint_steps, *([broken.step] if broken else [])}, set(run.steps)
+    steps = sorted(planned & there)
     evaluation_latents(images_per_class)   # refuses a wrong number before anything is written
+    files = RunFolder(run.path if out is None else out)
+    if not may_write(files.path): return _cards_there(files, images_per_class=images_per_class)
     instruments = prepare_instruments(run.panel, run.dataset, images_per_class=images_per_class, threads=config.threads,
                                       student_images=profile_named(config.profile).student_images)
-    series = _score_checkpoints(run, steps, instruments=instruments, progress=progress)
+    known = _known_cards(files, run, instruments)
+    series = _score_checkpoints(run, steps, instruments=instruments, known=known, progress=progress)
     cards = judged_cards(series.cards, instruments, judged=series.judged, rng=_rng(),
                          comparisons=_last_beside_reference(series, run))
-    _write_evaluation(run, cards, series=series, instruments=instruments)
+    _write_evaluation(run, cards, files=files, series=series, instruments=instruments)
     return cards
+
+def _cards_there(files: RunFolder, *, images_per_class: int) -> list[Card]:
+    "The cards of a folder that may only be read"
+    rows = read_json(files.evaluation)["rows"] if files.evaluation.exists() else []
+    if rows and rows[0]["n_per_class"] == images_per_class: return [Card.from_dict(row) for row in rows]
+    raise InputError(f"{files.path}: it may not be written; name a folder for the evaluation with --out")
 
 # %% ../../nbs/evaluation/07_evaluate.ipynb #5144f7fc
 @dataclass(frozen=True, kw_only=True)
 class _Series:
     cards: list[Card]           # with regime, seed, step
-    judged: list[np.ndarray]    # [judges, classes, n] uint8 each
-    samples: list[np.ndarray]   # [classes, k, height, width] uint8 each
+    judged: list[np.ndarray | None]    # [judges, classes, n] uint8 each; None where no judge was asked
+    samples: list[np.ndarray | None]   # [classes, k, height, width] uint8 each
 
-def _score_checkpoints(run: RecordedRun, steps: list[int], *, instruments: Instruments, progress: bool) -> _Series:
-    config, known = run.config, _known_cards(run, instruments)
-    series, initial = _Series(cards=[], judged=[], samples=[]), None
+def _score_checkpoints(run: RecordedRun, steps: list[int], *, instruments: Instruments, known: dict,
+                       progress: bool) -> _Series:
+    config, series, initial = run.config, _Series(cards=[], judged=[], samples=[]), None
     for step in tqdm(steps, desc=f"scoring {run.name}", unit=" checkpoints", disable=not progress):
         record, generator = run.record(step), run.generator_at(step)
         if record["judge_sha256"] != instruments.judges["first"].sha256:
@@ -100,15 +117,28 @@ def _score_checkpoints(run: RecordedRun, steps: list[int], *, instruments: Instr
         last = _last_weight(generator)
         initial = last if initial is None else initial
         wants_student = step in (config.reference_step, config.total_steps)
-        card, judged = (known.get((step, record["weights_sha256"], wants_student))
-                        or score_generator(generator, instruments, student=wants_student))
-        change = float((last - initial).abs().max())
+        try: card, judged = (known.get((step, record["weights_sha256"], wants_student))
+                             or score_generator(generator, instruments, student=wants_student))
+        except NotFinite: card, judged = _not_finite(run, step, series, instruments, generator), None
+        change = float((last - initial).abs().max()) if card.scored else None
         series.cards.append(replace(card, regime=config.recipe.name, seed=config.seed, step=step, output_change=change))
         series.judged.append(judged)
-        with torch_threads(config.threads):
-            latents = evaluation_latents(SAMPLE_IMAGES, shape=latent_shape_of(generator))
-            series.samples.append(as_pixels(generate(generator, latents, task=instruments.task)))
+        series.samples.append(_samples(generator, instruments) if card.scored else None)
     return series
+
+# %% ../../nbs/evaluation/07_evaluate.ipynb #88c6c835
+def _samples(generator: nn.Module, instruments: Instruments) -> np.ndarray:
+    with torch_threads(instruments.threads):
+        latents = evaluation_latents(SAMPLE_IMAGES, shape=latent_shape_of(generator))
+        return as_pixels(generate(generator, latents, task=instruments.task))
+
+def _not_finite(run: RecordedRun, step: int, series: _Series, instruments: Instruments, generator: nn.Module) -> Card:
+    "The card of a checkpoint whose images are no numbers, with the step from which on that is so"
+    earlier = [card.step for card in series.cards if not card.scored]
+    broken = first_broken(run.history)
+    since = min([step, *earlier, *([broken.step] if broken else [])])
+    loss = f" ({broken_losses(broken)})" if broken and broken.step == since else ""
+    return unscored_card(instruments, reason=f"not finite from step {since}{loss}", generator=generator)
 
 def _last_weight(generator: nn.Module) -> Tensor:
     "The weights of the layer that makes the image: a generator whose loss reaches nothing leaves them as they were"
@@ -116,24 +146,25 @@ def _last_weight(generator: nn.Module) -> Tensor:
     return layers[-1].weight.detach().clone()
 
 # %% ../../nbs/evaluation/07_evaluate.ipynb #9dc04774
-def _measured_with(instruments: Instruments) -> dict:
-    return {"format": FORMAT, "judges": instruments.fingerprints, "images_per_class": instruments.images_per_class,
+def _measured_with(run: RecordedRun, instruments: Instruments) -> dict:
+    recorded = read_json(run.folder.config).get("device", run.config.device)
+    elsewhere = {} if recorded == run.config.device else {"device": run.config.device}   # than it was trained on
+    return elsewhere | {
+            "format": FORMAT, "judges": instruments.fingerprints, "images_per_class": instruments.images_per_class,
             "student_images": instruments.student_images,
             "realism_images": instruments.reference.images_per_class if instruments.reference else 0}
 
-def _known_cards(run: RecordedRun, instruments: Instruments) -> dict:
+def _known_cards(files: RunFolder, run: RecordedRun, instruments: Instruments) -> dict:
     "Cards of an earlier evaluation with the same instruments, by step, weights and whether a student was trained"
-    files = run.folder
-    if not (files.evaluation.exists() and files.judged.exists()): return {}
-    found = read_json(files.evaluation)
-    if found.get("measured_with") != _measured_with(instruments): return {}
-    cards, judged = [Card.from_dict(row) for row in found["rows"]], np.load(files.judged)["judged"]
-    return {(card.step, card.weights_sha256, card.student is not None): (card, seen)
-            for card, seen in zip(cards, judged)}
+    try: known = read_evaluation(files, recorded_config(run.folder))
+    except InputError: return {}   # there is none, or it contradicts the run: everything is measured
+    if known.found.get("measured_with") != _measured_with(run, instruments): return {}
+    return {(card.step, card.weights_sha256, card.student is not None): (card, known.answers[card.step])
+            for card in known.cards if card.scored}
 
 def _last_beside_reference(series: _Series, run: RecordedRun) -> dict[int, str]:
     "The last checkpoint beside the reference of the same run, when both were scored"
-    places = {card.step: i for i, card in enumerate(series.cards)}
+    places = {card.step: i for i, card in enumerate(series.cards) if card.scored}
     a, b = places.get(run.config.reference_step), places.get(run.config.total_steps)
     if a is None or b is None: return {}
     found = compare_cards([series.cards[a]], [series.cards[b]], judged_before=[series.judged[a][0]],
@@ -141,16 +172,20 @@ def _last_beside_reference(series: _Series, run: RecordedRun) -> dict[int, str]:
     return {b: str(found.verdict)}
 
 # %% ../../nbs/evaluation/07_evaluate.ipynb #37c4c714
-def _write_evaluation(run: RecordedRun, cards: list[Card], *, series: _Series, instruments: Instruments) -> None:
-    files, steps = run.folder, [card.step for card in cards]
-    kept = ((files.samples, {"images": np.stack(series.samples)}),
-            (files.judged, {"judged": np.stack(series.judged), "judges": list(PANEL)}))
+def _write_evaluation(run: RecordedRun, cards: list[Card], *, files: RunFolder, series: _Series,
+                      instruments: Instruments) -> None:
+    scored = [i for i, card in enumerate(cards) if card.scored]
+    steps = [cards[i].step for i in scored]
+    kept = ((files.samples, {"images": np.stack([series.samples[i] for i in scored])}),
+            (files.judged, {"judged": np.stack([series.judged[i] for i in scored]), "judges": list(PANEL)}))
     for path, arrays in kept:
         archive = io.BytesIO()
         np.savez_compressed(archive, steps=steps, **arrays)
         write_atomic(path, archive.getvalue())
     certificates = {name: certificate.to_dict() for name, certificate in instruments.certificates.items()}
-    write_json(files.evaluation,
-               {"config": run.config.to_dict(), "task": run.task.to_dict(), "data": read_json(files.data),
-                "judges": certificates, "phases": [phase.row() for phase in run.config.phases],
-                "measured_with": _measured_with(instruments), "rows": [card.row() for card in cards]})
+    write_json(files.evaluation, sealed(
+        {"config": recorded_config(run.folder).to_dict(), "task": run.task.to_dict(),
+         "data": read_json(run.folder.data), "judges": certificates,
+         "phases": [phase.row() for phase in run.config.phases],
+         "recognised": dict(instruments.real_by_class), "lines": instruments.lines,
+         "measured_with": _measured_with(run, instruments), "rows": [card.row() for card in cards]}))

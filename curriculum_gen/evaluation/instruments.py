@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REALISM_IMAGES', 'STUDENT_SEEDS', 'SAMPLE_IMAGES', 'STATISTICS_BATCH', 'latent_shape_of', 'evaluation_latents',
            'generate', 'judged_by', 'Instruments', 'prepare_instruments', 'recognised_by_class', 'score_images',
-           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'evidence_of', 'judged_cards',
+           'as_pixels', 'score_generator', 'sampled_images', 'on_batch_statistics', 'unscored_card', 'judged_cards',
            'untrained_null']
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #417d9e52
@@ -13,11 +13,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-from platformdirs import user_cache_dir
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,21 +23,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook
 
 from ..core.errors import InputError
-from ..core.records import read_json, sha256, stream_seed, write_json
+from ..core.finite import NotFinite
+from ..core.limits import check_number
+from ..core.records import stream_seed
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
+from ..data.pilots import is_published, pilot_of, withheld_of
 from .realism import NEIGHBOURS, RealReference, real_reference, realism
 from .memory import CopyDetector, copy_detector, memory
 from .student import student_score
-from ..judges.certificates import Certificate, CertifiedJudge
+from ..judges.certificates import Certificate, CertifiedJudge, looked_at
 from ..models.networks import LATENT_SIZE, Generator
 from ..models.weights import torch_threads, weights_sha256
 from ..statistics.card import Card
 from ..statistics.chance import CHANCE_ALPHA, AccuracyNull, chance_test, least_p
 from ..statistics.confusions import accuracy, relabelling, renamed_correct
 from ..statistics.intervals import design_effect
-from ..statistics.series import series_p_values
-from ..statistics.verdicts import Evidence, checkpoint_verdict, confusion_counts, verdict_stability
+from ..statistics.judging import Meter, judge_series
+from ..statistics.words import Verdict
+from ..statistics.verdicts import CUT_OFFS, CutOffs, confusion_counts
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #e7c968c6
 def latent_shape_of(generator: Callable) -> tuple[int, ...]:
@@ -52,7 +54,7 @@ def evaluation_latents(
     shape: tuple[int, ...] = (LATENT_SIZE,),        # of one latent
 ) -> Tensor:                                        # [images_per_class, *shape] float32, standard normal
     "The fixed latents of the quality test, always the same"
-    if images_per_class < 1: raise InputError(f"images per class is {images_per_class}: it must be at least 1")
+    check_number("images per class", images_per_class)
     rng = np.random.default_rng(stream_seed(0, "evaluation latents"))
     return torch.from_numpy(rng.standard_normal((images_per_class, *shape), dtype=np.float32))
 
@@ -91,8 +93,8 @@ def _checked(images: object, shape: tuple[int, ...]) -> Tensor:
                          "bytes become images/127.5 - 1")
     images = images.detach().float()
     if not images.isfinite().all():
-        raise InputError(f"the generator's images are not finite: {int((~images.isfinite()).sum()):,} of "
-                         f"{images.numel():,} numbers are NaN or infinite")
+        raise NotFinite(f"the generator's images are not finite: {int((~images.isfinite()).sum()):,} of "
+                        f"{images.numel():,} numbers are NaN or infinite")
     if images.abs().max() > 1 + 1e-4: raise InputError(_rescaled(images))
     return images
 
@@ -126,9 +128,10 @@ def _rescaled(images: Tensor) -> str:
 def judged_by(
     judge: CertifiedJudge,     # any of the panel
     images: Tensor,            # [classes, n, channels, height, width], row i asked for class i
-) -> np.ndarray:               # [classes, n] uint8: the class each image is judged to be
+) -> np.ndarray:               # [classes, n] uint8, uint16 beyond 256 classes: the class each image is judged to be
     "What a judge sees in generated images"
-    return judge.classes(images.flatten(0, 1)).numpy().astype(np.uint8).reshape(images.shape[:2])
+    seen = judge.classes(images.flatten(0, 1)).numpy()
+    return seen.astype(np.uint8 if len(images) <= 256 else np.uint16).reshape(images.shape[:2])
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #7d231b28
 # images a class that realism and memory look at, fewer only where half B is small
@@ -147,6 +150,9 @@ class Instruments:
     images_per_class: int                  # generated images a class that the judges see
     student_images: int                    # generated images a class that the student learns from
     threads: int                           # of torch on the CPU
+    cut_offs: CutOffs = CUT_OFFS           # where the rules draw their lines on these data
+    withheld: tuple[str, ...] = ()         # verdicts that may not be given of these data
+    withheld_why: str = ""                 # what is missing, and what to do
 
     @property
     def task(self) -> Task: return self.dataset.task
@@ -157,6 +163,22 @@ class Instruments:
     @property
     def certificates(self) -> dict[str, Certificate]:
         return {name: judge.certificate for name, judge in self.judges.items()}
+
+    @property
+    def lines(self) -> dict:
+        "Where the rules draw their lines on these data, as JSON values"
+        return {"cut_offs": self.cut_offs.to_dict(), "withheld": list(self.withheld),
+                "withheld_why": self.withheld_why}
+
+    @property
+    def meter(self) -> Meter:
+        "What verdicts rest on beside the cards"
+        certificates = self.certificates
+        return Meter(classes=self.task.classes, real_images=certificates["first"].images,
+                     real_correct={name: one.correct for name, one in certificates.items()},
+                     real_by_class=dict(self.real_by_class), cut_offs=self.cut_offs, withheld=self.withheld,
+                     withheld_why=self.withheld_why,
+                     invalid={name: str(one) for name, one in certificates.items() if not one.valid})
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #fb1fd1ca
 def prepare_instruments(
@@ -175,18 +197,17 @@ def prepare_instruments(
         reference = real_reference(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         detector = copy_detector(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         by_class = {name: recognised_by_class(judge, dataset) for name, judge in judges.items()}
+    pilot = None if is_published(dataset) else pilot_of(dataset)
+    withheld, why = withheld_of(dataset, training=judges["first"].certificate.recipe["training"])
     return Instruments(judges=judges, reference=reference, detector=detector, real_by_class=by_class, dataset=dataset,
                        images_per_class=images_per_class, student_images=min(student_images, available),
-                       threads=threads)
+                       threads=threads, cut_offs=CutOffs.from_dict(pilot.cut_offs) if pilot else CUT_OFFS,
+                       withheld=withheld, withheld_why=why)
 
 def recognised_by_class(judge: CertifiedJudge, dataset: Dataset) -> list[float]:   # [classes] 0..1
-    "Share of the real test images of each class that a judge recognises; from the cache, or measured and put there"
-    path = Path(user_cache_dir("curriculum_gen"))/"recognised"/f"{sha256(judge.sha256 + dataset.fingerprint)[:16]}.json"
-    if not path.exists():
-        right = judge.classes(dataset.test.images) == dataset.test.labels
-        write_json(path, [float(right[dataset.test.labels == c].float().mean())
-                          for c in range(len(dataset.task.classes))])
-    return read_json(path)
+    "Share of the real test images of each class that a judge recognises"
+    seen = looked_at(judge.network, dataset).to(torch.float32)
+    return (seen.diagonal()/seen.sum(1)).tolist()
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #1b7d1ce2
 SAMPLE_IMAGES = 3   # images a class that a card keeps to be looked at
@@ -218,7 +239,7 @@ def score_images(
                 dataset=task.name, image_shape=task.image_shape, classes=task.classes,
                 data_source=instruments.dataset.source.source,
                 judges={name: c.to_dict() for name, c in instruments.certificates.items()},
-                images=as_pixels(images[:, :SAMPLE_IMAGES]))
+                lines=instruments.lines, images=as_pixels(images[:, :SAMPLE_IMAGES]))
     return card, np.stack(list(judged.values()))
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #c6f1f16a
@@ -279,7 +300,8 @@ def sampled_images(
 def _scored(generator: Callable, images: Tensor, instruments: Instruments, *, student: bool) -> tuple[Card, np.ndarray]:
     with torch_threads(instruments.threads): batch = _batch_statistics_accuracy(generator, instruments)
     card, judged = score_images(images, instruments, student=student)
-    sha = weights_sha256(generator) if isinstance(generator, nn.Module) else None
+    network = isinstance(generator, nn.Module)
+    sha = weights_sha256(generator) if network else getattr(generator, "weights_sha256", None)
     return replace(card, accuracy_batch_statistics=batch, weights_sha256=sha), judged
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #7be4eb9f
@@ -312,38 +334,25 @@ def on_batch_statistics() -> Iterator[list]:   # the BatchNorm layers that have 
     try: yield seen
     finally: hook.remove()
 
-# %% ../../nbs/evaluation/03_instruments.ipynb #e6f82a5b
-def evidence_of(
-    card: Card,
-    instruments: Instruments,
+# %% ../../nbs/evaluation/03_instruments.ipynb #4d2343d0
+def unscored_card(
+    instruments: Instruments,              # that would have measured it
     *,
-    p_chance: float,                # adjusted over the series, 0..1
-    comparison: str | None = None,  # verdict beside the reference checkpoint, where one was made
-    n_checkpoints: int = 1,         # judged together, at least 1
-) -> Evidence:
-    "What a verdict on a card rests on"
-    certificates, n, task = instruments.certificates, card.n_per_class, instruments.task
-    correct = {name: tuple(np.diag(seen["confusion"]).tolist()) for name, seen in card.panel.items()}
-    measured = _by_class(card.realism) if card.realism else {}
-    student = {"student": card.student_accuracy, "real_student": card.student["real_correct"]/card.student["images"]} \
-        if card.student else {}
-    return Evidence(n_per_class=n, correct=correct, real_images=certificates["first"].images, names=task.classes,
-                    real_correct={name: certificates[name].correct for name in card.panel},
-                    real_by_class=dict(instruments.real_by_class), p_chance=p_chance,
-                    renamed=card.renamed, memory=card.memory, comparison=comparison, n_checkpoints=n_checkpoints,
-                    **measured, **student,
-                    invalid=tuple(f"{name}: {certificates[name]}" for name in card.panel
-                                  if not certificates[name].valid))
+    reason: str,                           # why nothing was measured
+    generator: nn.Module | None = None,    # for its fingerprint
+) -> Card:                                 # of no images, INVALID
+    "The card of a generator that cannot be judged"
+    task, k = instruments.task, len(instruments.task.classes)
+    nothing = [[0]*k for _ in range(k)]
+    panel = {name: {"accuracy": None, "p_chance": 1.0, "judge_sha256": judge.sha256, "confusion": nothing}
+             for name, judge in instruments.judges.items()}
+    return Card(n_per_class=0, accuracy=None, accuracy_second_judge=None, confusion=nothing, p_chance=1.0, panel=panel,
+                judge_sha256=instruments.judges["first"].sha256, verdict=str(Verdict.INVALID),
+                reasons=(f"{Verdict.INVALID}: {reason}",), not_measured=("realism", "memory", "student score"),
+                weights_sha256=weights_sha256(generator) if generator is not None else None, dataset=task.name,
+                image_shape=task.image_shape, classes=task.classes)
 
-def _by_class(realism: dict) -> dict:
-    found = {}
-    for prefix, side in (("", "generated"), ("real_", "real")):
-        part = realism[side]
-        found |= {f"{prefix}coverage": tuple(k/part["images_per_class"] for k in part["covered"]),
-                  f"{prefix}density": tuple(part["clipped_density"])}
-    return found
-
-# %% ../../nbs/evaluation/03_instruments.ipynb #039ba7ba
+# %% ../../nbs/evaluation/03_instruments.ipynb #e6f82a5b
 def judged_cards(
     cards: list[Card],                         # of one series, in order of step; the last is the primary one
     instruments: Instruments,                  # that measured them
@@ -352,22 +361,8 @@ def judged_cards(
     judged: Sequence[np.ndarray] = (),         # [judges, classes, n] of each card; empty: no stability is measured
     comparisons: Mapping[int, str] = {},       # position in the series -> verdict beside the reference checkpoint
 ) -> list[Card]:                               # with verdict, reasons, trust, worst class, stability
-    "The verdicts on a series of cards"
-    adjusted = series_p_values([[np.array(card.confusion)] for card in cards], rng=rng)
-    found = []
-    for i, (card, p) in enumerate(zip(cards, adjusted)):
-        evidence = evidence_of(card, instruments, p_chance=float(p), comparison=comparisons.get(i),
-                               n_checkpoints=len(cards))
-        stable = _stability(evidence, card, judged[i], rng) if len(judged) else None
-        found.append(replace(card, p_adjusted=float(p), stability=stable, **checkpoint_verdict(evidence).to_dict()))
-    return found
-
-def _stability(evidence: Evidence, card: Card, judged: np.ndarray, rng: np.random.Generator) -> dict | None:
-    if evidence.invalid: return None
-    taught = card.student or {"by_seed": (), "images": 1}
-    examined = taught["images"]//max(1, len(taught["by_seed"]))
-    return verdict_stability(evidence, judged, rng=rng, p_raw=card.p_chance, examined=examined,
-                             students=[k/examined for k in taught["by_seed"]])
+    "The verdicts on a series of cards, by [judging](../statistics/14_judging.ipynb)"
+    return judge_series(cards, instruments.meter, rng=rng, judged=judged, comparisons=comparisons)
 
 # %% ../../nbs/evaluation/03_instruments.ipynb #3092b133
 def untrained_null(

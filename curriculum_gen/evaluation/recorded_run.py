@@ -6,17 +6,22 @@
 __all__ = ['RecordedRun']
 
 # %% ../../nbs/evaluation/06_recorded_run.ipynb #3795d917
+import shutil, tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from fastcore.basics import patch
+import torch
 from torch import nn
 
+from ..core.cache import may_write
 from ..core.errors import InputError
 from ..core.records import read_json
-from ..core.run_folder import RunFolder, StepRecord, read_history
+from ..core.run_folder import RunFolder, StepRecord, checkpoint_claims
 from ..core.task import Task
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import (Evaluation, check_checkpoint, read_evaluation, recorded_config,
+                                              recorded_history)
 from ..curriculum.regimes import PROGRAMS
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
@@ -33,12 +38,15 @@ class RecordedRun:
         folder: "str | Path | RunFolder | RecordedRun",   # an opened one stays as it is
         *,
         dataset: Dataset | None = None,                    # None loads the run's own when it is asked for
+        device: str | None = None,     # of its networks, "cpu" or "cuda"; None: the recorded one if this machine has it
     ):
         opened = isinstance(folder, RecordedRun)
         self.folder = folder.folder if opened else folder if isinstance(folder, RunFolder) else RunFolder(folder)
         if not self.folder.config.exists():
             raise InputError(f"{self.path}: not a run folder (no config.json); train one with cgen-train")
-        self.config = RunConfig.from_dict(read_json(self.folder.config))
+        config = folder.config if opened else recorded_config(self.folder)
+        here = (device or config.device) == "cuda" and torch.cuda.is_available()
+        self.config = replace(config, device="cuda" if here else "cpu")
         loaded = vars(folder) if opened else {}
         self.__dict__ |= {name: loaded[name] for name in ("dataset", "first_judge", "panel") if name in loaded}
         if dataset is not None: self.dataset = _checked(self, dataset)
@@ -51,7 +59,7 @@ class RecordedRun:
     @cached_property
     def first_judge(self) -> CertifiedJudge:
         "The judge that training listened to"
-        return load_judge(self.folder.judges, "first", task=self.task, device=self.config.device)
+        return _judge(self, "first")
 
     @cached_property
     def panel(self) -> dict[str, CertifiedJudge]:
@@ -65,20 +73,31 @@ class RecordedRun:
 
 # %% ../../nbs/evaluation/06_recorded_run.ipynb #dba23a63
 def _checked(run: RecordedRun, dataset: Dataset) -> Dataset:
-    if run.folder.data.exists() and dataset.fingerprint != read_json(run.folder.data)["fingerprint"]:
+    told = read_json(run.folder.data) if run.folder.data.exists() else {"fingerprint": dataset.fingerprint}
+    if not isinstance(told, dict) or "fingerprint" not in told: raise InputError(f"{run.folder.data}: damaged")
+    if dataset.fingerprint != told["fingerprint"]:
         raise InputError(f"{run.path}: was trained on other data than those at hand ({dataset.source.source}); "
                          "provide the former")
     return dataset
 
+def _judge(run: RecordedRun, name: str) -> CertifiedJudge:
+    "A judge in the folder, asked for the test images once more, and trained as the configuration says"
+    judge = load_judge(run.folder.judges, name, task=run.task, device=run.config.device, dataset=run.dataset)
+    if judge.certificate.recipe != judge_recipe(name, dataset=run.task.name, **run.config.judging).to_dict():
+        raise InputError(f"{run.folder.judges/name}.json: its recipe is not that of this run's configuration; "
+                         "put the judge there that the run was trained with")
+    return judge
+
 def _panel(run: RecordedRun) -> dict[str, CertifiedJudge]:
     there = run.folder.judges
     for name in PANEL:   # what is there is checked before anything is added
-        if (there/f"{name}.json").exists(): load_judge(there, name, task=run.task)
+        if (there/f"{name}.json").exists(): _judge(run, name)
     for name in PANEL:
         if (there/f"{name}.json").exists(): continue
         recipe = judge_recipe(name, dataset=run.task.name, **run.config.judging)
+        if not may_write(there): there = Path(shutil.copytree(there, Path(tempfile.mkdtemp())/"judges"))
         certified_judge(recipe, run.dataset, device=run.config.device).save(there)
-    return load_panel(there, task=run.task, device=run.config.device)
+    return load_panel(there, task=run.task, device=run.config.device, dataset=run.dataset)
 
 # %% ../../nbs/evaluation/06_recorded_run.ipynb #e12c7369
 @patch(as_prop=True)
@@ -104,8 +123,17 @@ def steps(self: RecordedRun) -> list[int]:
 
 @patch(as_prop=True)
 def history(self: RecordedRun) -> list[StepRecord]:
-    "What each step did"
-    return read_history(self.folder.history)
+    "What each step did; `InputError` where lines are another run's, or missing"
+    history, reached = recorded_history(self.folder, self.config), max(self.folder.steps(), default=0)
+    if len(history) < reached:
+        raise InputError(f"{self.folder.history}: ends at step {len(history)}, and there is a checkpoint at step "
+                         f"{reached}; run cgen-train {self.path} again, which repeats what is missing")
+    return history
+
+@patch(as_prop=True)
+def evaluation(self: RecordedRun) -> Evaluation:
+    "What its evaluation says; `InputError` where there is none, or one that contradicts the run"
+    return read_evaluation(self.folder, self.config)
 
 # %% ../../nbs/evaluation/06_recorded_run.ipynb #6c25a297
 @patch
@@ -115,8 +143,11 @@ def record(
     *,
     of: RunFolder | None = None,   # whose checkpoint: the run's own, or one of its continuations
 ) -> dict:                         # JSON values
-    "What a checkpoint says of itself"
-    return read_json((of or self.folder).checkpoint(step)/"record.json")
+    "What a checkpoint says of itself; `InputError` where it is of another run"
+    folder = (of or self.folder).checkpoint(step)
+    record = checkpoint_claims(folder)
+    if of is None: check_checkpoint(record, self.config, folder=folder)
+    return record
 
 @patch
 def generator_at(
@@ -126,20 +157,25 @@ def generator_at(
     of: RunFolder | None = None,   # whose checkpoint: the run's own, or one of its continuations
 ) -> nn.Module:
     "The generator of a checkpoint in eval mode; `InputError` when its weights are not those that were recorded"
-    folder = (of or self.folder).checkpoint(step)
-    record, snapshot = read_checkpoint(folder, parts=("generator",))
+    folder, record = (of or self.folder).checkpoint(step), self.record(step, of=of)
+    _, snapshot = read_checkpoint(folder, parts=("generator",))
     generator = load_state(self.program.networks()["generator"], snapshot["generator"], place=folder)
-    if weights_sha256(generator) != record["weights_sha256"]:
-        raise InputError(f"{folder}: damaged, its weights are not those of its record; "
-                         "delete the folder and run cgen-train again")
-    return generator.eval()
+    return _recorded(generator.eval(), generator, record, folder=folder)
 
+# %% ../../nbs/evaluation/06_recorded_run.ipynb #d739fa61
 @patch
 def learner_at(self: RecordedRun, step: int) -> object:
     "The state of training at a checkpoint: networks, optimisers, data and judge"
-    _, snapshot = read_checkpoint(self.folder.checkpoint(step))
-    half = self.dataset.half_a
-    return self.program.load(snapshot, images=half.images, labels=half.labels, judge=self.first_judge.network)
+    folder, record, half = self.folder.checkpoint(step), self.record(step), self.dataset.half_a
+    _, snapshot = read_checkpoint(folder)
+    state = self.program.load(snapshot, images=half.images, labels=half.labels, judge=self.first_judge.network)
+    return _recorded(state, state.generator, record, folder=folder)
+
+def _recorded(found: object, generator: nn.Module, record: dict, *, folder: Path) -> object:
+    "What was found, when its generator is the one that was recorded"
+    if weights_sha256(generator) == record["weights_sha256"]: return found
+    raise InputError(f"{folder}: damaged, its weights are not those of its record; "
+                     "delete the folder and run cgen-train again")
 
 @patch
 def _repr_markdown_(self: RecordedRun) -> str:

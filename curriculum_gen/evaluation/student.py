@@ -9,20 +9,20 @@ __all__ = ['PASSES', 'LEAST_STEPS', 'BATCH', 'LEARNING_RATE', 'student_network',
 # %% ../../nbs/evaluation/02_student.ipynb #76d17e32
 import json, math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 
 from filelock import FileLock
 import numpy as np
 import pandas as pd
-from platformdirs import user_cache_dir
 from scipy import stats
 from scipy.stats.contingency import relative_risk
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..core.cache import cache_folder, may_keep
 from ..core.errors import InputError
 from ..core.records import Record, read_json, sha256, stream_seed, write_json
 from ..statistics.intervals import Interval, wilson_interval
@@ -89,16 +89,16 @@ def real_student(
     images = class_sample(dataset.half_b, count=images_per_class,
                           rng=torch.Generator().manual_seed(stream_seed(seed, "real student")))
     key = sha256(json.dumps([recipe, dataset.fingerprint, sha256(images.numpy().tobytes())]))[:16]
-    path = Path(user_cache_dir("curriculum_gen"))/"students"/f"{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    path = cache_folder("students", f"{key}.json")
+    kept = may_keep(path.parent)
+    with FileLock(path.with_suffix(".lock")) if kept else nullcontext():
         try: answers = torch.tensor([int(c) for c in read_json(path)["answers"]])
         except InputError: answers = torch.tensor([])   # not there yet, or damaged: made anew
         if len(answers) != len(dataset.test):
             student = train_student(images, task=dataset.task, seed=seed, threads=threads)
             answers = judged_classes(student, dataset.test.images)
-            write_json(path, {"recipe": recipe, "data": dataset.fingerprint, "images_per_class": images_per_class,
-                              "answers": answers.tolist()})
+            if kept: write_json(path, {"recipe": recipe, "data": dataset.fingerprint,
+                                       "images_per_class": images_per_class, "answers": answers.tolist()})
     return answers
 
 # %% ../../nbs/evaluation/02_student.ipynb #766163c0

@@ -54,10 +54,11 @@ def load_panel(
     *,
     task: Task = MNIST,   # whose images they judge
     device: str = "cpu",
+    dataset: Dataset | None = None,   # to look at their test images again; None believes the certificates
 ) -> dict[str, CertifiedJudge]:   # in the order of `PANEL`
     """The five judges back from a folder; `InputError` when one is missing, damaged, not the one certified,
     or not independent"""
-    return _checked({name: load_judge(folder, name, task=task, device=device) for name in PANEL})
+    return _checked({name: load_judge(folder, name, task=task, device=device, dataset=dataset) for name in PANEL})
 
 def _checked(panel: dict[str, CertifiedJudge]) -> dict[str, CertifiedJudge]:
     for name, judge in panel.items():

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..core.displays import Display
 from ..core.errors import unknown_name
 from ..core.records import Record, stream_seed
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset, normalise
+from ..models.positions import AtPositions
 from ..models.weights import torch_threads
 from .networks import HogJudge, Judge, NeighbourJudge, NoiseJudge, SecondJudge
 
@@ -32,7 +34,7 @@ class JudgeRecipe(Record):
     judge: str         # a name in `PANEL`
     dataset: str       # name of the task, such as "mnist"
     widths: str        # a name in `WIDTHS`; "any" for a judge that has none
-    training: str      # "full": the whole half; "brief": 4,000 images of it
+    training: str      # "full": the whole half; "brief": 4,000 images of it, more where a class is not among them
     threads: int       # on the CPU
     seed: int          # of weights, order, dropout and augmentation
 
@@ -42,7 +44,8 @@ class JudgeRecipe(Record):
         return "A" if self.judge == "first" else "B"
 
     def untrained(self, task: Task = MNIST) -> nn.Module:
-        "The judge before training, for images of a task"
+        "The judge before training, for images of a task; of a display the part's, at each position"
+        if isinstance(task, Display): return AtPositions(self.untrained(task.part), task)
         return PANEL[self.judge](self.widths, task=task) if self.judge in EPOCHS else PANEL[self.judge](task=task)
 
 def judge_recipe(
@@ -86,7 +89,8 @@ def train_judge(
     "A judge trained by its recipe"
     split = dataset.half_a if recipe.half == "A" else dataset.half_b
     images, labels = split.images, split.labels
-    if recipe.training == "brief": images, labels = images[:4000], labels[:4000]
+    if recipe.training == "brief" and len(labels[:4000].unique()) == len(labels.unique()):
+        images, labels = images[:4000], labels[:4000]   # unless some class is not among them
     with torch_threads(recipe.threads), threadpool_limits(recipe.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         judge = recipe.untrained(dataset.task).to(device)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..core.errors import InputError
-from ..core.records import read_json
+from ..core.records import parse_json, read_file
 
 # %% ../../nbs/models/03_contents.ipynb #c48a54d3
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".npy", ".pkl", ".tar")
@@ -47,7 +47,7 @@ def read_values(
         (said for start, said in _OBVIOUS.items() if head.lstrip().startswith(start)), None)
     if problem: raise InputError(f"{path}: {problem}")
     try:
-        if path.suffix == ".json": return read_json(path)
+        if path.suffix == ".json": return parse_json(read_file(path), place=path, strict=False)
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27: return load_file(path)
         if head.startswith(b"\x93NUMPY") or path.suffix == ".npz":
             arrays = np.load(path, allow_pickle=False)

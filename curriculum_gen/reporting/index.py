@@ -8,10 +8,11 @@ __all__ = ['write_index', 'study_job', 'report_study']
 # %% ../../nbs/reporting/03_index.ipynb #636cd086
 import html
 from pathlib import Path
+from urllib.parse import quote
 
 from ..core.records import read_json, sha256, write_atomic
 from ..core.run_folder import RunFolder
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import judged_again, read_evaluation, recorded_config
 from ..studies.study import study_of
 from ..studies.table import run_folders, write_seed_table
 from .pages import PAGE
@@ -28,9 +29,10 @@ def write_index(
     for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
         run = RunFolder(folder)
         status = read_json(run.status) if run.status.exists() else {"status": "no report", "error": ""}
-        config = RunConfig.from_dict(read_json(run.config))
-        rows.append(f"<tr><td>{config.recipe.name}</td><td>{config.seed}</td>{_last_cells(run)}"
-                    f"<td>{status['status']}</td><td>{_links(run, out)}{html.escape(status['error'])}</td></tr>")
+        config = recorded_config(run)
+        rows.append(f"<tr><td>{html.escape(config.recipe.name)}</td><td>{config.seed}</td>{_last_cells(run)}"
+                    f"<td>{html.escape(status['status'])}</td>"
+                    f"<td>{_links(run, out)}{html.escape(status['error'])}</td></tr>")
     answer, report = html.escape(table["answer"]).replace("\n", "</p><p>"), report_notebook(study.report).stem
     body = (f"<h1>{html.escape(study.question)}</h1>"
             f"<main><blockquote><p>{answer}</p></blockquote>"
@@ -39,7 +41,8 @@ def write_index(
             '<a href="run.json">run.json</a>.</p>'
             f"<p>Data: {html.escape(table['data_source'])}, "
             f"{table['data']['train_images']:,} training and {table['data']['test_images']:,} test images. "
-            f"Profile {table['profile']}, widths {table['widths']}, threads a run: {table['threads']}.</p>"
+            f"Profile {html.escape(table['profile'])}, widths {html.escape(table['widths'])}, "
+            f"threads a run: {table['threads']}.</p>"
             "<h2>Runs at their last step</h2>"
             "<div class='output_html'><table><thead><tr><th>regime</th><th>seed</th><th>step</th>"
             "<th>judge accuracy</th><th>second judge</th><th>student</th>"
@@ -51,17 +54,18 @@ def write_index(
 def _last_cells(run: RunFolder) -> str:
     "The last checkpoint's cells; dashes where nothing was scored"
     if not run.evaluation.exists(): return "<td>–</td>"*5
-    last = read_json(run.evaluation)["rows"][-1]
-    student = f"{last['student']['correct']/last['student']['images']:.1%}" if last["student"] else ""
+    last = judged_again(read_evaluation(run))[-1]
+    if not last.scored: return f"<td>{last.step:,}</td>" + "<td>–</td>"*3 + f"<td>{last.verdict}</td>"
+    student = f"{last.student_accuracy:.1%}" if last.student else ""
     return (f"<td>{last['step']:,}</td><td>{last['accuracy']:.1%} "
             f"of {len(last['confusion'])*last['n_per_class']:,}</td><td>{last['accuracy_second_judge']:.1%}</td>"
-            f"<td>{student}</td><td>{last['verdict']}</td>")
+            f"<td>{student}</td><td>{html.escape(last['verdict'])}</td>")
 
 def _links(run: RunFolder, out: Path) -> str:
     "Links to what a run has"
     there = [(name, path) for name, path in (("report", run.page), ("notebook", run.report), ("run.json", run.status))
              if path.exists()]
-    return ", ".join(f'<a href="{path.relative_to(out).as_posix()}">{name}</a>' for name, path in there) + " "
+    return ", ".join(f'<a href="{quote(path.relative_to(out).as_posix())}">{name}</a>' for name, path in there) + " "
 
 # %% ../../nbs/reporting/03_index.ipynb #9272cd75
 def study_job(

@@ -21,8 +21,10 @@ import psutil
 
 import curriculum_gen
 from .. import __version__
+from ..core.cache import library_folders
 from ..core.errors import InputError, unknown_name
 from ..core.records import read_json, sha256, write_json
+from ..core.registry import SAFE_PATH
 from .pages import in_few_colours, write_page
 
 # %% ../../nbs/reporting/01_jobs.ipynb #38b8e1e0
@@ -129,8 +131,9 @@ def commit() -> str | None:
     "Of the checkout the package lies in; None for an installed one"
     folder = Path(curriculum_gen.__file__).parent
     if not (folder.parent/".git").exists(): return None
-    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True,
-                          text=True).stdout.strip() or None
+    try: asked = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError: return None   # no git here
+    return asked.stdout.strip() or None
 
 def record_outcome(
     job: Job,
@@ -152,14 +155,21 @@ def record_outcome(
 # %% ../../nbs/reporting/01_jobs.ipynb #8101578e
 # papermill in a process that ends, with everything it has started, when whoever started it is gone
 _WATCHED = """
-import os, threading, time
+import os, sys, threading, time
 import psutil
+from nbclient import NotebookClient
 from papermill.cli import papermill
 def watch(parent):
     while os.getppid() == parent: time.sleep(0.5)
     for child in psutil.Process().children(recursive=True): child.kill()
     os._exit(1)
 threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+begin = NotebookClient.__init__
+def with_its_folder(client, *given, **named):   # what lies beside a notebook can be imported, after all that is installed
+    begin(client, *given, **named)
+    line = f"import sys; sys.path.append({os.path.dirname(os.path.abspath(sys.argv[1]))!r})"
+    client.extra_arguments = [*client.extra_arguments, f"--IPKernelApp.exec_lines={line}"]
+NotebookClient.__init__ = with_its_folder
 papermill()
 """
 
@@ -171,7 +181,7 @@ def _papermill(job: Job, partial: Path, *, log: Path, deadline: float, cancelled
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ
-                                   | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                                   | SAFE_PATH | library_folders() | threads | {"PYDEVD_DISABLE_FILE_VALIDATION": "1",
                                                 "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
         try:
             while process.poll() is None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.records import Record
 from .intervals import wilson_interval
@@ -24,7 +25,7 @@ SHARES = {"precision": "precise", "recall": "recalled", "coverage": "covered"}
 # share of resamples that have to agree, or the verdict is borderline
 STABLE = 0.95
 # what a card has beyond a row of a table
-_ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "images"
+_ABOUT = "dataset", "image_shape", "classes", "data_source", "judges", "lines", "images"
 # what a card holds from the time it is judged
 _JUDGED = {"verdict", "reasons", "trusted", "not_measured", "p_adjusted", "worst", "stability"}
 
@@ -44,9 +45,9 @@ class Card(Record, _Fields):
     regime: str | None = None                       # of its run; None for a generator without a run
     seed: int | None = None                         # of that run
     step: int | None = None                         # completed optimiser steps
-    n_per_class: int                                # generated images of each class that every judge saw
-    accuracy: float                                 # share that the first judge assigns to the class asked for, 0..1
-    accuracy_second_judge: float                    # the same of the second judge
+    n_per_class: int                                # generated images of each class that every judge saw; 0: none was
+    accuracy: float | None                          # share that the first judge assigns to the class asked for, 0..1
+    accuracy_second_judge: float | None             # the same of the second judge; both None where nobody was asked
     accuracy_batch_statistics: float | None = None  # of the first, on batch statistics; None without BatchNorm
     confusion: list                                 # counts of the first judge, [asked for][judged to be]
     design_effect: float = 1.0                      # factor by which shared latents enlarge that accuracy's variance
@@ -71,6 +72,7 @@ class Card(Record, _Fields):
     classes: tuple[str, ...] | None = None          # names
     data_source: str | None = None                  # who delivered the real images
     judges: dict | None = None                      # certificates of the judges, by name
+    lines: dict | None = None                       # where the rules draw theirs on these data; None: as published
     # [classes, k, ...] uint8, a few samples; not written to disk
     images: np.ndarray | None = field(default=None, repr=False)
 
@@ -120,6 +122,12 @@ class Card(Record, _Fields):
 # %% ../../nbs/statistics/07_card.ipynb #9d0fe2b5
 _FIELDS = tuple(f.name for f in dataclasses.fields(Card))
 
+@patch(as_prop=True)
+def scored(self: Card) -> bool:
+    "Whether judges were asked at all: not where the images are no numbers"
+    return self.n_per_class > 0
+
+# %% ../../nbs/statistics/07_card.ipynb #d3f1e0a1
 def _plain(value: object) -> object:
     "A value as it comes back from JSON: lists for tuples"
     if isinstance(value, dict): return {name: _plain(one) for name, one in value.items()}
@@ -149,7 +157,7 @@ def _line(card: Card) -> str: return f"Card({_said(card)}, {card.correct()} of {
 def _page(card: Card) -> str:
     "A card in HTML: verdict, reasons, and a row for each judge and the student"
     told = [(JUDGE_NAMES.get(name, name), card.correct(name), card.judged_images, card.design_effect)
-            for name in card.panel]
+            for name in card.panel if card.scored]
     if card.student: told.append(("student", *_mean_student(card.student), 1.0))
     rows = "".join(f"<tr><td>{name}</td><td>{_told(*counts)}</td></tr>" for name, *counts in told)
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in card.reasons)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CUT_OFFS', 'WITHOUT_GRADIENT', 'RESAMPLES', 'Evidence', 'above_guessing', 'Gap', 'panel_gap', 'CutOffs', 'Judgement',
-           'checkpoint_verdict', 'verdict_stability', 'confusion_counts', 'stuck_meters', 'compare_cards']
+           'measured_beside_cut_offs', 'checkpoint_verdict', 'verdict_stability', 'confusion_counts', 'stuck_meters',
+           'compare_cards']
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #61abaa6a
 import dataclasses, math
@@ -46,6 +47,8 @@ class Evidence(Record):
     comparison: str | None = None         # verdict beside the reference checkpoint, where one was made
     n_checkpoints: int = 1                # that p_chance was adjusted for
     invalid: tuple[str, ...] = ()         # what is wrong with the instruments
+    withheld: tuple[str, ...] = ()        # verdicts that the data do not support, or that no pilot has drawn lines for
+    withheld_why: str = ""                # which of the two, and what to do
 
     def __post_init__(self):
         if "first" not in self.correct or len(self.correct) < 2:
@@ -245,6 +248,23 @@ def _doubts(e: Evidence, gap: Gap, cut: CutOffs) -> list[str]:
         student < cut.trusted_student
     return [what for what, fired in told.items() if fired]
 
+# %% ../../nbs/statistics/08_verdicts.ipynb #45054972
+def measured_beside_cut_offs(
+    evidence: Evidence,
+) -> dict[str, float | None]:   # name of a cut-off -> what it is compared with; None: not measured
+    "Where a generator lies beside the lines that the rules draw"
+    e, k = evidence, _classes(evidence)
+    blind = [_accuracy(e, judge) for judge in WITHOUT_GRADIENT if judge in e.correct]
+    covered, repeats = (_covered(e), min(_uncovered(e))) if e.coverage else (None, None), max(_repeats(e))
+    return {"learned_accuracy": above_guessing(_accuracy(e, "first"), classes=k),
+            "gamed_accuracy": above_guessing(_accuracy(e, "first"), classes=k), "trusted_gap": panel_gap(e).excess,
+            "trusted_panel": _of_real(_panel(e), _real_panel(e), k), "trusted_class": _worst(e)["of_real"],
+            "trusted_student": _student_of_real(e), "gamed_student": _student_of_real(e),
+            "gamed_neither": above_guessing(max(blind), classes=k) if blind else None,
+            "trusted_repeats": repeats if e.memory else None, "collapsed_repeats": repeats if e.memory else None,
+            "collapsed_coverage": covered[0], "collapsed_class": covered[1],
+            "collapsed_density": _in_kind(e) if e.density else None}
+
 # %% ../../nbs/statistics/08_verdicts.ipynb #ae2d69f0
 def checkpoint_verdict(
     evidence: Evidence,
@@ -258,8 +278,8 @@ def checkpoint_verdict(
     if e.invalid:
         return Judgement(verdict=Verdict.INVALID, reasons=tuple(f"INVALID: {what}" for what in e.invalid), trusted=None,
                          worst=None, not_measured=missing)
-    doubts = _doubts(e, gap, cut)
-    trusted = False if doubts else None if missing else True
+    doubts = [] if Verdict.LEARNED in e.withheld else _doubts(e, gap, cut)
+    trusted = False if doubts else None if missing or Verdict.LEARNED in e.withheld else True
     chance, why = chance_statement(e.p_chance, n_classes=_classes(e), n_checkpoints=e.n_checkpoints)
     fired = [_wrong_class(e, cut),
              why if chance == Verdict.AT_CHANCE else None,
@@ -268,9 +288,10 @@ def checkpoint_verdict(
              if e.comparison in (Verdict.REGRESSED, Verdict.MEASURED_DROP) else None,
              _learned(e, gap, cut) if trusted else None, why if chance == Verdict.ABOVE_CHANCE else None,
              f"INVALID: {why}" if chance == Verdict.INVALID else None]
-    reasons = [reason for reason in fired if reason]
+    reasons = [reason for reason in fired if reason and reason.split(":")[0] not in e.withheld]
     verdict = reasons[0].split(":")[0]
     if doubts and chance == Verdict.ABOVE_CHANCE: reasons.append(f"not trusted: {'; '.join(doubts)}")
+    if e.withheld: reasons.append(f"not given: {', '.join(e.withheld)}: {e.withheld_why}")
     return Judgement(verdict=verdict, trusted=trusted, worst=_worst(e), not_measured=missing, reasons=tuple(reasons))
 
 # %% ../../nbs/statistics/08_verdicts.ipynb #8f883bd9

@@ -9,7 +9,7 @@ __all__ = ['TOO_FEW', 'EXAMPLES', 'matched', 'incomparable', 'answers', 'paired_
 # %% ../../nbs/studies/07_comparing.ipynb #5d6b09ab
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import factorial, hypot
+from math import hypot
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ import pandas as pd
 from scipy import stats
 
 from ..core.errors import InputError
-from ..core.records import read_json
 from ..core.run_folder import RunFolder
 from ..statistics.card import JUDGE_NAMES, Card
 from ..statistics.chance import CHANCE_ALPHA, holm, pooled_chance_test
@@ -28,9 +27,9 @@ from ..statistics.comparison import MARGIN, RUN_ALPHA, paired_difference, paired
 from ..statistics.intervals import design_effect, wilson_interval
 from ..statistics.regime_comparison import SystemComparison, compare_systems
 from ..statistics.words import Verdict
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import recorded_config
 from ..figures.style import BLUE, VERMILLION, annotate, printed
-from .systems import System, path_and_step, read_system, runs_under, system_of_runs
+from .systems import System, path_and_step, read_system, system_of_runs
 from .table import counted_verdicts
 
 # %% ../../nbs/studies/07_comparing.ipynb #b55aa2cf
@@ -321,7 +320,7 @@ def gate_against(
     from curriculum_gen.studies.gate import gated_folders, stops
     groups = {}
     for folder in gated_folders(paths):
-        groups.setdefault(RunConfig.from_dict(read_json(RunFolder(folder).config)).recipe.name, []).append(folder)
+        groups.setdefault(recorded_config(RunFolder(folder)).recipe.name, []).append(folder)
     rows = []
     for regime, folders in groups.items():
         candidate = system_of_runs(folders, name=regime)

@@ -7,16 +7,18 @@ __all__ = ['STOPPED', 'STOPPED_IF_STRICT', 'REQUIRABLE', 'stops', 'objection', '
 
 # %% ../../nbs/studies/03_gate.ipynb #7c81b97d
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.errors import InputError, unknown_name
-from ..core.records import read_json
 from ..core.run_folder import RunFolder
+from ..curriculum.claims import Evaluation, judged_again
 from ..statistics.card import Card
 from ..statistics.comparison import in_steps
 from ..statistics.words import Verdict
+from ..evaluation.instruments import recognised_by_class
 from ..evaluation.recorded_run import RecordedRun
 from ..judges.panel import load_panel
 from .table import comparisons_of
@@ -33,8 +35,8 @@ def stops(
     *,
     strict: bool = False,     # a comparison that decides nothing stops too
 ) -> bool:                    # whatever is required
-    "Whether a word is on the list of what stops"
-    return verdict in STOPPED or (strict and verdict in STOPPED_IF_STRICT)
+    "Whether a word is on the list of what stops, or on no list at all"
+    return verdict in STOPPED or verdict not in list(Verdict) or (strict and verdict in STOPPED_IF_STRICT)
 
 def objection(
     verdict: str,                           # of the last checkpoint
@@ -43,6 +45,7 @@ def objection(
 ) -> str:                                   # why it may not pass; empty when it may
     "What speaks against the verdict on a checkpoint"
     if require not in list(REQUIRABLE): raise unknown_name("requirement", require, among=REQUIRABLE)
+    if verdict not in list(Verdict): return f"{verdict[:40]!r} is no verdict, so it is INVALID"
     if stops(verdict): return f"{verdict} stops it"
     reached = verdict if verdict in REQUIRABLE else Verdict.ABOVE_CHANCE
     short = REQUIRABLE.index(Verdict(reached)) < REQUIRABLE.index(Verdict(require))
@@ -96,26 +99,40 @@ def gate(
 
 # %% ../../nbs/studies/03_gate.ipynb #82f3db81
 def _run_row(run: RecordedRun, *, require: str, strict: bool) -> dict:
-    found, config = read_json(run.folder.evaluation), run.config
-    last = found["rows"][-1]
-    if last["step"] != config.total_steps:
-        raise InputError(f"{run.path}: evaluated up to step {last['step']} of {config.total_steps}; "
+    config, card = run.config, _last_card(run, strict=strict)
+    against = objection_with_doubts(card.verdict, card.reasons, second=card.borderline, require=require, strict=strict)
+    told = f"borderline with {card.borderline}" if card.borderline else ""
+    return {"regime": config.recipe.name, "seed": str(config.seed), "step": card.step, "verdict": card.verdict,
+            "passes": not against, "why": "; ".join(filter(None, [against, told, *card.reasons]))}
+
+def _last_card(run: RecordedRun, *, strict: bool) -> Card:
+    "The last card of a run, judged again from its counts by judges that were looked at again"
+    try:
+        found = run.evaluation
+        measured = {} if found.last.step < run.config.total_steps else _real_by_class(run, found)
+    except InputError as error:
+        return _INVALID(step=run.config.total_steps, reasons=(str(error),))
+    if not measured:
+        raise InputError(f"{run.path}: evaluated up to step {found.last.step} of {run.config.total_steps}; "
                          "train and evaluate it to its end first")
-    exchanged, card = _exchanged_judge(run, found), Card.from_dict(last)
-    verdict, reasons, second = ((str(Verdict.INVALID), [exchanged], "") if exchanged
-                                else (card.verdict, card.reasons, card.borderline))
-    against = objection_with_doubts(verdict, reasons, second=second, require=require, strict=strict)
-    told = f"borderline with {second}" if second else ""
-    return {"regime": config.recipe.name, "seed": str(config.seed), "step": card.step, "verdict": verdict,
-            "passes": not against, "why": "; ".join(filter(None, [against, told, *reasons]))}
+    try: return judged_again(found, real_by_class=measured, stability=strict)[-1]
+    except InputError as error: return _INVALID(step=run.config.total_steps, reasons=(str(error),))
+
+@dataclass(frozen=True, kw_only=True)
+class _INVALID:
+    "In place of a card that cannot be believed"
+    step: int
+    reasons: tuple[str, ...]
+    verdict: str = str(Verdict.INVALID)
+    borderline: str = ""
 
 # %% ../../nbs/studies/03_gate.ipynb #77d641fd
-def _exchanged_judge(run: RecordedRun, found: dict) -> str:
-    "What is wrong with the judges in a run folder beside those its results name; empty when nothing is"
-    try: judges = load_panel(run.folder.judges, task=run.task)
-    except InputError as error: return str(error)
-    other = [name for name, judge in judges.items() if judge.sha256 != found["judges"][name]["weights_sha256"]]
-    return f"the {' and '.join(other)} judge in {run.folder.judges} is not the one that scored" if other else ""
+def _real_by_class(run: RecordedRun, found: Evaluation) -> dict[str, list]:
+    "What the judges in a run folder make of real images; `InputError` where they are not those that scored"
+    judges = load_panel(run.folder.judges, task=run.task, dataset=run.dataset)
+    other = [name for name, judge in judges.items() if judge.sha256 != found.certificates[name]["weights_sha256"]]
+    if other: raise InputError(f"the {' and '.join(other)} judge in {run.folder.judges} is not the one that scored")
+    return {name: recognised_by_class(judge, run.dataset) for name, judge in judges.items()}
 
 # %% ../../nbs/studies/03_gate.ipynb #055e09cb
 def _regime_rows(runs: list[RecordedRun], *, strict: bool) -> list[dict]:
@@ -127,11 +144,14 @@ def _regime_rows(runs: list[RecordedRun], *, strict: bool) -> list[dict]:
 
 def _compared(regime: str, runs: list[RecordedRun]) -> list[dict]:
     about = {"regime": regime, "seed": f"all {len(runs)}"}
-    last = {run.config.seed: read_json(run.folder.evaluation)["rows"][-1] for run in runs}
-    if len({row["n_per_class"] for row in last.values()}) > 1:
-        raise InputError(f"{regime}: its seeds were scored with different images per class; evaluate them alike")
-    if cause := _other_judges({seed: row["judge_sha256"] for seed, row in last.items()}):
+    def invalid(cause: str) -> list[dict]:
         return [about | {"step": runs[0].config.total_steps, "verdict": str(Verdict.INVALID), "why": cause}]
+    try: last = {run.config.seed: run.evaluation.last for run in runs}
+    except InputError as error: return invalid(str(error))
+    if len({card.n_per_class for card in last.values() if card.scored}) > 1:   # some may not be finite
+        raise InputError(f"{regime}: its seeds were scored with different images per class; evaluate them alike")
+    if len(last) < len(runs): return invalid(f"a seed of {regime} is there twice; keep one of them")
+    if cause := _other_judges({seed: card.judge_sha256 for seed, card in last.items()}): return invalid(cause)
     return [about | {"seed": f"all {c['seeds']}", "step": c["after"], "verdict": c["verdict"],
                      "why": in_steps(c["words"], before=c["before"], after=c["after"])}
             for c in comparisons_of(run.path for run in runs) if c["seeds"] > 1]

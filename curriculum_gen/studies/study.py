@@ -55,6 +55,8 @@ class Study:
     headline: Callable[[dict], str] = first_line   # of the seed table: the answer in one sentence
     decide: Callable[[dict], list] | None = None   # of the seed table: a `Decision` a statement; None: none stated
     statements: str | Path | None = field(default=None, repr=False)   # the JSON file that registers them; None: none
+    further: Callable[[list], dict] | None = None   # of the run folders: more entries of the seed table; None: none
+    ready: Callable[[], None] | None = None  # refuses, before the first run, what would be missing after the last
     report: str | Path = "comparison"        # in nbs/reports, or a notebook's path; it takes `out` and `table_sha256`
 
     def __post_init__(self):
@@ -78,7 +80,9 @@ class Study:
 STUDIES = Registry("study", "curriculum_gen.studies", step_10000="curriculum_gen.studies.step_10000:STEP_10000",
                    regimes="curriculum_gen.studies.rivals:RIVALS",
                    comparison="curriculum_gen.studies.regimes:COMPARISON",
-                   ablations="curriculum_gen.studies.ablations:ABLATIONS")
+                   ablations="curriculum_gen.studies.ablations:ABLATIONS",
+                   dynamics="curriculum_gen.studies.dynamics:DYNAMICS",
+                   composition="curriculum_gen.studies.composition:COMPOSITION")
 
 def study_named(
     name: str,   # in `STUDIES`, or "module:object"
@@ -142,6 +146,7 @@ def study_of(out: str | Path) -> Study:
 def remember_study(out: str | Path, name: str) -> None:
     "Write down, before the first run, which study a folder holds and the fingerprint of its statements"
     note, study, begun = _note(out), study_named(name), any(Path(out).glob("*/seed-*/evaluation.json"))
+    if study.ready: study.ready()
     bound = (note.get("preregistration_sha256") if note.get("study") == name
              else None if begun else study.preregistration_sha256)
     record = {"study": name, "question": study.question, "preregistration_sha256": bound}

@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'READERS', 'Checkpoint', 'System', 'checkpoint_of', 'runs_
            'read_system']
 
 # %% ../../nbs/studies/06_systems.ipynb #e2f94073
-import json, re, zipfile
+import io, re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import InputError, unknown_name
-from ..core.records import read_json
+from ..core.arrays import read_arrays
+from ..core.records import read_file, read_json, record_at
 from ..core.run_folder import RunFolder
-from ..curriculum.config import RunConfig
+from ..curriculum.claims import WRONG, check_card, judged_again, read_evaluation, series_cards
 from ..statistics.card import Card
 from ..statistics.confusions import check_confusion
 
@@ -145,8 +146,11 @@ def _names(classes: object, *, where: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 def _from_card(value: dict, *, path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
-    try: card = Card.from_dict({name: one for name, one in value.items() if name != "generator"})
-    except InputError as error: raise InputError(f"{path}: {error}") from None
+    if not isinstance(value, dict): raise InputError(f"{path}: damaged, no card")
+    card = record_at(Card, {name: one for name, one in value.items() if name != "generator"}, place=path)
+    try: check_card(card, place=str(path))
+    except WRONG as error:
+        raise InputError(f"{path}: damaged, no card ({type(error).__name__}: {str(error)[:60]})") from None
     found = checkpoint_of(card.confusion, where=str(path), seed=card.seed, step=card.step)
     return [_with_card(found, card)], card.classes
 
@@ -155,14 +159,7 @@ def _with_card(checkpoint: Checkpoint, card: Card, **more) -> Checkpoint:
 
 # %% ../../nbs/studies/06_systems.ipynb #2d791bef
 def _from_npz(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
-    if not zipfile.is_zipfile(path): raise InputError(f"{path}: damaged, not an NPZ archive; save it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as saved: arrays = {name: saved[name] for name in saved.files}
-    except (zipfile.BadZipFile, EOFError):
-        raise InputError(f"{path}: damaged; save it again with numpy.savez") from None
-    except ValueError:
-        raise InputError(f"{path}: holds pickled objects, which could run any code and are refused; "
-                         "save plain arrays of numbers") from None
+    arrays = read_arrays(path)
     for name in arrays:
         if name not in ("confusion", "seeds", "classes"):
             raise unknown_name(f"array in {path}", name, among=("confusion", "seeds", "classes"))
@@ -188,8 +185,9 @@ COLUMNS = "seed", "step", "asked", "judged", "count"   # of a CSV file in long f
 
 def _from_csv(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     try:
-        bare = not re.search(r"[a-z]", path.read_text().lower().replace("nan", ""))   # no names of columns
-        table = pd.read_csv(path, header=None if bare else 0)
+        text = read_file(path).decode()
+        bare = not re.search(r"[a-z]", text.lower().replace("nan", ""))   # no names of columns
+        table = pd.read_csv(io.StringIO(text), header=None if bare else 0)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
         raise InputError(f"{path}: not a table with commas; give a matrix of counts, or {','.join(COLUMNS)}") from None
     if bare: return [checkpoint_of(table.to_numpy(), where=str(path))], None
@@ -228,7 +226,8 @@ def runs_under(
 ) -> list[Path]:        # run folders, ascending in seed
     "The runs that are one system; `InputError` where they are several, none, or not evaluated"
     path = Path(path)
-    here = [path] if (path/"config.json").exists() else sorted(p.parent for p in path.glob("seed-*/config.json"))
+    alone = (path/"config.json").exists() or (path/"evaluation.json").exists()   # a run, or a series of checkpoints
+    here = [path] if alone else sorted(p.parent for p in path.glob("seed-*/config.json"))
     deeper = {p.parent.parent.name for p in path.glob("*/seed-*/config.json")} if not here else set()
     if len(deeper) > 1:
         first = sorted(deeper)[0]
@@ -252,20 +251,32 @@ def system_of_runs(
     return _system(*_from_runs(folders, where=name), step=step, name=name)
 
 def _from_folder(path: Path) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
-    return _from_runs(runs_under(path), where=str(path))
+    cards = [] if (path/"config.json").exists() else sorted({*path.glob("card.json"), *path.glob("*/card.json")})
+    if not cards: return _from_runs(runs_under(path), where=str(path))
+    found = [_from_card(read_json(file), path=file) for file in cards]
+    if len({classes for _, classes in found}) > 1:
+        raise InputError(f"{path}: its cards have different classes; compare cards of one task")
+    return [one for each, _ in found for one in each], found[0][1]
 
 def _from_runs(folders: Sequence[str | Path], *, where: str) -> tuple[list[Checkpoint], tuple[str, ...] | None]:
     found, classes = [], set()
     for folder in map(Path, folders):
-        evaluation = read_json(RunFolder(folder).evaluation)
-        classes.add(RunConfig.from_dict(evaluation["config"]).task.classes)
-        with np.load(RunFolder(folder).judged) as saved:
-            seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
-        for card in map(Card.from_dict, evaluation["rows"]):
+        cards, theirs, seen = _scored(RunFolder(folder))
+        classes.add(theirs)
+        for card in cards:
             counts = checkpoint_of(card.confusion, where=str(folder), seed=card.seed, step=card.step)
             found.append(_with_card(counts, card, judged=seen.get(card.step), folder=folder.resolve()))
     if len(classes) > 1: raise InputError(f"{where}: its runs have different classes; compare runs of one task")
     return found, classes.pop()
+
+# %% ../../nbs/studies/06_systems.ipynb #0b96869b
+def _scored(run: RunFolder) -> tuple[list[Card], tuple[str, ...], dict]:
+    "The cards that were scored, the classes, and what the first judge saw at each step"
+    if run.config.exists():
+        found = read_evaluation(run)
+        return [card for card in judged_again(found) if card.scored], found.config.task.classes, found.seen
+    cards, seen = series_cards(run)   # of somebody's checkpoints, which have a task and no configuration
+    return [card for card in cards if card.scored], cards[0].classes, seen
 
 # %% ../../nbs/studies/06_systems.ipynb #6bb1fe68
 def _at_step(found: list[Checkpoint], step: int | None, *, where: str) -> tuple[Checkpoint, ...]:

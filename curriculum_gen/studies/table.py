@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import InputError
-from ..core.records import read_json, write_json
+from ..core.records import write_json
 from ..core.run_folder import RunFolder
-from ..statistics.card import Card
 from ..statistics.chance import chance_statement, pooled_chance_test
 from ..statistics.comparison import max_t_test
 from ..statistics.series import series_p_values
 from ..statistics.verdicts import compare_cards, stuck_meters
 from ..statistics.words import Verdict
 from ..curriculum.regimes import REGIMES
+from ..curriculum.claims import Evaluation, judged_again, read_evaluation
 from ..curriculum.config import RunConfig
 from .study import Study, nothing_planned, study_of
 
@@ -100,12 +100,9 @@ def comparisons_of(
     "The planned comparisons of every regime, over its seeds"
     runs: dict[str, list[tuple[RunConfig, dict, np.ndarray]]] = {}
     for run in map(RunFolder, folders):
-        found = read_json(run.evaluation)
-        config = RunConfig.from_dict(found["config"])
-        with np.load(run.judged) as saved:
-            seen = dict(zip(saved["steps"].tolist(), saved["judged"][:, 0]))   # step -> what the first judge saw
-        cards = {row["step"]: Card.from_dict(row) for row in found["rows"]}
-        runs.setdefault(config.recipe.name, []).append((config, cards, seen))
+        found = read_evaluation(run)
+        cards = {card.step: card for card in found.cards if card.scored}
+        runs.setdefault(found.config.recipe.name, []).append((found.config, cards, found.seen))
     return [comparison for group in runs.values() for comparison in _planned_comparisons(group, pairs)]
 
 def _planned_comparisons(group: list[tuple[RunConfig, dict, np.ndarray]], pairs: Callable) -> list[dict]:
@@ -145,9 +142,9 @@ def seed_table(
 ) -> dict:                           # JSON values; see the keys below
     "All rows of a study, pooled rows, and the answer"
     folders = list(folders)
-    evaluations = [read_json(RunFolder(folder).evaluation) for folder in folders]
-    if not evaluations: raise InputError("seed table: no evaluated runs")
-    configs = [RunConfig.from_dict(e["config"]) for e in evaluations]
+    read = [read_evaluation(RunFolder(folder)) for folder in folders]
+    if not read: raise InputError("seed table: no evaluated runs")
+    evaluations, configs = [each.found for each in read], [each.config for each in read]
     for field in ("profile", "dataset", "widths", "total_steps", "checkpoint_interval", "threads", "device",
                   "judge_training"):
         if len(found := {getattr(c, field) for c in configs}) > 1:
@@ -155,15 +152,33 @@ def seed_table(
                              "put them in different folders")
     if len({e["data"]["fingerprint"] for e in evaluations}) > 1:
         raise InputError("seed table: runs were trained on different data; put them in different folders")
-    rows, config = _valid_rows([row for e in evaluations for row in e["rows"]]), configs[0]
+    every, config = [row for each in read for row in _rows_again(each)], configs[0]
+    rows = _valid_rows([row for row in every if row["n_per_class"]])
     table = {"data_source": evaluations[0]["data"]["source"], "data": evaluations[0]["data"],
              "profile": config.profile, "dataset": config.dataset, "widths": config.widths, "threads": config.threads,
              "total_steps": config.total_steps, "judges": evaluations[0]["judges"],
              "phases": {c.recipe.name: e["phases"] for c, e in zip(configs, evaluations)},
              "rows": rows, "pooled": pooled_rows(rows), "comparisons": comparisons_of(folders, pairs=study.pairs)}
-    return table | {"answer": study.answer(table), "preregistration_sha256": study.preregistration_sha256}
+    lost = [row for row in every if not row["n_per_class"]]
+    told = "".join(f"\n{line}" for line in _not_scored(lost))
+    if study.further: table |= study.further(folders)
+    return table | {"answer": study.answer(table) + told, "preregistration_sha256": study.preregistration_sha256
+                    } | ({"not_scored": lost} if lost else {})
+
+# %% ../../nbs/studies/01_table.ipynb #f6486026
+def _not_scored(rows: list[dict]) -> list[str]:
+    "Runs with checkpoints that no judge was asked of, a line each"
+    first = {(row["regime"], row["seed"]): row for row in reversed(rows)}
+    return [f"Not scored: {regime} seed {seed} from checkpoint {row['step']:,} on, {row['reasons'][0]}."
+            for (regime, seed), row in sorted(first.items())]
 
 # %% ../../nbs/studies/01_table.ipynb #facdf14d
+def _rows_again(evaluation: Evaluation) -> list[dict]:
+    "The rows as they were written, INVALID where the counts do not give their word"
+    pairs = zip(evaluation.found["rows"], judged_again(evaluation))
+    return [row if card.verdict == row["verdict"] else row | {"verdict": card.verdict, "reasons": list(card.reasons)}
+            for row, card in pairs]
+
 def _valid_rows(rows: list[dict]) -> list[dict]:
     "The rows, those of runs with a stuck meter INVALID"
     stuck = {name: pair for pair in stuck_meters(rows) for name in pair}

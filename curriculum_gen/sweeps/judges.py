@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..core.errors import InputError
+from ..core.registry import SAFE_PATH
 from ..curriculum.config import RunConfig
 
 # %% ../../nbs/sweeps/02_judges.ipynb #7cd04aa8
@@ -54,7 +55,7 @@ def _judge_process(config: RunConfig, name: str, *, show: Callable[[str, int], N
     command = ("import json, sys; from curriculum_gen.sweeps.judges import _train_judge; "
                "_train_judge(json.loads(sys.argv[1]), sys.argv[2])")
     with subprocess.Popen([sys.executable, "-c", command, json.dumps(config.to_dict()), name], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+                          stderr=subprocess.PIPE, text=True, bufsize=1, env=os.environ | SAFE_PATH) as process:
         running.append(process)
         for line in process.stdout: show(name, int(line.split()[1]))   # "step total"
         told = process.stderr.read().strip().splitlines()

@@ -13,6 +13,7 @@ from time import monotonic, sleep
 
 from ..core.errors import InputError
 from ..core.records import write_json
+from ..core.registry import SAFE_PATH
 from ..core.run_folder import RunFolder, steps_done
 from ..reporting.jobs import Job, execute, record_outcome
 from .locks import Sweep
@@ -40,7 +41,7 @@ def execute_apart(
     started, given = monotonic(), {"job": job, "sweep": vars(sweep), "timeout_seconds": timeout_seconds}
     # until the pipe is closed
     done = subprocess.run([sys.executable, "-c", _APART], input=pickle.dumps(given), stdout=subprocess.PIPE,
-                          env=os.environ | environment, start_new_session=True)
+                          env=os.environ | environment | SAFE_PATH, start_new_session=True)
     return json.loads(done.stdout) if done.stdout else record_outcome(job, "failed", error="its process was killed",
                                                                       seconds=monotonic() - started, killed=True)
 

@@ -6,7 +6,7 @@
 __all__ = ['execute_all', 'planned_runs', 'run_study']
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #d929477f
-import os, shutil, sys
+import os, shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +17,11 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from ..core.cache import may_write
 from ..core.errors import InputError
+from ..core.records import read_json
 from ..core.run_folder import RunFolder, steps_done
-from ..curriculum.config import RunConfig, profile_named, run_config
+from ..curriculum.config import RunConfig, differences, profile_named, run_config
 from ..statistics.card import JUDGE_NAMES
 from ..studies.study import Plan, remember_study, study_name, study_named
 from ..studies.table import run_path
@@ -134,9 +136,11 @@ def run_study(
     again = ("to do", "failed") if retry_failed else ("to do",)
     report_notebook(study_named(study).report)   # refuses a missing one before anything is computed
     if dry_run:
-        for line in _plan(_states(out, configs, images), again, out=out, jobs=jobs, scheduler=scheduler): say(line)
-        return []
+        states = _states(out, configs, images)
+        for line in _plan(states, again, out=out, jobs=jobs, scheduler=scheduler): say(line)
+        return _refused(out, [config for _, config, state in states if state in again], data_folder)
     new = [config for _, config, state in _states(out, configs, images) if state in again]
+    if not may_write(out): return _only_read(out, _states(out, configs, images), bool(new), say)
     if new: _check_space(out, new)
     with one_sweep(out, say=say) as sweep:
         states = _states(out, configs, images)
@@ -181,10 +185,10 @@ def _words(job: Job, config: RunConfig, state: str) -> str:
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #b3d7f6db
 def _own_environment(configs: list[RunConfig]) -> dict[str, str]:
-    "What the package reads from the environment, for processes elsewhere, and where files of one's own are found"
+    "What the package reads from the environment, for processes elsewhere, and where modules of one's own are found"
     ours = {name: value for name, value in os.environ.items() if name.startswith("CURRICULUM_GEN_")}
     if not any(":" in name for config in configs for name in (config.regime, config.dataset)): return ours
-    return ours | {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))}
+    return {"CURRICULUM_GEN_MODULES": os.getcwd()} | ours
 
 def _check_space(out: Path, new: list[RunConfig]) -> None:
     "`InputError` where not everything fits"
@@ -201,6 +205,37 @@ def _space(out: Path, configs: list[RunConfig]) -> tuple[int, int]:
     taken = sum(f.stat().st_size for config in configs for f in RunFolder(run_path(out, config)).checkpoints.rglob("*")
                 if f.is_file())
     return max(0, sum(map(disk_bytes, configs)) - taken), shutil.disk_usage(there).free
+
+# %% ../../nbs/sweeps/04_run_study.ipynb #9a4833ef
+def _only_read(out: Path, states: list[tuple[Job, RunConfig, str]], asked: bool,
+               say: Callable[[str], None]) -> list[dict]:
+    "What a study whose folder may not be written gives: what there is, if that is all"
+    if asked: raise InputError(f"{out}: it may not be written: choose another folder")
+    say(f"{out}: {len(states)} runs, nothing left to do; it may not be written, so nothing was made anew")
+    return [job.last() for job, _, state in states if state == "failed"]
+
+def _refused(out: Path, new: list[RunConfig], data_folder: str | Path | None) -> list[dict]:
+    "Nothing was done; `InputError` names what would fail"
+    if against := list(_problems(out, new, data_folder)): raise InputError(f"this would fail: {'; '.join(against)}")
+    return []
+
+def _problems(out: Path, new: list[RunConfig], data_folder: str | Path | None) -> Iterator[str]:
+    "What runs to come would fail at, as far as it can be seen without beginning them"
+    if not new: return
+    if not may_write(out): yield f"{out} may not be written"
+    needed, free = _space(out, new)
+    if needed > free: yield f"{needed/1e6:,.0f} MB are needed in {out} and {free/1e6:,.0f} MB are free"
+    for config in new:
+        file = RunFolder(run_path(out, config)).config
+        if file.exists() and (theirs := RunConfig.from_dict(read_json(file))) != config:
+            yield f"{file.parent} belongs to another configuration ({'; '.join(differences(config, theirs))})"
+    folder = data_folder or os.environ.get("CURRICULUM_GEN_DATA")
+    from curriculum_gen.data.files import FOLDERS
+    from curriculum_gen.data.sources import load_dataset   # these import torch
+    options = {"folder": folder, "sources": ["folder"]} if new[0].task.name in FOLDERS else {}
+    if options and not folder: return   # the first source that answers, which may be the network
+    try: load_dataset(new[0].dataset, report=lambda line: None, **options)
+    except InputError as error: yield str(error)
 
 # %% ../../nbs/sweeps/04_run_study.ipynb #7a9eab0e
 def _plan(states: list[tuple[Job, RunConfig, str]], again: tuple[str, ...], *, out: Path, jobs: int,

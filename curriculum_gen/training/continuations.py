@@ -11,8 +11,8 @@ from itertools import count, islice
 from pathlib import Path
 
 from ..core.errors import InputError, disk_error
-from ..core.records import read_json
-from ..core.run_folder import RunFolder
+from ..core.run_folder import RunFolder, checkpoint_claims
+from ..curriculum.claims import recorded_config
 from ..curriculum.config import RunConfig
 from ..data.dataset import Dataset
 from ..data.sources import load_dataset
@@ -58,7 +58,7 @@ def continue_run(
     run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     if not run.config.exists(): raise InputError(f"{run.path}: not a run folder (no config.json)")
     check_stretch(run, from_step=from_step, to_step=to_step)
-    config = RunConfig.from_dict(read_json(run.config))
+    config = recorded_config(run)
     other, fork = replace(config, seed=order_seed), run.continuation(from_step, order_seed=order_seed)
     try: fork.path.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise disk_error(error, fork.path) from error
@@ -78,7 +78,7 @@ def continue_run(
 def _check_same_beginning(run: RunFolder, fork: RunFolder, step: int) -> None:
     "What a continuation began with must be the run's checkpoint still"
     if step not in fork.steps(): return
-    ours, theirs = (read_json(folder.checkpoint(step)/"record.json")["weights_sha256"] for folder in (run, fork))
+    ours, theirs = (checkpoint_claims(folder.checkpoint(step))["weights_sha256"] for folder in (run, fork))
     if ours != theirs:
         raise InputError(f"{fork.path}: began at another checkpoint than the run's step {step} is now; "
                          "delete this folder")
@@ -88,7 +88,7 @@ def _state_at(run: RunFolder, step: int, configs: tuple[RunConfig, RunConfig], *
     "The state at a checkpoint of the first configuration, as the second one's program has it"
     own, other = map(program_of, configs)
     place, half = run.checkpoint(step), dataset.half_a
-    if read_json(place/"record.json")["judge_sha256"] != judge.sha256:
+    if checkpoint_claims(place).get("judge_sha256") != judge.sha256:
         raise InputError(f"{place}: training listened to another first judge than the one in {run.judges}; "
                          "delete the run folder and train again")
     state = load_checkpoint(place, own, split=half, judge=judge.network)

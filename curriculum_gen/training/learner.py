@@ -59,13 +59,26 @@ def _optimiser_tensors(state: Learner, names: tuple[str, ...]) -> dict[str, Tens
             for key, tensor in entries.items()}
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
+    "Moments of another shape or type are refused here: the fused kernel would read past their end"
     state: dict[int, dict[str, Tensor]] = {}
+    moved = dict(enumerate(p for group in optimiser.param_groups for p in group["params"]))
     for key, tensor in tensors.items():
-        owner, index, entry = key.split(".")
-        if owner == name:
-            last = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-            state.setdefault(int(index), {})[entry] = last
+        owner, index, entry = (key.split(".") + ["", ""])[:3]
+        if owner != name: continue
+        weights = moved.get(int(index)) if index.isdecimal() else None
+        wanted = () if entry == "step" else None if weights is None else tuple(weights.shape)
+        if (weights is None or entry not in _ADAM or key != f"{owner}.{index}.{entry}"
+                or (tuple(tensor.shape), tensor.dtype) != (wanted, torch.float32)):
+            raise InputError(f"optimiser of the {name}: {key[:60]} is {tensor.dtype} {list(tensor.shape)}, which is no "
+                             "moment of its weights; delete this checkpoint to go on from the one before it")
+        last = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        state.setdefault(int(index), {})[entry] = last
+    if any(len(entries) < len(_ADAM) for entries in state.values()):
+        raise InputError(f"optimiser of the {name}: moments are missing; delete this checkpoint to go on from the one "
+                         "before it")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+_ADAM = "step", "exp_avg", "exp_avg_sq"   # what Adam keeps of each parameter
 
 # %% ../../nbs/training/01_learner.ipynb #f9e60fbc
 class NetworkProgram:
@@ -191,6 +204,7 @@ def save(self: NetworkProgram, state: Learner) -> dict:
     return {"step": state.step} | {file: {name: tensor.clone() for name, tensor in tensors.items()}
                                    for file, tensors in files.items()}
 
+# %% ../../nbs/training/01_learner.ipynb #7ce982ea
 @patch
 def load(
     self: NetworkProgram,
@@ -201,13 +215,22 @@ def load(
     judge: nn.Module,    # frozen, in eval mode; training may listen to it
 ) -> Learner:
     "A run at a snapshot; `InputError` when it holds other networks"
-    state = self.start(self.config.seed, images=images, labels=labels, judge=judge)
-    for name in self.parts: load_state(getattr(state, name), snapshot[name])
+    state, memory = self.start(self.config.seed, images=images, labels=labels, judge=judge), snapshot.get("memory", {})
+    if missing := [name for name in (*self.parts, "optimisers") if name not in snapshot]:
+        raise InputError(f"a checkpoint without {' and '.join(missing)}: it is another program's")
+    for name in self.parts: load_state(getattr(state, name), snapshot[name], place=name)
     for name in self.parts: _load_optimiser(getattr(state, f"{name}_optimiser"), snapshot["optimisers"], name)
-    state.memory = {name: tensor.to(self.config.device) for name, tensor in snapshot.get("memory", {}).items()}
+    if _forms(memory) != _forms(state.memory):
+        raise InputError(f"a checkpoint that remembers {_forms(memory)}, and this program {_forms(state.memory)}")
+    state.memory = {name: tensor.to(self.config.device) for name, tensor in memory.items()}
     state.step = snapshot["step"]
     return state
 
+# %% ../../nbs/training/01_learner.ipynb #9edfa6d0
+def _forms(tensors: dict[str, Tensor]) -> dict[str, tuple]:
+    return {name: (tuple(tensors[name].shape), str(tensors[name].dtype)) for name in sorted(tensors)}
+
+# %% ../../nbs/training/01_learner.ipynb #4770ab24
 @patch
 def sample(
     self: NetworkProgram,

@@ -7,7 +7,7 @@ __all__ = ['claim_folder', 'alone_in', 'disk_bytes', 'deferred_interrupt', 'run_
            'train_between']
 
 # %% ../../nbs/training/11_train.ipynb #6c28a0ab
-import contextlib, json, shutil, signal
+import contextlib, json, shutil, signal, sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,14 +15,16 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..core.errors import InputError, disk_error
+from ..core.finite import broken_losses, first_broken
 from ..core.records import read_json, write_atomic, write_json
 from ..core.run_folder import RunFolder, StepRecord, read_history
+from ..curriculum.claims import recorded_config, recorded_history
 from ..curriculum.config import RunConfig, differences
 from ..data.dataset import Dataset, Split
 from ..data.sources import load_dataset
 from ..judges.certificates import CertifiedJudge, certified_judge, load_judge
 from ..judges.recipes import judge_recipe
-from .checkpoints import checkpoint_record, load_checkpoint, save_checkpoint
+from .checkpoints import check_files, checkpoint_record, load_checkpoint, save_checkpoint
 from .program import Program, State, program_of, take_steps
 
 # %% ../../nbs/training/11_train.ipynb #3c41467c
@@ -32,17 +34,18 @@ def claim_folder(
 ) -> None:
     "Make the folder this configuration's; `InputError` for another configuration's folder, or too little space"
     if run.config.exists():
-        theirs = RunConfig.from_dict(read_json(run.config))
+        theirs = recorded_config(run)
         if theirs != config:
             raise InputError(f"{run.path}: belongs to another configuration "
                              f"({'; '.join(differences(config, theirs))}); choose another folder")
-    try: run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise disk_error(error, run.path) from error
     needed = disk_bytes(config) - sum(f.stat().st_size for f in run.checkpoints.rglob("*") if f.is_file())
-    free = shutil.disk_usage(run.path).free
+    there = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise InputError(f"{run.path}: the run needs {needed/1e6:,.0f} MB more and {free/1e6:,.0f} MB are free: "
                          "free some space or choose another folder")
+    try: run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise disk_error(error, run.path) from error
     if not run.config.exists(): write_json(run.config, config.to_dict())
 
 def alone_in(run: RunFolder) -> FileLock:
@@ -89,7 +92,7 @@ def run_judge(
                 bar.update()
             recipe = judge_recipe("first", dataset=dataset.task.name, **config.judging)
             certified_judge(recipe, dataset, device=config.device, progress=show).save(run.judges)
-    return load_judge(run.judges, "first", task=config.task, device=config.device)
+    return load_judge(run.judges, "first", task=config.task, device=config.device, dataset=dataset)
 
 # %% ../../nbs/training/11_train.ipynb #e297ec40
 def train(
@@ -98,12 +101,16 @@ def train(
     *,
     dataset: Dataset | None = None,     # None loads the configuration's data set
     progress: bool = False,             # show a bar with phase, losses, judge accuracy and time left
+    keep_going: bool = False,           # train on where a loss is no finite number; else `InputError` at that step
 ) -> RunFolder:
     "Train a run to its end, from wherever it stands"
     run = RunFolder(folder)
     claim_folder(run, config)
+    if finished(run, config):   # perhaps on a disk that may only be read
+        for step in run.steps(): check_files(run.checkpoint(step))
+        return run
     with alone_in(run):
-        if finished(run, config): return run
+        if not keep_going and (broken := first_broken(read_history(run.history))): raise _stopped(run, broken)
         dataset = dataset or load_dataset(config.dataset)
         check_data(run, config, dataset=dataset)
         judge = run_judge(run, config, dataset=dataset, progress=progress)
@@ -111,18 +118,22 @@ def train(
         def begin() -> State:
             return program.start(config.seed, images=half.images, labels=half.labels, judge=judge.network)
         train_between(run, program, begin=begin, start_step=0, stop_step=config.total_steps, split=half, judge=judge,
-                      label=f"{config.recipe.name} seed {config.seed}", progress=progress)
+                      label=f"{config.recipe.name} seed {config.seed}", progress=progress, keep_going=keep_going)
     return run
 
 # %% ../../nbs/training/11_train.ipynb #6e0ad7d3
 def finished(run: RunFolder, config: RunConfig) -> bool:
     "Whether every planned checkpoint and every line of the history is there"
-    return set(config.checkpoint_steps) <= set(run.steps()) and len(read_history(run.history)) == config.total_steps
+    return set(config.checkpoint_steps) <= set(run.steps()) and len(recorded_history(run, config)) == config.total_steps
 
 def _sweep(run: RunFolder) -> None:
     "Remove what a killed process left half-written"
     for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
     for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
+
+def _stopped(run: RunFolder, record: StepRecord) -> InputError:
+    return InputError(f"{run.path}: not finite from step {record.step} ({broken_losses(record)}): training stops "
+                      f"there; cgen-diagnose {run.path} looks for the cause, and --keep-going trains on")
 
 def _append(path: Path, line: str) -> None:
     try:
@@ -136,8 +147,9 @@ def check_data(run: RunFolder, config: RunConfig, *, dataset: Dataset) -> None:
                          f"and these data are {dataset.task.name} of another shape or classes")
     ours = {"fingerprint": dataset.fingerprint, **dataset.source.to_dict()}
     if not run.data.exists(): write_json(run.data, ours)
-    elif (theirs := read_json(run.data))["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"{run.path}: was begun on {theirs['source']}, and the data at hand are {ours['source']}: "
+    elif not isinstance(theirs := read_json(run.data), dict) or theirs.get("fingerprint") != dataset.fingerprint:
+        begun = theirs.get("source") if isinstance(theirs, dict) else "other data"
+        raise InputError(f"{run.path}: was begun on {begun}, and the data at hand are {ours['source']}: "
                          "provide the former or choose another folder")
 
 # %% ../../nbs/training/11_train.ipynb #40965ef9
@@ -152,10 +164,12 @@ def train_between(
     judge: CertifiedJudge,          # that training listens to
     label: str,                     # of the bar
     progress: bool = False,         # show a bar with phase, losses, judge accuracy and time left
+    keep_going: bool = False,       # train on where a loss is no finite number; else `InputError` at that step
 ) -> None:
     "Train from wherever a folder stands between two steps to the later one, with every planned checkpoint on the way"
     _sweep(run)
-    planned, history = _planned(program.config, start_step, stop_step), read_history(run.history)
+    planned = _planned(program.config, start_step, stop_step)
+    history = recorded_history(run, program.config, start_step=start_step)
     missing = min(planned - set(run.steps()), default=stop_step + 1)
     # a power cut can cost the last lines of the history: their steps are run again
     there = [step for step in run.steps() if step < missing and step <= start_step + len(history)]
@@ -164,7 +178,8 @@ def train_between(
     write_atomic(run.history, "".join(json.dumps(r.to_dict()) + "\n" for r in history[:state.step - start_step]))
 
     def checkpoint() -> None:
-        record = checkpoint_record(state, program, images=len(split), judge_sha256=judge.sha256)
+        record = checkpoint_record(state, program, images=len(split), judge_sha256=judge.sha256,
+                                   history=read_history(run.history))
         save_checkpoint(run.checkpoint(state.step), program.save(state), record=record)
         for step in run.steps():   # where an interrupt had stopped an earlier start
             if step < state.step and step not in planned: shutil.rmtree(run.checkpoint(step))
@@ -172,20 +187,26 @@ def train_between(
     if not there: checkpoint()
     bar = tqdm(total=stop_step - start_step, initial=state.step - start_step, desc=label, unit=" steps",
                disable=not progress)
-    with bar: _take(run, take_steps(program, state, stop_step=stop_step), planned, checkpoint=checkpoint, bar=bar)
+    steps = take_steps(program, state, stop_step=stop_step)
+    with bar: _take(run, steps, planned, checkpoint=checkpoint, bar=bar, keep_going=keep_going)
 
 # %% ../../nbs/training/11_train.ipynb #18796589
 def _planned(config: RunConfig, start_step: int, stop_step: int) -> set[int]:
     return {start_step, *(step for step in config.checkpoint_steps if start_step <= step <= stop_step)}
 
 def _take(run: RunFolder, records: Iterator[StepRecord], planned: set[int], *, checkpoint: Callable[[], None],
-          bar: tqdm) -> None:
-    "Steps on record; the first interrupt is heard between two of them"
+          bar: tqdm, keep_going: bool) -> None:
+    "Steps on record; the first interrupt is heard between two of them, and the first loss that is no number ends them"
+    told = False
     with deferred_interrupt() as asked:
         for record in records:
             _append(run.history, json.dumps(record.to_dict()) + "\n")
             stopping = bool(asked)   # asked once: an interrupt between the two uses below is for the next step
-            if record.step in planned or stopping: checkpoint()
+            broken = broken_losses(record)
+            if record.step in planned or stopping or (broken and not keep_going): checkpoint()
+            if broken and not keep_going: raise _stopped(run, record)
+            if broken and not told: tqdm.write(f"step {record.step}: {broken}; training goes on", file=sys.stderr)
+            told = told or bool(broken)
             bar.update()
             bar.set_postfix_str(_shown(record), refresh=False)
             if stopping:
