@@ -351,6 +351,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'curriculum_gen/bench/hostile.py'),
                                               'curriculum_gen.bench.hostile._compare': ( 'bench/hostile.html#_compare',
                                                                                          'curriculum_gen/bench/hostile.py'),
+                                              'curriculum_gen.bench.hostile._diagnose': ( 'bench/hostile.html#_diagnose',
+                                                                                          'curriculum_gen/bench/hostile.py'),
                                               'curriculum_gen.bench.hostile._evaluate': ( 'bench/hostile.html#_evaluate',
                                                                                           'curriculum_gen/bench/hostile.py'),
                                               'curriculum_gen.bench.hostile._forked': ( 'bench/hostile.html#_forked',

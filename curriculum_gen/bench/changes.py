@@ -385,14 +385,14 @@ def _line_changed(path, rng, twin):
 # file -> readers that rest on it
 FILES: Mapping[str, tuple[str, ...]] = {
     "config.json": ("gate", "compare", "state", "resume"), "data.json": ("gate", "resume"),
-    "evaluation.json": ("gate", "compare", "table"), "judged.npz": ("gate", "compare", "table"),
+    "evaluation.json": ("gate", "compare", "table", "diagnose"), "judged.npz": ("gate", "compare", "table"),
     "judges/first.json": ("gate", "resume"), "judges/first.safetensors": ("gate", "state"),
     "judges/hog_svm.safetensors": ("gate", "evaluate"),
-    f"checkpoints/step-{LAST:06d}/record.json": ("gate", "state"),
+    f"checkpoints/step-{LAST:06d}/record.json": ("gate", "state", "diagnose"),
     f"checkpoints/step-{LAST:06d}/generator.safetensors": ("state", "evaluate"),
     f"checkpoints/step-{BEFORE:06d}/record.json": ("resume",),
     f"checkpoints/step-{BEFORE:06d}/optimisers.safetensors": ("resume",),
-    "history.jsonl": ("state", "resume")}
+    "history.jsonl": ("state", "resume", "diagnose")}
 
 def kinds_for(
     file: str,      # a name in `FILES`

@@ -21,6 +21,7 @@ from .changes import FILES, KINDS, LAST, copied, kinds_for, make_runs
 from ..core.errors import InputError
 from ..core.records import read_json, stream_seed, write_json
 from ..curriculum.config import run_config
+from ..diagnosis.questions import diagnose_run
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.recorded_run import RecordedRun
 from ..models.weights import weights_sha256
@@ -58,10 +59,12 @@ def _table(folder: Path, twin: Path) -> object:
     if invalid := [row["reasons"][0] for row in rows if row["verdict"] == "INVALID"]: raise InputError(invalid[0])
     return [{name: row[name] for name in _COUNTED} for row in rows]
 
+def _diagnose(folder: Path, twin: Path) -> object: return diagnose_run(folder, undo_steps=0).to_dict()
+
 _COUNTED = ("regime", "seed", "step", "n_per_class", "accuracy", "confusion", "panel", "weights_sha256", "verdict",
             "reasons")
 READERS = {"gate": _gate, "compare": _compare, "state": _state, "resume": _resume, "evaluate": _evaluate,
-           "table": _table}
+           "table": _table, "diagnose": _diagnose}
 
 # %% ../../nbs/bench/06_hostile.ipynb #65753799
 def outcome(
