@@ -54,6 +54,7 @@ def _resume(folder: Path, twin: Path) -> object:
 def _evaluate(folder: Path, twin: Path) -> object:
     return [card.row() for card in evaluate_run(folder, images_per_class=20)]
 
+# %% ../../nbs/bench/06_hostile.ipynb #9b40ef34
 def _table(folder: Path, twin: Path) -> object:
     rows = seed_table([folder], study=study_named("comparison"))["rows"]
     if invalid := [row["reasons"][0] for row in rows if row["verdict"] == "INVALID"]: raise InputError(invalid[0])
