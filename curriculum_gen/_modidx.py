@@ -1514,8 +1514,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'curriculum_gen/data/readers.py'),
                                              'curriculum_gen.data.readers._bytes': ( 'data/readers.html#_bytes',
                                                                                      'curriculum_gen/data/readers.py'),
-                                             'curriculum_gen.data.readers._check_arrays': ( 'data/readers.html#_check_arrays',
-                                                                                            'curriculum_gen/data/readers.py'),
                                              'curriculum_gen.data.readers._check_image': ( 'data/readers.html#_check_image',
                                                                                            'curriculum_gen/data/readers.py'),
                                              'curriculum_gen.data.readers._one_array': ( 'data/readers.html#_one_array',

@@ -45,8 +45,9 @@ def _measure(data: str, training: str, seeds: int, out: Path | None) -> int:
     from curriculum_gen.evaluation.known import PILOT
     from curriculum_gen.evaluation.pilot import measure_pilot
     dataset = load_dataset(data)
-    if is_published(dataset):
-        raise InputError(f"{data}: its limits come with the package; a pilot would change nothing")
+    if is_published(dataset) and not out:
+        raise InputError(f"{data}: its limits come with the package, and no other pilot counts; "
+                         "to measure them again, give --out FILE")
     found = measure_pilot(dataset, trainings=("brief", "full") if training == "both" else (training,),
                           seeds=tuple(range(PILOT + 1, PILOT + 1 + seeds)), progress=say)
     try: file = write_json(out or pilot_file(dataset, place=dataset.place), found.to_dict())

@@ -22,16 +22,18 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyErr
 
 def read_arrays(
     path: str | Path,             # of an `.npz`
+    *,
+    most: int = MOST_UNPACKED,    # bytes, of the file and of all its arrays together
 ) -> dict[str, np.ndarray]:
     "The arrays of an archive; `InputError` where it is damaged, unpacks to too much, or holds pickled objects"
-    content = read_file(path)
+    content = read_file(path, most=most)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             parts = archive.infolist()
             if len({part.filename for part in parts}) < len(parts):
                 raise InputError(f"{path}: an array is there twice; save it again with numpy.savez")
-            if (unpacked := sum(part.file_size for part in parts)) > MOST_UNPACKED:
-                raise InputError(f"{path}: unpacks to {unpacked/1e6:,.0f} MB, and at most {MOST_UNPACKED/1e6:,.0f} "
+            if (unpacked := sum(part.file_size for part in parts)) > most:
+                raise InputError(f"{path}: unpacks to {unpacked/1e6:,.0f} MB, and at most {most/1e6:,.0f} "
                                  "are read; it is not what its name says")
             return {part.filename.removesuffix(".npy"): _array(archive.read(part), f"{path}, {part.filename!r:.60}")
                     for part in parts}

@@ -137,8 +137,8 @@ def pilot_of(
     "The pilot of exactly these data"
     packaged = [Path(str(entry)) for entry in (package_files("curriculum_gen")/"pilots").iterdir()
                 if entry.name.endswith(".json")]
-    places = [pilot_file(dataset), *([pilot_file(dataset, place=dataset.place)] if dataset.place else []), *packaged]
-    for path in places:
+    own = [pilot_file(dataset), *([pilot_file(dataset, place=dataset.place)] if dataset.place else [])]
+    for path in packaged if is_published(dataset) else own + packaged:
         if not path.exists(): continue
         found = read_json(path)
         if isinstance(found, dict) and found.get("data_fingerprint") == dataset.fingerprint:
@@ -152,8 +152,8 @@ def withheld_of(
     training: str,        # of its judges: "full" or "brief"
 ) -> tuple[tuple[str, ...], str]:   # verdicts that may not be given, and why; ((), "") where all may
     "What may not be said of generators of these data"
-    if is_published(dataset): return (), ""
     pilot = pilot_of(dataset)
+    if pilot is None and is_published(dataset): return (), ""
     if pilot is None or training not in pilot.limits:
         what = "no pilot of these data" if pilot is None else f"no pilot of {training} judges of these data"
         return tuple(map(str, NEED_A_PILOT)), f"{what}: run cgen-pilot on them"

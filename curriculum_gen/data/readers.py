@@ -8,7 +8,7 @@ __all__ = ['SIDES', 'CHANNELS', 'CLASSES', 'MOST_BYTES', 'SUFFIXES', 'check_size
            'read_npz', 'found_arrays', 'read_torchvision', 'read_hf']
 
 # %% ../../nbs/data/04_readers.ipynb #0c9df952
-import inspect, math, os, warnings, zipfile
+import inspect, math, os, warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.arrays import read_arrays
 from ..core.errors import InputError, unknown_name
 
 # %% ../../nbs/data/04_readers.ipynb #96c9ad28
 SIDES, CHANNELS, CLASSES = (8, 64), (1, 3), (2, 1000)   # least and most pixels of a side; channels; least and most
-MOST_BYTES = 2**32   # of pixels, or of an array in a file
+MOST_BYTES = 2**32   # of pixels, or of a file of arrays
 
 def check_size(
     shape: tuple[int, int, int],   # channels, height, width
@@ -203,34 +204,18 @@ def check_bytes(
 _NAMES = (("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels"),
           ("images", "labels"))
 
-def _check_arrays(path: Path) -> list[str]:
-    "Names of the arrays of an archive, none of which is pickled or too large"
-    names = []
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            with archive.open(entry) as file:
-                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, _, dtype = read[np.lib.format.read_magic(file)](file)
-            if dtype.hasobject: raise InputError(f"{path}: {entry.filename} is pickled, which is not read; save arrays")
-            check_bytes(math.prod(map(int, shape))*max(1, dtype.itemsize), f"{path}, {entry.filename}")
-            names.append(entry.filename.removesuffix(".npy"))
-    return names
+
 
 # %% ../../nbs/data/04_readers.ipynb #e080520a
 def read_npz(
     path: Path,
 ) -> Found:
     "An archive of images and labels; `InputError` names what does not fit"
-    try:
-        there = _check_arrays(path)
-        names = next((n for n in _NAMES if set(n) <= set(there)), None)
-        if names is None:
-            raise InputError(f"{path}: arrays {', '.join(there) or 'none'}; give images and labels, "
-                             f"or {', '.join(_NAMES[0])}")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in (*names, *{"classes", "value_range"} & {*there})}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{path}: damaged, no archive of arrays ({' '.join(str(error).split())[:100]})") from None
+    arrays = read_arrays(path, most=MOST_BYTES)
+    names = next((n for n in _NAMES if set(n) <= set(arrays)), None)
+    if names is None:
+        raise InputError(f"{path}: arrays {', '.join(arrays) or 'none'}; give images and labels, "
+                         f"or {', '.join(_NAMES[0])}")
     pairs = [(arrays[names[i]], arrays[names[i + 1]]) for i in range(0, len(names), 2)]
     return found_arrays(*pairs, classes=arrays.get("classes"), value_range=arrays.get("value_range"),
                         source=f"file {path.name}")

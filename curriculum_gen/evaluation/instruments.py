@@ -28,7 +28,7 @@ from ..core.limits import check_number
 from ..core.records import stream_seed
 from ..core.task import MNIST, Task
 from ..data.dataset import Dataset
-from ..data.pilots import is_published, pilot_of, withheld_of
+from ..data.pilots import pilot_of, withheld_of
 from .realism import NEIGHBOURS, RealReference, real_reference, realism
 from .memory import CopyDetector, copy_detector, memory
 from .student import student_score
@@ -197,7 +197,7 @@ def prepare_instruments(
         reference = real_reference(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         detector = copy_detector(judges["second"], dataset, images_per_class=n) if n > NEIGHBOURS else None
         by_class = {name: recognised_by_class(judge, dataset) for name, judge in judges.items()}
-    pilot = None if is_published(dataset) else pilot_of(dataset)
+    pilot = pilot_of(dataset)
     withheld, why = withheld_of(dataset, training=judges["first"].certificate.recipe["training"])
     return Instruments(judges=judges, reference=reference, detector=detector, real_by_class=by_class, dataset=dataset,
                        images_per_class=images_per_class, student_images=min(student_images, available),
