@@ -31,8 +31,8 @@ from ..reporting.reports import study_jobs
 # %% ../../nbs/bench/07_machine.ipynb #8301b2f6
 LEFT_OUT = {   # name of a file -> why it is not compared
     "run.json": "how a report's execution ended, with its seconds", ".log": "what a process said",
-    "report.html": "the page of report.ipynb, which is compared", "report.ipynb": "compared by what its cells show",
-    "index.html": "links to the reports", ".lock": "empty, held while a process is at work",
+    ".html": "the page of a notebook, which is compared, or links to them",
+    ".ipynb": "compared by what its cells show", ".lock": "empty, held while a process is at work",
     ".sweep": "which batch is at work"}
 
 def _is_left_out(path: Path) -> bool: return any(path.name.endswith(name) for name in LEFT_OUT)
@@ -55,7 +55,7 @@ def contents_of(
     "Everything that a folder holds and that has to come out the same"
     found = {str(path.relative_to(folder)): _file(path, folder) for path in sorted(folder.rglob("*"))
              if path.is_file() and not _is_left_out(path)}
-    reports = [path for path in folder.rglob("report.ipynb") if not path.name.startswith(".")]
+    reports = [path for path in folder.rglob("*.ipynb") if not path.name.startswith(".")]
     return found | {f"{path.relative_to(folder)}, its cells": _shown(path, folder) for path in reports}
 
 def difference(ours: dict[str, str], theirs: dict[str, str]) -> str:
