@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_package_its_data_its_reports_and_nothing_else(root,
     assert content == modules - theirs | reports | data | {
         "curriculum_gen/preregistration.json", "curriculum_gen/rivals.json", "curriculum_gen/composition.json",
         "curriculum_gen/dynamics.json", "curriculum_gen/gaussian_clouds.json", "curriculum_gen/pilots/digits.json",
-        "curriculum_gen/pilots/coloured_digits.json"}
+        "curriculum_gen/pilots/coloured_digits.json", "curriculum_gen/pilots/fashion_mnist.json"}
 
 
 def test_the_wheel_says_what_settings_ini_says(wheel, settings):
