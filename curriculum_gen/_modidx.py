@@ -1063,6 +1063,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'curriculum_gen/commands/manners.py'),
                                                  'curriculum_gen.commands.manners.check_named': ( 'commands/manners.html#check_named',
                                                                                                   'curriculum_gen/commands/manners.py'),
+                                                 'curriculum_gen.commands.manners.check_place': ( 'commands/manners.html#check_place',
+                                                                                                  'curriculum_gen/commands/manners.py'),
                                                  'curriculum_gen.commands.manners.device_named': ( 'commands/manners.html#device_named',
                                                                                                    'curriculum_gen/commands/manners.py'),
                                                  'curriculum_gen.commands.manners.function_named': ( 'commands/manners.html#function_named',

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.records import write_json
-from .manners import Parser, run_command
+from .manners import Parser, check_place, run_command
 
 # %% ../../nbs/commands/07_compare.ipynb #57054dc1
 def compare(args: Sequence[str] | None = None) -> int:
@@ -45,9 +45,10 @@ def _parser() -> Parser:
 # %% ../../nbs/commands/07_compare.ipynb #05ef92a6
 def _compared(given: argparse.Namespace) -> int:
     from curriculum_gen.studies.comparing import compare as compare_systems
-    found = compare_systems(given.baseline, given.candidate, margin=given.margin, step=given.step)
     reported = bool(given.out or not given.json)
-    file = reported and write_json((given.out or Path("comparison"))/"comparison.json", found.to_dict())
+    file = check_place(given.out or Path("comparison"), "comparison.json") if reported else None
+    found = compare_systems(given.baseline, given.candidate, margin=given.margin, step=given.step)
+    if file: write_json(file, found.to_dict())
     if given.json: print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else: print("\n".join([f"{found.verdict}: {found.words}", *(f"  {note}" for note in found.notes),
                            _class_lines(found.classes)]))

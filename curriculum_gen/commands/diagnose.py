@@ -15,7 +15,7 @@ from ..core.cache import may_write
 from ..core.limits import check_number
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
-from .manners import Parser, _add_device_option, device_named, function_named, run_command
+from .manners import Parser, _add_device_option, check_place, device_named, function_named, run_command
 
 # %% ../../nbs/commands/05_diagnose.ipynb #5bc5fede
 def diagnose(args: Sequence[str] | None = None) -> int:
@@ -29,9 +29,10 @@ def diagnose(args: Sequence[str] | None = None) -> int:
         given.what, = given.what
         if not is_loop and not given.out and not may_write(Path(given.what)):
             raise InputError(f"{given.what}: it may not be written; name a folder for the findings with --out")
-        found = _diagnosed_loop(given.what) if is_loop else _diagnosed_run(given)
         file = (given.out/"findings.json" if given.out else Path("diagnosis/findings.json") if is_loop
                 else RunFolder(given.what).findings)
+        check_place(file.parent, file.name)
+        found = _diagnosed_loop(given.what) if is_loop else _diagnosed_run(given)
         write_json(file, found.to_dict())
         from curriculum_gen.reporting.reports import report_file
         _print_diagnosis(found)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Parser', 'run_command', 'printable', 'add_explain_option', 'seed_list', 'function_named', 'check_named',
-           'device_named']
+           'device_named', 'check_place']
 
 # %% ../../nbs/commands/00_manners.ipynb #5bbb697e
 import argparse, os, sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from .. import __version__
@@ -166,6 +167,17 @@ def device_named(name: str) -> str:
     if torch.cuda.is_available(): return "cuda"
     if name == "cuda": raise InputError("device cuda: torch sees no GPU here; use --device cpu")
     return "cpu"
+
+def check_place(
+    folder: Path,   # that a result and its report go into
+    name: str,      # of the file of the result
+) -> Path:          # that file
+    "`InputError` where a report lies there that is not of such a result, and would be written over"
+    for other in ("report.html", "report.ipynb"):
+        if (folder/other).exists() and not (folder/name).exists():
+            raise InputError(f"{folder/other}: it is no report of ours and would be written over; name another folder "
+                             "with --out")
+    return folder/name
 
 def _changes(given: argparse.Namespace) -> dict:
     return {"dataset": given.dataset, "widths": given.widths, "total_steps": given.steps,

@@ -20,7 +20,7 @@ from ..curriculum.regimes import REGIMES
 from ..curriculum.config import profile_named, run_config
 from curriculum_gen.commands.manners import (
     Parser, add_explain_option, _add_config_options, _add_device_option, _add_images_option, _add_keep_going, _changes,
-    check_named, device_named, run_command
+    check_named, check_place, device_named, run_command
 )
 
 # %% ../../nbs/commands/02_runs.ipynb #4e9098b5
@@ -70,7 +70,9 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         _check_options(given, way)
         if way == "a run folder": return _evaluate_folder(given)
         check_named([], given.dataset)
-        given.dataset = given.dataset or "mnist"
+        given.dataset, series = given.dataset or "mnist", way == "checkpoint files"
+        given.out = given.out or Path("series" if series else "card")
+        check_place(given.out, "evaluation.json" if series else "card.json")
         return {"checkpoint files": _evaluate_files, "--samples": _evaluate_samples,
                 "--generator": _evaluate_any}[way](given)
     return run_command("cgen-evaluate", work)
@@ -199,7 +201,7 @@ def _evaluate_samples(given: argparse.Namespace) -> int:
 # %% ../../nbs/commands/02_runs.ipynb #6754fda9
 def _write_card(card: object, given: argparse.Namespace, *, name: str) -> int:
     from curriculum_gen.reporting.reports import report_file
-    file = write_json((given.out or Path("card"))/"card.json", card.to_dict() | {"generator": name})
+    file = write_json(given.out/"card.json", card.to_dict() | {"generator": name})
     _print_cards([card], [])
     for reason in card.reasons: print(f"  {reason}")
     print(f"card: {file}; report: {report_file('card', file)}")
@@ -212,7 +214,7 @@ def _evaluate_files(given: argparse.Namespace) -> int:
     from curriculum_gen.judges.certificates import Certificate
     from curriculum_gen.reporting.reports import report_file
     found = evaluate_series(given.places, generator=given.generator, dataset=given.dataset, group=given.group,
-                            out=given.out or Path("series"), judge_training=given.judges, progress=True,
+                            out=given.out, judge_training=given.judges, progress=True,
                             device=device_named(given.device), **options,
                             images_per_class=100 if given.images_per_class is None else given.images_per_class)
     for line in found.about: print(f"  {line}")

@@ -146,6 +146,8 @@ def study_of(out: str | Path) -> Study:
 def remember_study(out: str | Path, name: str) -> None:
     "Write down, before the first run, which study a folder holds and the fingerprint of its statements"
     note, study, begun = _note(out), study_named(name), any(Path(out).glob("*/seed-*/evaluation.json"))
+    if not note and not begun and (page := Path(out)/"index.html").exists():
+        raise InputError(f"{page}: it is no page of ours and would be written over; choose another folder")
     if study.ready: study.ready()
     bound = (note.get("preregistration_sha256") if note.get("study") == name
              else None if begun else study.preregistration_sha256)
