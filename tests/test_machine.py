@@ -55,6 +55,14 @@ def test_killed_at_a_random_moment_it_ends_in_the_same_bits(place, command):
     assert row["held"], row
 
 
+def test_what_a_killed_write_left_behind_is_gone_afterwards(place):
+    folder = place.fresh("train", "left-behind")
+    for name in ("judges/.first.safetensors-u8nddzts", ".history.jsonl-0a1b2c3d", "checkpoints/.step-000003/generator"):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_bytes(b"half of it")
+    assert machine._outcome(place, "train", folder) == ""
+
+
 def test_two_writers_and_a_copy_cut_short(place):
     assert machine.two_writers(place, "train") == ""
     assert machine.half_copied(place, rng=random.Random(3)) == ""

@@ -127,9 +127,10 @@ def finished(run: RunFolder, config: RunConfig) -> bool:
     return set(config.checkpoint_steps) <= set(run.steps()) and len(recorded_history(run, config)) == config.total_steps
 
 def _sweep(run: RunFolder) -> None:
-    "Remove what a killed process left half-written"
+    "Remove what a killed training left half-written"
     for leftover in run.checkpoints.glob(".step-*"): shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in run.path.glob(".history.jsonl-*"): leftover.unlink()
+    ours = run.config, run.data, run.history, run.judges/"first.safetensors", run.judges/"first.json"
+    for leftover in (found for file in ours for found in file.parent.glob(f".{file.name}-*")): leftover.unlink()
 
 def _stopped(run: RunFolder, record: StepRecord) -> InputError:
     return InputError(f"{run.path}: not finite from step {record.step} ({broken_losses(record)}): training stops "
