@@ -42,7 +42,7 @@ def _shown(report: Path, place: Path) -> str:
     cells = nbformat.read(report, as_version=4).cells
     shown = [output.get("data", output.get("text", "")) for cell in cells for output in cell.get("outputs", [])]
     said = json.dumps(shown, sort_keys=True, default=str)
-    by_chance = r"T_[0-9a-f]{5}|0x[0-9a-f]+"   # names of tables, addresses of objects
+    by_chance = r"T_[0-9a-f]{5}|0x[0-9a-f]+|[0-9a-f]{40}|an installed package"   # tables, addresses, git
     return sha256(re.sub(by_chance, "", said.replace(str(place), "")))
 
 def _file(path: Path, place: Path) -> str:
@@ -152,9 +152,9 @@ class Place:
         return {"evaluate": self.root/"train", "report": self.root/"evaluate"}.get(command)
 
     def fresh(self, command: str, name: str) -> Path:
-        "A new folder for a command, with what it begins with"
-        folder = self.root/"cases"/name
-        for there in (folder, self.root/"cache"/"students"): shutil.rmtree(there, ignore_errors=True)
+        "A new folder for a command, called as the undisturbed one, with what it begins with"
+        folder = self.root/"cases"/name/command
+        for there in (folder.parent, self.root/"cache"/"students"): shutil.rmtree(there, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (before := self.made_of(command)): shutil.copytree(before, folder)
         return folder

@@ -39,9 +39,11 @@ def prepare_run(
     "A trained and evaluated run"
     run, images = RunFolder(folder), images_per_class or profile_named(config.profile).images_per_class
     if not is_evaluated(run, config, images_per_class=images):
-        from curriculum_gen.evaluation.evaluate import evaluate_run   # torch, only when there is something to compute
+        from curriculum_gen.data.sources import load_dataset   # torch, only when there is something to compute
+        from curriculum_gen.evaluation.evaluate import evaluate_run
         from curriculum_gen.training.train import train
-        train(config, run.path, progress=progress)
+        data = load_dataset(config.dataset, report=lambda line: None)   # a report shows the same, whoever did the work
+        train(config, run.path, dataset=data, progress=progress)
         evaluate_run(run.path, images_per_class=images, progress=progress)
     return run
 

@@ -108,6 +108,7 @@ def train(
     claim_folder(run, config)
     if finished(run, config):   # perhaps on a disk that may only be read
         for step in run.steps(): check_files(run.checkpoint(step))
+        load_judge(run.judges, "first", task=config.task)   # refused where a copy of the folder was cut short
         return run
     with alone_in(run):
         if not keep_going and (broken := first_broken(read_history(run.history))): raise _stopped(run, broken)
@@ -123,8 +124,9 @@ def train(
 
 # %% ../../nbs/training/11_train.ipynb #6e0ad7d3
 def finished(run: RunFolder, config: RunConfig) -> bool:
-    "Whether every planned checkpoint and every line of the history is there"
-    return set(config.checkpoint_steps) <= set(run.steps()) and len(recorded_history(run, config)) == config.total_steps
+    "Whether every planned checkpoint, every line of the history and the judge are there"
+    return (set(config.checkpoint_steps) <= set(run.steps()) and (run.judges/"first.json").exists()
+            and len(recorded_history(run, config)) == config.total_steps)
 
 def _sweep(run: RunFolder) -> None:
     "Remove what a killed training left half-written"
