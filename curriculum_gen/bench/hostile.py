@@ -6,7 +6,7 @@
 __all__ = ['READERS', 'SECONDS', 'BYTES', 'outcome', 'Trial', 'trials', 'tried', 'try_all', 'bench_hostile', 'hostile_table']
 
 # %% ../../nbs/bench/06_hostile.ipynb #6a24eb41
-import json, os, resource, shutil, signal, time
+import json, os, re, resource, shutil, signal, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -60,7 +60,12 @@ def _table(folder: Path, twin: Path) -> object:
     if invalid := [row["reasons"][0] for row in rows if row["verdict"] == "INVALID"]: raise InputError(invalid[0])
     return [{name: row[name] for name in _COUNTED} for row in rows]
 
-def _diagnose(folder: Path, twin: Path) -> object: return diagnose_run(folder, undo_steps=0).to_dict()
+def _diagnose(folder: Path, twin: Path) -> object:
+    found = diagnose_run(folder, undo_steps=0)
+    for rung in found.rungs:   # what is not as it should be is said within the answer
+        if re.search("calls it INVALID|is not evaluated yet|checkpoint is not here", rung.evidence):
+            raise InputError(rung.evidence)
+    return found.to_dict()
 
 _COUNTED = ("regime", "seed", "step", "n_per_class", "accuracy", "confusion", "panel", "weights_sha256", "verdict",
             "reasons")

@@ -57,11 +57,11 @@ def moved_cut_offs(
         return [value for value in found if value is not None]
     for name in _LEAST:
         if honest := values(name, "real", "moved"):
-            if min(honest) < cut[name]: cut[name] = max(0.0, math.floor(100*(min(honest) - ROOM))/100)
+            cut[name] = min(cut[name], max(0.0, math.floor(100*(min(honest) - ROOM))/100))
     for name in _MOST:
         if honest := values(name, "real", "moved"):
             worst = max(honest) + (_spread(max(honest), known) if name.endswith("repeats") else 0)
-            if worst >= cut[name]: cut[name] = min(1.0, math.ceil(100*(worst + ROOM))/100)
+            cut[name] = max(cut[name], min(1.0, math.ceil(100*(worst + ROOM))/100))
     sides = {"honest": ("real", "moved"), "noise": ("noise",)}
     return cut | _gamed_lines(cut, {side: [measured_beside_cut_offs(e) for what, e in known if what in of]
                                     for side, of in sides.items()})

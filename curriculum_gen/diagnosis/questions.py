@@ -100,7 +100,10 @@ def plot_rungs(
 def _learned(run: RecordedRun, found: Examination) -> Rung:
     "The second answer, with the word that an evaluation gave to the last checkpoint"
     cards = judged_again(run.evaluation) if run.folder.evaluation.exists() else ()
-    given = "".join(f"; the evaluation calls it {card.reasons[0]}" for card in cards if card.step == run.steps[-1])
+    given = "" if cards else "; it is not evaluated yet"
+    if gone := [card.step for card in cards if card.step not in run.steps]:
+        given += f"; step {gone[-1]:,} was evaluated, and its checkpoint is not here"
+    given += "".join(f"; the evaluation calls it {card.reasons[0]}" for card in cards if card.step == run.steps[-1])
     made = found.of("LPERM")
     if not made:   # of too few classes
         return Rung(question=QUESTIONS[1], answer="not asked", evidence=found.not_possible["LPERM"] + given)
