@@ -151,6 +151,7 @@ def circled_mapping(
     mapping = tuple(int(given[c]) if c in found else c for c in range(k))
     return mapping if len(found) >= CIRCLED*k and mapping != tuple(range(k)) else None
 
+# %% ../../nbs/statistics/02_confusions.ipynb #c4e7a913
 NAMED = 10   # classes that a renaming names one by one
 
 def renaming_words(
