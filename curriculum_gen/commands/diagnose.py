@@ -15,7 +15,9 @@ from ..core.cache import may_write
 from ..core.limits import check_number
 from ..core.records import write_json
 from ..core.run_folder import RunFolder
-from .manners import Parser, _add_device_option, check_place, device_named, function_named, run_command
+from curriculum_gen.commands.manners import (
+    Parser, _add_device_option, check_place, device_named, function_named, run_command
+)
 
 # %% ../../nbs/commands/05_diagnose.ipynb #5bc5fede
 def diagnose(args: Sequence[str] | None = None) -> int:
