@@ -63,6 +63,29 @@ def test_what_a_killed_write_left_behind_is_gone_afterwards(place):
     assert machine._outcome(place, "train", folder) == ""
 
 
+def test_a_finished_copy_without_its_judge_is_mended_and_with_half_of_it_refused(place, capfd):
+    folder = place.fresh("evaluate", "half-a-judge")   # begins with what training left
+    again = [str(folder), "--regime", REGIME, "--seed", "0", *TINY]
+    judge = RunFolder(folder).judges/"first.safetensors"
+    whole = judge.read_bytes()
+    judge.write_bytes(whole[:len(whole)//2])
+    assert commands.train(again) == 2 and "first.safetensors" in problem(capfd)
+    for file in RunFolder(folder).judges.iterdir(): file.unlink()
+    assert commands.train(again) == 0 and judge.exists()
+
+
+def test_a_page_of_ones_own_is_not_written_over(place, tmp_path, capfd):
+    run, mine = str(place.root/"evaluate"), tmp_path/"mine"
+    mine.mkdir()
+    for name in ("report.html", "index.html"): (mine/name).write_text("my own")
+    for command, arguments in ((commands.diagnose, [run]), (commands.compare, [run, run]),
+                               (commands.evaluate, ["--samples", "made.npz"]),
+                               (commands.batch, ["--regimes", REGIME, "--seeds", "0", *TINY])):
+        assert command([*arguments, "--out", str(mine)]) == 2 and "written over" in problem(capfd)
+    assert {path.name: path.read_text() for path in mine.iterdir() if path.suffix == ".html"} == \
+        {"report.html": "my own", "index.html": "my own"}
+
+
 def test_two_writers_and_a_copy_cut_short(place):
     assert machine.two_writers(place, "train") == ""
     assert machine.half_copied(place, rng=random.Random(3)) == ""

@@ -42,7 +42,7 @@ def _shown(report: Path, place: Path) -> str:
     cells = nbformat.read(report, as_version=4).cells
     shown = [output.get("data", output.get("text", "")) for cell in cells for output in cell.get("outputs", [])]
     said = json.dumps(shown, sort_keys=True, default=str)
-    by_chance = r"T_[0-9a-f]{5}|0x[0-9a-f]+|[0-9a-f]{40}|an installed package"   # tables, addresses, git
+    by_chance = r"T_[0-9a-f]{5}|at 0x[0-9a-f]+|\b[0-9a-f]{40}\b|an installed package"   # tables, addresses, git
     return sha256(re.sub(by_chance, "", said.replace(str(place), "")))
 
 def _file(path: Path, place: Path) -> str:

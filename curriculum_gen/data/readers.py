@@ -204,8 +204,6 @@ def check_bytes(
 _NAMES = (("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels"),
           ("images", "labels"))
 
-
-
 # %% ../../nbs/data/04_readers.ipynb #e080520a
 def read_npz(
     path: Path,

@@ -27,8 +27,8 @@ def known_sources(
 ) -> tuple[Instruments, slice]:
     "Instruments whose data are what may be drawn from, and the test images that students are examined on"
     data, half = instruments.dataset, len(instruments.dataset.test)//2
-    mine, other = slice(pilot, None, 2), slice(1 - pilot, None, 2)
-    if is_published(data): mine, other = (slice(half, None), slice(half))[::1 if pilot else -1]   # as always there
+    halves = (slice(half), slice(half, None)) if is_published(data) else (slice(0, None, 2), slice(1, None, 2))
+    mine, other = halves[pilot], halves[1 - pilot]
     part = SimpleNamespace(task=data.task, test=Split(images=data.test.images[mine], labels=data.test.labels[mine]),
                            half_a=Split(images=data.half_a.images[pilot::2], labels=data.half_a.labels[pilot::2]))
     return replace(instruments, dataset=part), other
